@@ -1,0 +1,168 @@
+"""The WSGI application: the way of a request, one error boundary around it, one log line behind it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .auth import authenticate
+from .config import Config, Source, load
+from .errors import FilesproxyError
+from .exchange import run
+from .files import HANDLERS, client_headers
+from .headers import relayed
+from .provider import Answer, Provider, Transport
+from .providers import PROVIDERS
+from .router import Match, route
+from .store import LocalTransport
+from .target import resolve
+from .upstream import Sender
+from .wsgi import Request, Response, error_response, json_response, respond
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_log = logging.getLogger("filesproxy")
+_access = logging.getLogger("filesproxy.access")
+_TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def create_app(
+    config: str | os.PathLike[str] | Source | None = None,
+    *,
+    providers: Mapping[str, Provider] = PROVIDERS,
+    transports: Mapping[str, Transport] | None = None,
+    **settings: Any,
+) -> Application:
+    """The gateway as a WSGI application, to serve or to mount under any prefix.
+
+    `config` is the path of an INI file or {section: {key: value}}; `settings` are those of [filesproxy], as keywords.
+    Two applications in one process share nothing, and nothing is opened before the first request. Raises ConfigError.
+    """
+    return Application(load(config, settings, providers), providers, transports or default_transports())
+
+
+def default_transports() -> dict[str, Transport]:
+    """How calls are performed, by the scheme of their URL."""
+    sender = Sender()
+    return {"http": sender, "https": sender, "local": LocalTransport()}
+
+
+class Application:
+    """A WSGI application (PEP 3333), safe for threads."""
+
+    def __init__(self, config: Config, providers: Mapping[str, Provider], transports: Mapping[str, Transport]) -> None:
+        self.config = config
+        self._providers = providers
+        self._transports = transports
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request; every failure becomes OpenAI's error envelope."""
+        record = Record(environ)
+        try:
+            return self._answer(environ, start_response, record)
+        except FilesproxyError as error:
+            record.error = error.code or ""
+            response = error_response(error, record.headers())
+        except Exception as error:
+            _log.error("request %s: %s", record.id, _where(error))
+            record.error = type(error).__name__
+            response = error_response(FilesproxyError("Internal error of the gateway."), record.headers())
+        return self._send(response, environ, start_response, record)
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse, record: Record) -> Iterable[bytes]:
+        request = Request(environ)
+        record.body = request.body
+        match = route(request.method, request.path)
+        record.fields.update(operation=match.operation, file_id=match.id or None)
+        request.check_target()
+        response = _health(record) if match.operation == "health" else self._relay(request, match, record)
+        return self._send(response, environ, start_response, record)
+
+    def _relay(self, request: Request, match: Match, record: Record) -> Response:
+        caller = authenticate(request)
+        target = resolve(request, caller, self.config, self._providers)
+        record.fields.update(key=caller.name or None, provider=target.name)
+        call = HANDLERS[match.operation](request, match.id, target)
+        call = replace(call, headers={**client_headers(request, target), **call.headers}, now=record.started)
+        answer = run(call, target, self._transports)
+        return _response(answer, record, call.upload.ignored if call.upload else ())
+
+    def _send(
+        self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record
+    ) -> Iterable[bytes]:
+        def done(sent: int, error: str) -> None:
+            record.write(response.status, sent, error)
+
+        return respond(response, environ["REQUEST_METHOD"], start_response, done)
+
+
+def _response(answer: Answer, record: Record, ignored: Sequence[str]) -> Response:
+    headers = {**record.headers(), **relayed(answer.headers, content=answer.body is not None)}
+    if ignored:
+        headers["x-filesproxy-ignored"] = ", ".join(ignored)
+    if answer.body is None:
+        if isinstance(answer.json, dict) and isinstance(answer.json.get("id"), str):
+            record.fields.update(file_id=answer.json["id"], purpose=answer.json.get("purpose"))
+        return json_response(200, answer.json, headers)
+    headers.setdefault("content-type", "application/octet-stream")
+    return Response(answer.status, {**headers, "x-content-type-options": "nosniff"}, answer.body)
+
+
+def _health(record: Record) -> Response:
+    return json_response(200, {"status": "ok", "service": "filesproxy", "version": __version__}, record.headers())
+
+
+def _where(error: BaseException) -> str:
+    """A traceback without the exception's text, which may hold what must not be logged."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at " + " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+
+
+class Record:
+    """What one request leaves in the access log: one JSON line, never a secret, never a body."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self.started = time.time()
+        self._clock = time.perf_counter()
+        given = str(environ.get("HTTP_X_PORTKEY_TRACE_ID", ""))
+        # An id needs no secrecy, and os.urandom would give up the GIL.
+        self.id = given if _TRACE_ID.fullmatch(given) else f"fpr-{random.getrandbits(96):024x}"
+        self.fields: dict[str, Any] = {}
+        self.body: Any = None
+        self.error = ""
+
+    def headers(self) -> dict[str, str]:
+        """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""
+        name = self.fields.get("provider")
+        return {
+            "x-request-id": self.id,
+            "x-portkey-trace-id": self.id,
+            **({"x-portkey-provider": name} if name else {}),
+        }
+
+    def write(self, status: int, sent: int, error: str) -> None:
+        """Log the request, once it is over."""
+        if not _access.isEnabledFor(logging.INFO):
+            return
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.started))
+            + f".{int(self.started % 1 * 1000):03d}Z",
+            "request_id": self.id,
+            **{name: self.fields.get(name) for name in ("key", "operation", "provider", "file_id", "purpose")},
+            "bytes_in": self.body.size if self.body else 0,
+            "bytes_out": sent,
+            "status": status,
+            "error": error or self.error or None,
+            "ms": round((time.perf_counter() - self._clock) * 1000, 1),
+        }
+        _access.info(json.dumps(line))

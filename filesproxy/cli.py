@@ -1,0 +1,117 @@
+"""The command line: `serve` (the default) and `demo`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import __version__
+from .app import Application, create_app
+from .config import ENVIRONMENT_PREFIX, SETTINGS
+from .demo import demo
+from .errors import ConfigError
+from .server import Server
+
+GRACE_SECONDS = 30.0  # for transfers under way when the server is told to stop
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words if words[:1] and words[0] in _ALL_WORDS else ["serve", *words])
+    if arguments.command == "demo":
+        return demo(print)
+    try:
+        return serve(vars(arguments))
+    except ConfigError as error:
+        print(f"filesproxy: {error.message}", file=sys.stderr)
+        return 2
+
+
+_ALL_WORDS = ("serve", "demo", "-h", "--help", "--version")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="filesproxy", description="A gateway for the LLM Files API.")
+    parser.add_argument("--version", action="version", version=f"filesproxy {__version__}")
+    commands = parser.add_subparsers(dest="command")
+    serve_parser = commands.add_parser("serve", help="serve the gateway (the default)")
+    serve_parser.add_argument("--config", metavar="FILE", help="INI file with the configuration")
+    for setting in SETTINGS:
+        if setting.app:
+            flag = "--" + setting.name.replace("_", "-")
+            serve_parser.add_argument(flag, metavar="VALUE", help=setting.doc.replace("%", "%%"))
+    commands.add_parser("demo", help="serve from a temporary folder, make all five calls, compare, clean up")
+    return parser
+
+
+def serve(arguments: Mapping[str, Any]) -> int:
+    """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if the address cannot be had; raises ConfigError."""
+    application = _application(arguments)
+    host, port = application.config.settings["listen"]
+    try:
+        server = Server((host, port), application)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
+        return 1
+    _log_to_stdout()
+    print(_banner(server, application), file=sys.stderr, flush=True)
+    _run(server)
+    return 0
+
+
+def _application(arguments: Mapping[str, Any]) -> Application:
+    names = [setting.name for setting in SETTINGS if setting.app]
+    settings = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    config = arguments.get("config") or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
+    if not config:
+        defaults = {"folder": _data_folder(), "default_provider": "local"}
+        given = {name: os.environ.get(ENVIRONMENT_PREFIX + name.upper()) or defaults[name] for name in defaults}
+        settings = {**given, **settings}
+    return create_app(config, **settings)
+
+
+def _data_folder() -> str:
+    """The user's data folder, as the XDG base directory specification has it."""
+    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(base, "filesproxy")
+
+
+def _log_to_stdout() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("filesproxy")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def _banner(server: Server, application: Application) -> str:
+    host = f"[{server.server_name}]" if ":" in server.server_name else server.server_name
+    url = f"http://{host}:{server.server_port}"
+    lines = [f"filesproxy {__version__} listens on {url} (Ctrl-C stops it)"]
+    for name, settings in application.config.providers.items():
+        default = ", the default" if name == application.config.settings["default_provider"] else ""
+        where = (
+            f"files in {settings['folder']}" if settings["kind"] == "local" else settings["base_url"] or "its own URL"
+        )
+        lines.append(f"  provider {name}: {where}{default}")
+    lines.append(f"try: curl -F purpose=assistants -F file=@README.md {url}/v1/files")
+    return "\n".join(lines)
+
+
+def _run(server: Server) -> None:
+    def stop(signum: int, frame: Any) -> None:
+        signal.signal(signum, signal.SIG_DFL)  # the second one does not wait
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    server.serve_forever(poll_interval=0.1)
+    server.drain(GRACE_SECONDS)

@@ -1,0 +1,87 @@
+"""The way to a provider's host: TCP, a CONNECT tunnel where one is configured, TLS. One connection a call, for now."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import ssl
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from . import tls
+from .errors import UpstreamError, UpstreamTimeout
+
+TIMEOUTS = (TimeoutError, socket.timeout)  # not the same class before Python 3.10
+
+
+class Connector:
+    """Makes connected sockets, within `connect_timeout` for each step; keeps one TLS context per configuration."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[tuple[str, str], ssl.SSLContext] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, url: SplitResult, settings: Mapping[str, Any]) -> socket.socket:
+        """A socket connected to the URL's host. Raises UpstreamError or UpstreamTimeout, naming phase and host."""
+        connection = self._connection(url, settings)
+        try:
+            connection.connect()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise _failure(error, str(url.hostname)) from None
+        sock: socket.socket = connection.sock
+        return sock
+
+    def _connection(self, url: SplitResult, settings: Mapping[str, Any]) -> http.client.HTTPConnection:
+        host, timeout = str(url.hostname), settings["connect_timeout"]
+        if url.scheme == "http":
+            return http.client.HTTPConnection(host, url.port or 80, timeout=timeout)
+        context = self._context(settings)
+        proxy = _proxy(settings["proxy"], host)
+        if proxy is None:
+            return http.client.HTTPSConnection(host, url.port or 443, timeout=timeout, context=context)
+        connection = http.client.HTTPSConnection(
+            str(proxy.hostname), proxy.port or 80, timeout=timeout, context=context
+        )
+        connection.set_tunnel(host, url.port or 443, headers=_proxy_authorization(proxy))
+        return connection
+
+    def _context(self, settings: Mapping[str, Any]) -> ssl.SSLContext:
+        key = tls.configuration(settings)
+        with self._lock:
+            if key not in self._contexts:
+                self._contexts[key] = tls.context(settings)
+            return self._contexts[key]
+
+
+def _proxy(setting: str, host: str) -> SplitResult | None:
+    """The proxy for an https host. urllib reads the variables, and knows what `no_proxy` means."""
+    url = setting
+    if setting == "env":
+        url = "none" if proxy_bypass(host) else getproxies_environment().get("https", "none")
+    if url == "none":
+        return None
+    return urlsplit(url if "://" in url else f"http://{url}")
+
+
+def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}  # RFC 7617 §2
+
+
+def _failure(error: Exception, host: str) -> UpstreamError:
+    if isinstance(error, TIMEOUTS):
+        return UpstreamTimeout(f"Connecting to {host} took too long.")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return UpstreamError(f"Cannot verify the certificate of {host}: set ca_file or ca_extra.", code="upstream_tls")
+    if isinstance(error, ssl.SSLError):
+        return UpstreamError(f"The TLS handshake with {host} failed.", code="upstream_tls")
+    if isinstance(error, socket.gaierror):
+        return UpstreamError(f"Cannot resolve {host}.", code="upstream_unreachable")
+    return UpstreamError(f"Cannot connect to {host}, or the proxy before it refused.", code="upstream_unreachable")

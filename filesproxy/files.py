@@ -1,0 +1,137 @@
+"""The handlers of the Files API: a request becomes a call, refused here while nothing has been sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from .errors import BadRequest, UnsupportedMedia
+from .headers import single
+from .listing import checked_purpose, list_query
+from .multipart import Part, boundary_of, parts
+from .provider import Call, Target, Upload
+from .wsgi import Request
+
+MAX_FIELD_BYTES = 65536  # of one form field; the longest that the contract has is a purpose
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
+
+
+def upload_file(request: Request, file_id: str, target: Target) -> Call:
+    """POST /v1/files. Reads up to the file's first byte; its bytes and what follows are read as the call is sent."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        raise UnsupportedMedia("An upload is multipart/form-data.", param="content-type")
+    request.body.limit(target.settings["max_upload_bytes"])
+    form = Form(parts(request.body.read, boundary_of(content_type)), target)
+    return Call("upload_file", "POST", "/files", upload=form.upload())
+
+
+def list_files(request: Request, file_id: str, target: Target) -> Call:
+    """GET /v1/files."""
+    return Call("list_files", "GET", "/files", query=list_query(request.query()))
+
+
+def retrieve_file(request: Request, file_id: str, target: Target) -> Call:
+    """GET /v1/files/:id."""
+    return Call("retrieve_file", "GET", f"/files/{file_id}")
+
+
+def retrieve_file_content(request: Request, file_id: str, target: Target) -> Call:
+    """GET /v1/files/:id/content."""
+    return Call("retrieve_file_content", "GET", f"/files/{file_id}/content", stream=True)
+
+
+def delete_file(request: Request, file_id: str, target: Target) -> Call:
+    """DELETE /v1/files/:id."""
+    return Call("delete_file", "DELETE", f"/files/{file_id}")
+
+
+HANDLERS: dict[str, Callable[[Request, str, Target], Call]] = {
+    "upload_file": upload_file,
+    "list_files": list_files,
+    "retrieve_file": retrieve_file,
+    "retrieve_file_content": retrieve_file_content,
+    "delete_file": delete_file,
+}
+
+
+def client_headers(request: Request, target: Target) -> dict[str, str]:
+    """What the provider lets a client say in headers, such as its organisation; Portkey's spelling wins."""
+    names = target.provider.get("client_headers", ())
+    said = {name: single(request.headers, f"x-portkey-{name}") or single(request.headers, name) for name in names}
+    return {name: value for name, value in said.items() if value}
+
+
+class Form:
+    """The fields and the one file of an upload's form, in whatever order they come."""
+
+    def __init__(self, form_parts: Iterator[Part], target: Target) -> None:
+        self._parts = form_parts
+        self._known = target.provider.get("fields", ())
+        self._required = target.provider.get("required_fields", ())
+        self._fields: dict[str, str] = {}
+        self._ignored: list[str] = []
+
+    def upload(self) -> Upload:
+        """The file, once its part has begun. BadRequest if there is none, or for a field before it that is no good."""
+        for part in self._parts:
+            if self._is_file(part):
+                name = part.filename or "upload"  # what SDKs say for bytes without a name
+                return Upload(name, part.content_type, self._fields, self._chunks(part), self._ignored)
+        raise BadRequest("The form has no part 'file' with a file name.", param="file", code="missing_file")
+
+    def _chunks(self, file: Part) -> Iterator[bytes]:
+        yield from file.chunks
+        for part in self._parts:
+            if self._is_file(part):
+                raise BadRequest("The form has more than one file.", param="file")
+        self._check_complete()
+
+    def _is_file(self, part: Part) -> bool:
+        """True for the file; a field is read and kept."""
+        if part.name == "file" and part.filename is not None:
+            return True
+        if part.name == "file" or part.filename is not None:
+            raise BadRequest("The form's only file is a part 'file' with a file name.", param="file")
+        self._keep(part.name, _text(part))
+        return False
+
+    def _keep(self, name: str, value: str) -> None:
+        if not _FIELD_NAME.fullmatch(name):
+            raise BadRequest("A form field has a name that is not letters, digits, and ._-[].")
+        if name in self._fields or name in self._ignored:
+            raise BadRequest(f"The form field '{name}' comes more than once.", param=name)
+        if name not in self._known:
+            self._ignored.append(name)
+            return
+        self._fields[name] = _checked(name, value)
+
+    def _check_complete(self) -> None:
+        for name in self._required:
+            if name not in self._fields:
+                raise BadRequest(f"The form has no field '{name}'.", param=name, code=f"missing_{name}")
+        if ("expires_after[anchor]" in self._fields) != ("expires_after[seconds]" in self._fields):
+            raise BadRequest("expires_after needs both [anchor] and [seconds].", param="expires_after")
+
+
+def _text(part: Part) -> str:
+    value = bytearray()
+    for chunk in part.chunks:
+        value += chunk
+        if len(value) > MAX_FIELD_BYTES:
+            raise BadRequest(f"A form field is over {MAX_FIELD_BYTES} bytes.")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest("A form field is not UTF-8.") from None
+
+
+def _checked(name: str, value: str) -> str:
+    if name == "purpose":
+        return checked_purpose(value)
+    if name == "expires_after[anchor]" and value != "created_at":
+        raise BadRequest("expires_after[anchor] is created_at.", param=name)
+    if name == "expires_after[seconds]" and not (_SECONDS.fullmatch(value) and 3600 <= int(value) <= 2_592_000):
+        raise BadRequest("expires_after[seconds] is a whole number from 3600 to 2592000.", param=name)
+    return value

@@ -1,0 +1,80 @@
+"""Which headers pass, and what a header value may hold: allow-lists in both directions, one place for each rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from email.errors import (
+    FirstHeaderLineIsContinuationDefect,
+    InvalidHeaderDefect,
+    MisplacedEnvelopeHeaderDefect,
+    MissingHeaderBodySeparatorDefect,
+)
+from email.message import Message
+
+from .errors import BadRequest
+
+# RFC 9110 §5.6.2 token, §5.5 field value without control characters (TAB too: WSGI servers refuse it).
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
+# A single-valued header: no white space, and no comma, which is how servers join a header that came twice.
+_SINGLE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,4096}")
+
+_HEADER_DEFECTS = (
+    FirstHeaderLineIsContinuationDefect,
+    InvalidHeaderDefect,
+    MisplacedEnvelopeHeaderDefect,
+    MissingHeaderBodySeparatorDefect,
+)
+
+#: What operators and SDKs read from a provider's answer; everything else, cookies and server names included, stays.
+RELAYED = frozenset(
+    {"retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "openai-processing-ms", "openai-version"}
+)
+RELAYED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+#: What describes the bytes of a file, relayed with them (RFC 9110 §8).
+RELAYED_WITH_CONTENT = frozenset(
+    {"content-type", "content-length", "content-disposition", "content-encoding", "etag", "last-modified"}
+)
+
+
+def single(headers: Mapping[str, str], name: str) -> str:
+    """The value of a header that must come once, "" when absent. BadRequest when it repeats or holds odd characters."""
+    value = headers.get(name, "").strip(" ")
+    if value and not _SINGLE.fullmatch(value):
+        raise BadRequest(f"The header {name} must come once and hold one value without spaces or commas.", param=name)
+    return value
+
+
+def safe(name: str, value: str) -> bool:
+    """Whether this header can be sent on any server without splitting a message."""
+    return bool(_TOKEN.fullmatch(name)) and bool(_VALUE.fullmatch(value))
+
+
+def relayed(headers: Mapping[str, str], content: bool = False) -> dict[str, str]:
+    """The upstream's headers that a client may see; `request-id` styles also count as `x-request-id`."""
+    kept = {name: value for name, value in headers.items() if _relays(name, content) and safe(name, value)}
+    for own_name in ("request-id", "apim-request-id"):
+        if own_name in headers and safe(own_name, headers[own_name]):
+            kept.setdefault("x-request-id", headers[own_name])
+    return kept
+
+
+def _relays(name: str, content: bool) -> bool:
+    return name in RELAYED or name.startswith(RELAYED_PREFIXES) or (content and name in RELAYED_WITH_CONTENT)
+
+
+def misread(message: Message) -> bool:
+    """Whether `email` met a line that is no header: it takes such a line, and all behind it, for the body.
+
+    Its other defects are about bodies, which here it never sees.
+    """
+    return any(isinstance(defect, _HEADER_DEFECTS) for defect in message.defects)
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """The text without any of the secrets, for error texts that an upstream wrote."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "[redacted]")
+    return text

@@ -1,0 +1,67 @@
+"""Lists and file objects in OpenAI's shape: what every provider's answers are completed to. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .errors import BadRequest, UpstreamError
+from .provider import Call, Json, need
+from .router import checked_id
+
+MAX_LIMIT = 10_000  # OpenAI's: 1 to 10,000, and the default is 10,000
+_LIMIT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_PURPOSE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def list_query(query: dict[str, str]) -> dict[str, str]:
+    """The parameters of a list request that the contract knows; BadRequest for one that is not what it says."""
+    known = {name: query[name] for name in ("purpose", "limit", "after", "order") if query.get(name)}
+    if "limit" in known and not (_LIMIT.fullmatch(known["limit"]) and 1 <= int(known["limit"]) <= MAX_LIMIT):
+        raise BadRequest(f"'limit' is a whole number from 1 to {MAX_LIMIT}.", param="limit")
+    if known.get("order", "asc") not in ("asc", "desc"):
+        raise BadRequest("'order' is asc or desc.", param="order")
+    if "after" in known:
+        checked_id(known["after"], "after")
+    if "purpose" in known:
+        checked_purpose(known["purpose"])
+    return known
+
+
+def checked_purpose(purpose: str) -> str:
+    """The purpose, if it is a short word; which words there are is the provider's to say."""
+    if not _PURPOSE.fullmatch(purpose):
+        raise BadRequest("'purpose' is a word like assistants, batch, fine-tune or user_data.", param="purpose")
+    return purpose
+
+
+def file_object(obj: Any, call: Call) -> Json:
+    """A file object with the two fields that SDKs cannot do without, whatever else it holds.
+
+    `status` is required by OpenAI and missing at compatible hosts, whose files are usable at once: `processed`.
+    """
+    file_id = need(obj, "id", str)
+    return {"id": file_id, "object": "file", **obj, "status": obj.get("status") or "processed"}
+
+
+def file_list(obj: Any, call: Call) -> Json:
+    """A list of file objects with OpenAI's envelope complete.
+
+    Without a boolean `has_more` openai-python asks for ever, and openai-node stops at once.
+    """
+    data = [file_object(item, call) for item in need(obj, "data", list)]
+    return {**obj, **page(data, obj.get("has_more") is True)}
+
+
+def page(data: list[Json], has_more: bool) -> Json:
+    """The list envelope; both ids are null when it is empty."""
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
+
+
+def deletion(obj: Any, call: Call) -> Json:
+    """OpenAI's answer to a deletion, for any provider that says `deleted` or answers with the id alone."""
+    file_id = need(obj, "id", str)
+    if obj.get("deleted") is False:
+        raise UpstreamError("The provider did not delete the file.", code="upstream_invalid_answer")
+    return {**obj, "id": file_id, "object": "file", "deleted": True}

@@ -1,0 +1,139 @@
+"""The types everything else speaks: a call, an answer, an upload, a target, and what a provider's dict may hold.
+
+A provider is a plain dict: its differences from OpenAI. It does no I/O: its operations translate, and get `send`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypedDict
+
+from .errors import UpstreamError
+
+Json = dict[str, Any]
+
+
+class Body(Protocol):
+    """An iterable of bytes that may be partly read. Whoever holds one closes it; closing twice is harmless."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+    def __next__(self) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Upload:
+    """A file on its way: a name, a media type, form fields, and chunks that can be read once.
+
+    The only mutable thing here: `size` (bytes) grows while it is read, and `fields` that come behind the file are in
+    the mapping only when it is exhausted; so are the names of the fields `ignored`, which the provider does not know.
+    """
+
+    def __init__(
+        self,
+        filename: str,
+        content_type: str,
+        fields: dict[str, str],
+        chunks: Iterator[bytes],
+        ignored: Sequence[str] = (),
+    ) -> None:
+        self.filename = filename
+        self.content_type = content_type
+        self.fields = fields
+        self.ignored = ignored
+        self.size = 0
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.size += len(chunk)
+            yield chunk
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to an upstream, as data. `path` is relative to the target's base URL and already quoted.
+
+    The exchange makes `url` of it, without the query.
+    """
+
+    operation: str
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # holds the credential once authorised
+    upload: Upload | None = None
+    stream: bool = False  # the answer is bytes to relay, not JSON to read
+    url: str = ""
+    now: float = 0.0  # the clock: seconds since the epoch when the request came
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of an upstream: header names in lower case, and either parsed JSON or an open body."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    body: Body | None = None
+
+
+Send = Callable[[Call], Answer]
+Operation = Callable[[Call, Send], Answer]  # may send once, or page by page; no I/O of its own
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one request goes: provider, base URL, credential and settings, and on whose behalf (`owner`)."""
+
+    name: str
+    provider: Provider
+    base_url: str
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    credential: str = field(default="", repr=False)
+    owner: str = ""  # the gateway key's name: whose files these are in the local store
+
+
+Transport = Callable[[Call, Target], Answer]  # performs a call; raises UpstreamError or StoreError
+
+
+class Provider(TypedDict, total=False):
+    """The keys of a provider's dict; all but `operations` and `base_url` may be missing."""
+
+    base_url: str | Callable[[Target], str]
+    #: adds what authenticates us upstream: headers or query
+    authorize: Callable[[Call, Target], Call]
+    operations: dict[str, Operation]
+    #: the provider's error JSON → the object inside OpenAI's envelope
+    error: Callable[[Any], Json]
+    #: operation → the sentence that says why this provider has none
+    unsupported: dict[str, str]
+    #: other origins that calls may go to, always without a credential
+    hosts: tuple[str, ...]
+    #: form fields of an upload that are passed on, and those without which it is a 400
+    fields: tuple[str, ...]
+    required_fields: tuple[str, ...]
+    #: client headers that are passed on, also read with an `x-portkey-` prefix
+    client_headers: tuple[str, ...]
+    #: no credential upstream: files belong to gateway keys, and without keys only this machine may ask
+    keyless: bool
+
+
+def exchange(
+    request: Callable[[Call], Call] | None = None, answer: Callable[[Any, Call], Any] | None = None
+) -> Operation:
+    """An operation of one call and one answer, each translated: nearly every operation of nearly every provider."""
+
+    def operation(call: Call, send: Send) -> Answer:
+        reply = send(request(call) if request else call)
+        return replace(reply, json=answer(reply.json, call)) if answer else reply
+
+    return operation
+
+
+def need(obj: Any, name: str, kind: type | tuple[type, ...]) -> Any:
+    """The field of an upstream's object, or the 502 that names it: nothing is invented."""
+    value = obj.get(name) if isinstance(obj, dict) else None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        raise UpstreamError(f"The provider's answer has no usable field '{name}'.", code="upstream_invalid_answer")
+    return value

@@ -1,0 +1,22 @@
+"""The local store as a provider: OpenAI's contract over the `local` transport, for hosts without a net."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..provider import Call, Provider, Target
+from .openai import OPENAI
+
+
+def as_owner(call: Call, target: Target) -> Call:
+    """The store's only credential: whose files these are. It is the gateway's word, never the client's."""
+    return replace(call, headers={**call.headers, "x-filesproxy-owner": target.owner})
+
+
+LOCAL: Provider = {
+    **OPENAI,
+    "base_url": "local:",
+    "authorize": as_owner,
+    "client_headers": (),
+    "keyless": True,
+}

@@ -1,0 +1,301 @@
+"""The embedded server: the standard library's wsgiref on threads, with what it lacks for files.
+
+It decodes chunked bodies, answers `Expect: 100-continue` when the application reads, bounds what it takes, resets the
+connection when a download is cut (a close alone looks like the end), and closes only when the client could read
+the answer. One request a connection. For one machine or one team; gunicorn is for more.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import re
+import socket
+import socketserver
+import struct
+import sys
+import threading
+import time
+from http.server import HTTPServer
+from io import BufferedReader
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
+
+from .errors import BadRequest, FilesproxyError
+from .headers import misread
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+IDLE_SECONDS = 30.0  # between two reads or writes of a client
+LINGER_SECONDS = 5.0  # for a refused client to stop sending and read the answer
+MAX_CONNECTIONS = 256  # a thread each, most of them waiting for a socket
+MAX_HEAD_BYTES = 65536
+MAX_CHUNK_LINE_BYTES = 256
+MAX_TRAILER_BYTES = 8192
+
+_log = logging.getLogger("filesproxy")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+
+
+class Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A server for one application: at most `max_connections` at once, the next one gets a 503."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(
+        self, address: tuple[str, int], application: WSGIApplication, max_connections: int = MAX_CONNECTIONS
+    ) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._slots = threading.BoundedSemaphore(max_connections)
+        self._active: set[threading.Thread] = set()
+        super().__init__(address, Handler)
+        self.set_app(application)
+
+    def server_bind(self) -> None:
+        """Bind without HTTPServer's look-up of our own name, which can take seconds on a host without DNS."""
+        super(HTTPServer, self).server_bind()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection, if one is free."""
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            request.settimeout(1)
+            request.sendall(_BUSY)
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """What such a thread does."""
+        self._active.add(threading.current_thread())
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._active.discard(threading.current_thread())
+            self._slots.release()
+
+    def drain(self, seconds: float) -> bool:
+        """Close the listener and give requests under way this long to end. True if all have."""
+        self.server_close()
+        deadline = time.monotonic() + seconds
+        for thread in list(self._active):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not self._active
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what ended a connection, by class: an exception's text may hold what must not be logged."""
+        _log.debug("a connection ended with %s", sys.exc_info()[0])
+
+
+class Handler(WSGIRequestHandler):
+    """One connection, one request."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
+    server: Server
+    headers: http.client.HTTPMessage
+    _expects_continue = False
+
+    def handle(self) -> None:
+        """Read a request head, run the application, close so that the client sees what happened."""
+        try:
+            body = self._read_head()
+        except FilesproxyError as error:
+            self.send_error(error.status, error.message)
+            return
+        if body is None:
+            return
+        gateway = _Gateway(body, self.wfile, self.get_stderr(), self._environ(), multithread=True)  # type: ignore[arg-type]
+        gateway.request_handler = self  # type: ignore[attr-defined]
+        gateway.run(self.server.get_app())  # type: ignore[arg-type]
+        if gateway.cut:
+            self._reset()
+        elif not body.ended:
+            self._linger()
+
+    def _read_head(self) -> RequestStream | None:
+        plain, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment, arg-type]
+        self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
+        if not self.raw_requestline or not self.parse_request():  # which has sent its answer
+            return None
+        self.rfile = plain
+        _check_headers(self.headers)
+        chunked = "transfer-encoding" in self.headers
+        return RequestStream(plain, None if chunked else _length(self.headers), self._continue)  # type: ignore[arg-type]
+
+    def handle_expect_100(self) -> bool:
+        """Remember that the client waits; it is told to go on when the application wants the body."""
+        self._expects_continue = True
+        return True
+
+    def _continue(self) -> None:
+        if self._expects_continue:
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = self.get_environ()
+        environ["REQUEST_URI"] = self.path
+        environ["REMOTE_ADDR"] = str(self.client_address[0])
+        environ["wsgi.input_terminated"] = True
+        return environ
+
+    def _reset(self) -> None:
+        """Close with a reset (RST): the client sees an error even where nothing told it a length."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def _linger(self) -> None:
+        """Read on for a while: closing with unread bytes would reset the answer away (RFC 9112 §9.6)."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(LINGER_SECONDS)
+        while time.monotonic() < deadline and self.connection.recv(1 << 16):
+            pass
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse a request that is not HTTP as we take it, in the envelope that clients read."""
+        error = BadRequest(message or "The request is not HTTP as this server takes it.")
+        body = json.dumps(error.envelope()).encode()
+        self.close_connection = True
+        self.send_response_only(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the access log has the line."""
+
+
+class _Gateway(ServerHandler):
+    """wsgiref's response half, which here can tell a cut download from a whole one."""
+
+    headers: Any
+    http_version = "1.1"
+    server_software = "filesproxy"
+    os_environ: dict[str, str] = {}  # wsgiref would hand the application the process's secrets
+    cut = False
+
+    def finish_response(self) -> None:
+        """Send the application's answer; whatever stops it in the middle leaves it cut."""
+        try:
+            super().finish_response()
+        except BaseException:
+            self.cut = True
+            raise
+
+    def cleanup_headers(self) -> None:
+        """Say that the connection ends here."""
+        super().cleanup_headers()
+        self.headers["Connection"] = "close"
+
+    def log_exception(self, exc_info: Any) -> None:
+        """Log by class, for the same reason as above."""
+        _log.error("the application failed with %s", exc_info[0])
+
+
+class RequestStream:
+    """`wsgi.input`: a body by Content-Length, or decoded from chunks (RFC 9112 §7.1). ValueError for a bad chunk."""
+
+    def __init__(self, stream: BufferedReader, length: int | None, on_first_read: Any) -> None:
+        self._stream = stream
+        self._chunked = length is None
+        self._left = length or 0  # of the body, or of this chunk
+        self._on_first_read = on_first_read
+        self.ended = length == 0
+
+    def read(self, size: int = -1) -> bytes:
+        """What has come, up to `size` bytes; b"" at the end."""
+        if self._on_first_read and not self.ended:
+            self._on_first_read()
+        self._on_first_read = None
+        if self._chunked and not self._left and not self.ended:
+            self._left = self._next_chunk()
+        block = self._stream.read1(min(size if size >= 0 else 1 << 20, self._left)) if self._left else b""
+        if self._left and not block and size:
+            raise EOFError("the client closed the connection")
+        self._left -= len(block)
+        if not self._left:
+            self._end_of_chunk()
+        return block
+
+    def _next_chunk(self) -> int:
+        found = _CHUNK_SIZE.fullmatch(self._stream.readline(MAX_CHUNK_LINE_BYTES))
+        if not found:
+            raise ValueError("a chunk does not start with its size")
+        return int(found[1], 16) or self._last_chunk()
+
+    def _last_chunk(self) -> int:
+        seen = 0
+        while seen <= MAX_TRAILER_BYTES:
+            line = self._stream.readline(MAX_TRAILER_BYTES)
+            if line == b"\r\n":
+                self.ended = True
+                return 0
+            if not line.endswith(b"\n"):
+                break
+            seen += len(line)
+        raise ValueError("the trailer does not end")
+
+    def _end_of_chunk(self) -> None:
+        if not self._chunked:
+            self.ended = True
+        elif not self.ended and self._stream.read(2) != b"\r\n":
+            raise ValueError("a chunk does not end where it said")
+
+
+class _Head:
+    """The stream while a request head is read: at most 64 KiB, no bare CR, no NUL."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        self._stream = stream
+        self._left = MAX_HEAD_BYTES
+
+    def readline(self, limit: int = -1) -> bytes:
+        """A line with its end. BadRequest for what a head must not hold."""
+        line = self._stream.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise _TooLargeHead(f"The request head is over {MAX_HEAD_BYTES} bytes.")
+        if b"\r" in line.rstrip(b"\r\n") or b"\0" in line or line.endswith(b"\r\r\n"):
+            raise BadRequest("The request head holds a bare CR or a NUL.")
+        return line
+
+    def close(self) -> None:
+        """Close the stream itself."""
+        self._stream.close()
+
+
+class _TooLargeHead(BadRequest):
+    status = 431
+
+
+def _check_headers(headers: http.client.HTTPMessage) -> None:
+    """Refuse what two readers could read differently (RFC 9112 §5.2, §6.3), and names that WSGI would fold together."""
+    lengths, codings = headers.get_all("content-length", []), headers.get_all("transfer-encoding", [])
+    if misread(headers) or any("\n" in value or "\r" in value for value in headers.values()):
+        raise BadRequest("The request has a header line that does not parse.")
+    if any("_" in name for name in headers):
+        raise BadRequest("The request has a header name with an underscore.")
+    if len(lengths) + len(codings) > 1 or any(coding.lower() != "chunked" for coding in codings):
+        raise BadRequest("The request's body must have one Content-Length, or be chunked.")
+
+
+def _length(headers: http.client.HTTPMessage) -> int:
+    text = headers.get("content-length", "0")
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        raise BadRequest("The Content-Length is no number of bytes.")
+    return int(text)
+
+
+_BUSY_BODY = json.dumps(FilesproxyError("All connections are in use.", code="saturated").envelope()).encode()
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BUSY_BODY), _BUSY_BODY)
+)

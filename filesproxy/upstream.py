@@ -1,0 +1,221 @@
+"""The socket half towards http and https providers: urllib.request with a `do_open` of our own.
+
+`urlopen` would follow redirects with the credential, open file: and ftp: URLs, believe `http_proxy`, lose an answer
+that comes before the upload has ended, and build a trust store for each connection. So the director is built by hand
+with the one handler below, and whoever gets a connection here closes it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import select
+import socket
+import ssl
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException, HTTPMessage, HTTPResponse, parse_headers
+from typing import Any
+from urllib.parse import SplitResult, urlencode, urlsplit
+
+from . import __version__
+from .connect import TIMEOUTS, Connector
+from .errors import UpstreamError, UpstreamTimeout
+from .headers import misread, safe
+from .multipart import encode
+from .provider import Answer, Call, Target, Upload
+
+BLOCK_BYTES = 1 << 18  # of a download: more costs memory and gains little
+EARLY_ANSWER_SECONDS = 2.0  # for the answer of an upstream that stopped reading an upload
+MAX_INFORMATIONAL = 16  # 1xx answers before the real one
+
+# How a send fails when the peer has answered and closed; TLS has names of its own for it.
+_STOPPED_READING = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError, *TIMEOUTS)
+_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+_OWN_HEADERS = {"user-agent": f"filesproxy/{__version__}", "accept-encoding": "identity", "connection": "close"}
+
+Connect = Callable[[SplitResult, Mapping[str, Any]], socket.socket]
+
+
+class Sender:
+    """The transport for http and https: performs a call, and answers with an open body.
+
+    Safe for threads; opens nothing before its first call. `connect` makes the connections, so a pool can replace it.
+    """
+
+    def __init__(self, connect: Connect | None = None) -> None:
+        self._director = urllib.request.OpenerDirector()
+        self._director.addheaders = []
+        self._director.add_handler(_Handler(connect or Connector()))
+
+    def __call__(self, call: Call, target: Target) -> Answer:
+        body: ResponseBody | None = self._director.open(_Request(call, target))
+        if body is None:  # no handler for this scheme: the director has only ours
+            raise UpstreamError("The provider's base_url is neither http nor https.", code="upstream_address")
+        return Answer(body.status, {name.lower(): value for name, value in body.headers.items()}, body=body)
+
+
+class _Request(urllib.request.Request):
+    """urllib's request, with the call it came from and its target's settings."""
+
+    def __init__(self, call: Call, target: Target) -> None:
+        query = f"?{urlencode(call.query)}" if call.query else ""
+        super().__init__(call.url + query, method=call.method)
+        self.call = call
+        self.settings = target.settings
+
+
+class _Handler(urllib.request.BaseHandler):
+    """Opens http and https URLs: connect, send, receive, and every failure under one of our names."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    def http_open(self, request: _Request) -> ResponseBody:
+        """What urllib's director calls for the scheme http."""
+        return self.do_open(request)
+
+    def https_open(self, request: _Request) -> ResponseBody:
+        """What urllib's director calls for the scheme https."""
+        return self.do_open(request)
+
+    def do_open(self, request: _Request) -> ResponseBody:
+        """One exchange over one connection, which the returned body owns from then on."""
+        url = urlsplit(request.full_url)
+        sock = self._connect(url, request.settings)
+        try:
+            whole = _send(sock, _request_blocks(request, url), request.settings["send_timeout"])
+            return _receive(sock, request, whole)
+        except BaseException as error:
+            sock.close()
+            if request.call.upload and isinstance(error, UpstreamError):
+                error.headers.setdefault("x-should-retry", "false")  # the file may have arrived
+            raise
+
+
+def _request_blocks(request: _Request, url: SplitResult) -> Iterator[bytes]:
+    """The bytes of a request: its head, then the upload in chunks (RFC 9112 §7.1). Framing is set nowhere else."""
+    call, boundary = request.call, secrets.token_hex(16)
+    headers = {"host": url.netloc, **_OWN_HEADERS, "accept": "*/*" if call.stream else "application/json"}
+    headers.update(call.headers)
+    if call.upload:
+        headers["content-type"] = f"multipart/form-data; boundary={boundary}"
+        headers["transfer-encoding"] = "chunked"
+    if not all(safe(name, value) for name, value in headers.items()):
+        raise UpstreamError("A header for the provider holds characters that cannot be sent.", code="upstream_address")
+    lines = [f"{call.method} {request.selector} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    yield "\r\n".join([*lines, "", ""]).encode("latin-1")
+    if call.upload:
+        yield from _chunked(call.upload, boundary)
+
+
+def _chunked(upload: Upload, boundary: str) -> Iterator[bytes]:
+    for block in encode(upload, boundary):
+        yield b"%x\r\n%b\r\n" % (len(block), block)
+    yield b"0\r\n\r\n"
+
+
+def _send(sock: socket.socket, blocks: Iterator[bytes], timeout: float) -> bool:
+    """Send the request. False if the upstream stopped reading before its end, which it may have an answer for.
+
+    An error of whoever makes the blocks passes: the connection is then closed without the final chunk.
+    """
+    sock.settimeout(timeout)
+    early = select.poll()
+    if not isinstance(sock, ssl.SSLSocket):  # TLS 1.3 session tickets look like an answer
+        early.register(sock, select.POLLIN)
+    return all(not early.poll(0) and _sent(sock, block) for block in blocks)
+
+
+def _sent(sock: socket.socket, block: bytes) -> bool:
+    view = memoryview(block)
+    try:
+        while view:
+            view = view[sock.send(view) :]  # each send has the whole timeout; sendall would share it
+    except _STOPPED_READING:
+        return False
+    except OSError:
+        raise UpstreamError("The connection to the provider broke while sending.") from None
+    return True
+
+
+class _Response(HTTPResponse):
+    """An HTTP response that passes over 1xx answers, of which urllib takes 103 for the last word (RFC 9110 §15.2)."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MAX_INFORMATIONAL):
+            line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 <= line[1] < 200 or line[1] == 101:
+                return line
+            parse_headers(self.fp)
+        raise HTTPException("too many informational answers")
+
+
+def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBody:
+    sock.settimeout(request.settings["answer_timeout"] if whole else EARLY_ANSWER_SECONDS)
+    response = _Response(sock, method=request.call.method)
+    try:
+        response.begin()
+        _check(response, whole)
+    except BaseException as error:
+        response.close()
+        raise _receive_failure(error) from None
+    sock.settimeout(request.settings["read_timeout"])
+    return ResponseBody(sock, response)
+
+
+def _receive_failure(error: BaseException) -> BaseException:
+    if isinstance(error, TIMEOUTS):
+        return UpstreamTimeout("The provider did not answer in time.")
+    if isinstance(error, (OSError, HTTPException)):
+        return UpstreamError("The provider closed the connection, or answered with something that is not HTTP.")
+    return error
+
+
+def _check(response: HTTPResponse, whole: bool) -> None:
+    """Refuse what two readers could read differently (RFC 9112 §6.3), and success for half an upload."""
+    lengths = response.headers.get_all("content-length", [])
+    coding = response.headers.get("transfer-encoding", "chunked").strip().lower()
+    if (
+        misread(response.headers)
+        or response.status == 101
+        or len(lengths) > 1
+        or not all(_LENGTH.fullmatch(length.strip()) for length in lengths)
+        or coding != "chunked"
+    ):
+        raise UpstreamError("The provider's answer has broken HTTP framing.")
+    if not whole and response.status < 400:
+        raise UpstreamError("The provider answered before the upload had ended.")
+
+
+class ResponseBody:
+    """The bytes of an answer as they arrive; raises if they stop early, frees the connection when closed."""
+
+    def __init__(self, sock: socket.socket, response: HTTPResponse) -> None:
+        self._sock = sock
+        self._response = response
+        self.status = response.status
+        self.headers: HTTPMessage = response.headers
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        """The next bytes, whatever has come. UpstreamError if the answer ends before its own length."""
+        try:
+            block = self._response.read1(BLOCK_BYTES)  # read() would wait for all of it
+        except TIMEOUTS:
+            raise UpstreamTimeout("The provider stopped sending.") from None
+        except (OSError, HTTPException, ValueError):
+            raise UpstreamError("The provider broke off its answer.") from None
+        if block:
+            return block
+        if self._response.length:  # http.client is silent about it
+            raise UpstreamError("The provider ended its answer early.")
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Give the connection up; what was not read is discarded with it."""
+        self._response.close()
+        self._sock.close()

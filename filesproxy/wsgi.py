@@ -1,0 +1,213 @@
+"""The WSGI edge (PEP 3333): a request read with care on any server, and a response that closes what it holds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from .errors import BadRequest, ClientAborted, ClientTimeout, FilesproxyError, LengthRequired, TooLarge
+from .provider import Body
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+# Before Python 3.10 socket.timeout is no TimeoutError; EAGAIN is a kernel time limit on the socket (SO_RCVTIMEO).
+_STALLED = (TimeoutError, socket.timeout, BlockingIOError)
+_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+
+
+class Request:
+    """What we read of a WSGI environ: `HTTP_*` and CGI keys only; some servers put the process's secrets there."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self._environ = environ
+        self.method: str = environ["REQUEST_METHOD"]
+        self.path: str = environ.get("PATH_INFO", "")
+        self.headers = _headers(environ)
+        self.body = RequestBody(environ)
+
+    @property
+    def client_address(self) -> str:
+        """The peer's address as the server saw it, "" on a Unix socket."""
+        return str(self._environ.get("REMOTE_ADDR") or "")
+
+    def check_target(self) -> None:
+        """Refuse a path with an encoded slash, where the server still shows it: WSGI makes it one of the route's."""
+        raw = str(self._environ.get("RAW_URI") or self._environ.get("REQUEST_URI") or "")
+        if "%2f" in raw.partition("?")[0].lower():
+            raise BadRequest("A path segment holds an encoded slash, which no file id does.", param="id")
+
+    def query(self) -> dict[str, str]:
+        """The query's parameters; one that comes twice is a BadRequest, since each reader would pick another."""
+        try:
+            pairs = parse_qsl(self._environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=32)
+        except ValueError:
+            raise BadRequest("The query has more than 32 parameters.") from None
+        query = dict(pairs)
+        if len(query) < len(pairs):
+            raise BadRequest("A query parameter comes more than once.")
+        return query
+
+
+def _headers(environ: WSGIEnvironment) -> dict[str, str]:
+    headers = {key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key.startswith("HTTP_")}
+    if environ.get("CONTENT_TYPE"):
+        headers["content-type"] = environ["CONTENT_TYPE"]
+    return headers
+
+
+class RequestBody:
+    """`wsgi.input` with rules that hold on any server: a size on each read, never past the end, short is an error."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self._input = environ["wsgi.input"]
+        self._length = _content_length(environ)
+        self._limit: int | None = None
+        self.size = 0  # bytes read so far
+
+    def limit(self, max_bytes: int) -> None:
+        """Refuse more than this many bytes: at once by Content-Length, else when they have come (TooLarge)."""
+        self._limit = max_bytes
+        if (self._length or 0) > max_bytes:
+            raise self._too_large()
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, b"" at the end. Raises ClientAborted, ClientTimeout or TooLarge; never OSError."""
+        wanted = size if self._length is None else min(size, self._length - self.size)
+        block = self._read(wanted) if wanted else b""
+        if wanted and not block and self._length is not None:
+            raise ClientAborted("The request body ended before its Content-Length.")
+        self.size += len(block)
+        if self._limit is not None and self.size > self._limit:
+            raise self._too_large()
+        return block
+
+    def _read(self, size: int) -> bytes:
+        try:
+            block: bytes = self._input.read(size)
+        except _STALLED:
+            raise ClientTimeout("The client stopped sending the request body.") from None
+        except Exception:  # each server has classes of its own for a bad chunk or a lost client
+            raise ClientAborted("The request body could not be read to its end.") from None
+        return block
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The request body is over the limit of {self._limit} bytes.")
+
+
+def _content_length(environ: WSGIEnvironment) -> int | None:
+    """Bytes to come; None where the server ends the stream itself (chunked), which PEP 3333 servers announce."""
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        if not environ.get("wsgi.input_terminated"):
+            raise LengthRequired("This server cannot decode a chunked request body; send a Content-Length.")
+        return None
+    text = environ.get("CONTENT_LENGTH") or "0"
+    if not _LENGTH.fullmatch(text):
+        raise BadRequest("The Content-Length is no number of bytes.")
+    return int(text)
+
+
+class Response(NamedTuple):
+    """A status, headers, and either all the bytes or an open body that whoever sends it closes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | Body
+
+
+def json_response(status: int, value: Any, headers: Mapping[str, str]) -> Response:
+    """JSON in ASCII: lone surrogates, which JSON can hold, have no UTF-8."""
+    body = json.dumps(value, separators=(",", ":")).encode("ascii")
+    described = {"content-type": "application/json", "content-length": str(len(body))}
+    return Response(status, {**headers, **described}, body)
+
+
+def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Response:
+    """OpenAI's error envelope; the error's own headers win."""
+    return json_response(error.status, error.envelope(), {**headers, **error.headers})
+
+
+def respond(
+    response: Response, method: str, start_response: StartResponse, done: Callable[[int, str], None]
+) -> Iterable[bytes]:
+    """Send a response. `done(bytes sent, error class)` is called once, when its last byte was handed over or it failed.
+
+    The first chunk of an open body is fetched before `start_response`, so that a failure can still be an answer.
+    """
+    if isinstance(response.body, bytes):
+        _start(response, start_response)
+        body = b"" if method == "HEAD" else response.body
+        done(len(body), "")
+        return [body]
+    if method == "HEAD":
+        response.body.close()
+        _start(response, start_response)
+        done(0, "")
+        return []
+    stream = ResponseStream(response.body, done)
+    _start(response, start_response)
+    return stream
+
+
+def _start(response: Response, start_response: StartResponse) -> None:
+    try:
+        phrase = HTTPStatus(response.status).phrase
+    except ValueError:
+        phrase = "Status"  # providers have their own, such as 529
+    start_response(f"{response.status} {phrase}", list(response.headers.items()))
+
+
+def _first_chunk(body: Body) -> bytes | None:
+    try:
+        return next(body, None)
+    except BaseException:
+        body.close()
+        raise
+
+
+class ResponseStream:
+    """A body on its way to the client: counts, closes what it holds, and makes a cut visible.
+
+    An iterator class and no generator: a generator that was never started would not run its `finally`.
+    """
+
+    def __init__(self, body: Body, done: Callable[[int, str], None]) -> None:
+        self._body = body
+        self._done: Callable[[int, str], None] | None = done
+        self._first = _first_chunk(body)
+        self._sent = 0
+        self._error = "client_aborted"  # until we have seen the end
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk, self._first = self._first, None
+        if chunk is None:
+            chunk = self._next()
+        self._sent += len(chunk)
+        return chunk
+
+    def _next(self) -> bytes:
+        try:
+            return next(self._body)
+        except StopIteration:
+            self._error = ""
+            raise
+        except FilesproxyError as error:
+            self._error = error.code or "error"
+            # The one failure that every WSGI server turns into a closed connection, and none into a clean end.
+            raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer was cut short") from error
+
+    def close(self) -> None:
+        """Free the upstream and report; the server calls this however the response ended (PEP 3333)."""
+        self._body.close()
+        done, self._done = self._done, None
+        if done:
+            done(self._sent, self._error)

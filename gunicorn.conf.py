@@ -1,0 +1,69 @@
+"""gunicorn for filesproxy: `gunicorn -c gunicorn.conf.py`. Tuned for gunicorn 27, runs on 23 and newer.
+
+The gateway's own settings come from FILESPROXY_CONFIG and FILESPROXY_*; here is only how it is served.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+wsgi_app = "filesproxy:create_app()"
+bind = "127.0.0.1:8787"
+
+# gthread: a sync worker carries one transfer at a time and kills it at `timeout`; gevent would be a dependency.
+worker_class = "gthread"
+# As many as cores: the work is waiting and copying.
+workers = 2
+# Far above cores: a transfer holds a thread for as long as its client likes, and a thread blocked on a socket costs
+# little. 50 slow uploads must not starve a health check.
+threads = 256
+# Connections a worker holds, waiting ones included; above `threads`, so that a full worker still accepts.
+worker_connections = 512
+
+# For the worker's main loop only: with gthread it does not end a request.
+timeout = 60
+# On a reload or stop, transfers under way may end; have the supervisor (systemd: TimeoutStopSec) wait longer.
+graceful_timeout = 300
+# Above the idle time of a proxy in front, if there is one.
+keepalive = 5
+
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+# `x_portkey_api_key` beside `x-portkey-api-key`: WSGI would see one header; refuse it.
+header_map = "refuse"
+# gunicorn lets local peers set SCRIPT_NAME and the scheme by header. Only name a proxy here that overwrites them.
+forwarder_headers = ""
+forwarded_allow_ips = ""
+
+# The heartbeat file must not wait for a disk; where there is no /dev/shm, use another tmpfs.
+worker_tmp_dir = "/dev/shm"
+# A socket to control gunicorn by, in newer versions: not on a locked-down host.
+control_socket_disable = True
+# Nothing may be opened before the fork; the application opens nothing before its first request.
+preload_app = False
+
+# The application writes one JSON line a request; gunicorn's own line could hold a query or a header.
+accesslog = None
+errorlog = "-"
+
+# Seconds between two reads or writes of one client. A stalled client gives its thread back after this.
+CLIENT_IDLE_SECONDS = 30
+
+
+def pre_request(worker, req):
+    """Give the client's socket a time limit: on gthread nothing else frees the thread of a stalled client."""
+    sock = getattr(req.unreader, "sock", None)  # not public in gunicorn; a test of ours watches it
+    if sock is not None:
+        sock.settimeout(CLIENT_IDLE_SECONDS)
+
+
+def post_worker_init(worker):
+    """Send the access log to stdout and what goes wrong with it."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("filesproxy")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
