@@ -82,9 +82,9 @@ class Application:
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse, record: Record) -> Iterable[bytes]:
         request = Request(environ)
         record.body = request.body
+        request.check_target()
         match = route(request.method, request.path)
         record.fields.update(operation=match.operation, file_id=match.id or None)
-        request.check_target()
         response = _health(record) if match.operation == "health" else self._relay(request, match, record)
         return self._send(response, environ, start_response, record)
 

@@ -133,31 +133,34 @@ def load(
 ) -> Config:
     """The configuration; keywords win over the environment, that over the file. ConfigError names what is wrong."""
     source = source or environ.get(ENVIRONMENT_PREFIX + "CONFIG") or {}
-    sections = source if isinstance(source, Mapping) else _read(os.fspath(source))
+    sections, origin = (source, "") if isinstance(source, Mapping) else (_read(os.fspath(source)), f"{source}: ")
     settings = {setting.name: setting.default for setting in SETTINGS if setting.app}
-    settings.update(_values(sections.get("filesproxy", {}), "[filesproxy]", "app"))
+    settings.update(_values(sections.get("filesproxy", {}), f"{origin}[filesproxy]", "app"))
     settings.update(_values(_from_environment(environ), "the environment", "app"))
     settings.update(_values(keywords, "the arguments", "app"))
-    named = _providers(sections, settings, providers)
+    named = _providers(sections, origin, settings, providers)
     if settings["default_provider"] not in ("none", *named):
         raise ConfigError("default_provider names no provider that is configured.")
     return Config(settings, named)
 
 
-def _providers(sections: Source, settings: Mapping[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
+def _providers(
+    sections: Source, origin: str, settings: Mapping[str, Any], table: Mapping[str, Provider]
+) -> dict[str, Mapping[str, Any]]:
     inherited = {setting.name: settings.get(setting.name, setting.default) for setting in SETTINGS}
     named = {name: {**inherited, "kind": name} for name in table}
     for section, values in sections.items():
         label, _, name = section.partition(":")
+        where = f"{origin}[{section}]"
         if label == "provider" and _NAME.fullmatch(name) and name != "none":
-            named[name] = _provider(
-                f"[{section}]", name, {**inherited, **_values(values, f"[{section}]", "provider")}, table
-            )
+            named[name] = _provider(where, name, {**inherited, **_values(values, where, "provider")}, table)
         elif section != "filesproxy":
-            raise ConfigError(f"[{section}] is no section: there are [filesproxy] and [provider:NAME].")
-    return {
-        name: values for name, values in named.items() if values["folder"] or not table[values["kind"]].get("keyless")
-    }
+            raise ConfigError(f"{where} is no section: there are [filesproxy] and [provider:NAME].")
+    return {name: values for name, values in named.items() if values["folder"] or not _is_keyless(values, table)}
+
+
+def _is_keyless(values: Mapping[str, Any], table: Mapping[str, Provider]) -> bool:
+    return table[values["kind"]].get("keyless", False)
 
 
 def _provider(where: str, name: str, values: dict[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:

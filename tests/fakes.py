@@ -1,0 +1,94 @@
+"""Stand-ins without a mocking library: an upstream that records, a mount point, forms as bytes."""
+
+from __future__ import annotations
+
+import json
+from wsgiref.util import shift_path_info
+
+from filesproxy.provider import Answer
+
+BOUNDARY = "a-boundary"
+OPENAI = {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller"}
+FILE = {
+    "id": "file-abc123",
+    "object": "file",
+    "bytes": 5,
+    "created_at": 1677610602,
+    "filename": "a.jsonl",
+    "purpose": "batch",
+    "status": "processed",
+}
+
+
+class FakeBody:
+    """An open body that notes when it was closed, and fails where it is told to."""
+
+    def __init__(self, chunks):
+        self._chunks = iter(chunks)
+        self.closed = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        chunk = next(self._chunks)
+        if isinstance(chunk, Exception):
+            raise chunk
+        return chunk
+
+    def close(self):
+        self.closed = True
+
+
+class FakeUpstream:
+    """A transport that records calls, reads uploads whole, and answers `status`, `headers` and `chunks`."""
+
+    def __init__(self, status=200, headers=None, chunks=()):
+        self.status, self.headers, self.chunks = status, dict(headers or {}), list(chunks)
+        self.calls, self.uploads, self.bodies, self.targets = [], [], [], []
+
+    def answers(self, value, status=200, **headers):
+        """Answer JSON from now on."""
+        self.status, self.chunks = status, [json.dumps(value).encode()]
+        self.headers = {name.replace("_", "-"): text for name, text in headers.items()}
+
+    def __call__(self, call, target):
+        self.calls.append(call)
+        self.targets.append(target)
+        if call.upload:
+            self.uploads.append(b"".join(call.upload))  # an exception here: no complete request has left
+        self.bodies.append(FakeBody(self.chunks))
+        return Answer(self.status, self.headers, body=self.bodies[-1])
+
+
+class Mounted:
+    """Puts an application under a prefix, as DispatcherMiddleware and its like do."""
+
+    def __init__(self, prefix, application):
+        self._prefix, self._application = prefix, application
+
+    def __call__(self, environ, start_response):
+        environ["PATH_INFO"] = self._prefix + environ["PATH_INFO"]
+        for _ in self._prefix.strip("/").split("/"):
+            shift_path_info(environ)
+        return self._application(environ, start_response)
+
+
+def form(*parts, boundary=BOUNDARY):
+    """A multipart body of (name, value) fields and (name, filename, type, bytes) files, in this order."""
+    body = b""
+    for part in parts:
+        if len(part) == 2:
+            head, value = f'form-data; name="{part[0]}"', part[1]
+            extra = ""
+        else:
+            head, value = f'form-data; name="{part[0]}"; filename="{part[1]}"', part[3]
+            extra = f"Content-Type: {part[2]}\r\n" if part[2] else ""
+        value = value if isinstance(value, bytes) else value.encode()
+        body += f"--{boundary}\r\nContent-Disposition: {head}\r\n{extra}\r\n".encode() + value + b"\r\n"
+    return body + f"--{boundary}--\r\n".encode()
+
+
+def form_type(boundary=BOUNDARY):
+    """The Content-Type of such a body."""
+    return f"multipart/form-data; boundary={boundary}"

@@ -1,0 +1,338 @@
+"""The application as it is mounted: the five operations, their errors, their log lines."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import FILE, OPENAI, form, form_type
+
+from filesproxy.errors import UpstreamError
+
+UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
+
+
+def post(client, body, status=200, **headers):
+    return client.post("/v1/files", body, {**OPENAI, "content-type": form_type(), **headers}, status=status)
+
+
+def test_upload_relays_the_file_and_its_fields(client, upstream):
+    upstream.answers(FILE)
+    assert post(client, UPLOAD).json == FILE
+    (call,) = upstream.calls
+    assert (call.method, call.url) == ("POST", "https://api.openai.com/v1/files")
+    assert call.headers["authorization"] == "Bearer sk-caller"
+    assert (call.upload.filename, call.upload.content_type) == ("a.jsonl", "application/jsonl")
+    assert call.upload.fields == {"purpose": "batch"}
+    assert upstream.uploads == [b"hello"]
+
+
+def test_fields_may_follow_the_file(client, upstream):
+    upstream.answers(FILE)
+    post(client, form(("file", "a", "", b"x"), ("expires_after[anchor]", "created_at"),
+                      ("expires_after[seconds]", "3600"), ("purpose", "batch")))  # fmt: skip
+    assert upstream.calls[0].upload.fields == {
+        "purpose": "batch",
+        "expires_after[anchor]": "created_at",
+        "expires_after[seconds]": "3600",
+    }
+
+
+def test_unknown_fields_are_not_sent_and_named(client, upstream):
+    upstream.answers(FILE)
+    answer = post(client, form(("purpose", "batch"), ("shade", "blue"), ("file", "a", "", b"x")))
+    assert answer.headers["x-filesproxy-ignored"] == "shade"
+    assert upstream.calls[0].upload.fields == {"purpose": "batch"}
+
+
+BEFORE_THE_FILE = {
+    "no_file": (form(("purpose", "batch")), "file"),
+    "file_without_name": (form(("file", "text")), "file"),
+    "file_under_another_name": (form(("document", "a", "", b"")), "file"),
+    "purpose_twice": (form(("purpose", "batch"), ("purpose", "batch"), ("file", "a", "", b"")), "purpose"),
+    "purpose_of_a_megabyte": (form(("purpose", "a" * (1 << 20)), ("file", "a", "", b"")), None),
+    "purpose_with_crlf": (form(("purpose", "batch\r\nX-Evil: 1"), ("file", "a", "", b"")), "purpose"),
+    "empty_purpose": (form(("purpose", ""), ("file", "a", "", b"")), "purpose"),
+    "expiry_of_a_minute": (form(("expires_after[seconds]", "60"), ("file", "a", "", b"")), "expires_after[seconds]"),
+    "expiry_from_elsewhere": (form(("expires_after[anchor]", "now"), ("file", "a", "", b"")), "expires_after[anchor]"),
+    "field_name_with_crlf": (form(("a\r\nb", "x"), ("file", "a", "", b"")), None),
+    "file_name_with_nul": (form(("file", "a\0b", "", b"")), None),
+    "file_name_with_newline": (form(("file", "a\r\nX-Evil: 1", "", b"")), None),
+    "file_name_with_bare_cr": (form(("file", "a\rb", "", b"")), None),
+    "file_name_of_5_kb": (form(("file", "a" * 5000, "", b"")), None),
+    "40_fields": (form(*((f"f{n}", "") for n in range(40)), ("file", "a", "", b"")), None),
+    "garbage": (b"garbage", None),
+    "nothing": (b"", None),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_THE_FILE)
+def test_what_shows_before_the_file_is_400_and_sends_nothing(name, client, upstream):
+    body, param = BEFORE_THE_FILE[name]
+    error = post(client, body, 400).json["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert upstream.calls == []
+
+
+AFTER_THE_FILE = {
+    "no_purpose": form(("file", "a", "", b"x")),
+    "second_file": form(("purpose", "batch"), ("file", "a", "", b"x"), ("file", "b", "", b"y")),
+    "half_an_expiry": form(("purpose", "batch"), ("file", "a", "", b"x"), ("expires_after[seconds]", "3600")),
+    "purpose_again": form(("purpose", "batch"), ("file", "a", "", b"x"), ("purpose", "batch")),
+    "too_many_parts": form(("purpose", "batch"), ("file", "a", "", b"x"), *((f"f{n}", "") for n in range(40))),
+    "no_closing_boundary": UPLOAD[:-6],
+    "long_epilogue": UPLOAD + b"x" * 70000,
+}
+
+
+@pytest.mark.parametrize("name", AFTER_THE_FILE)
+def test_what_shows_behind_the_file_is_400_and_completes_nothing(name, client, upstream):
+    upstream.answers(FILE)
+    assert post(client, AFTER_THE_FILE[name], 400).json["error"]["type"] == "invalid_request_error"
+    assert upstream.uploads == []
+
+
+def test_body_shorter_than_its_length_is_400_and_completes_nothing(client, upstream):
+    answer = post(client, UPLOAD, 400, **{"content-length": str(len(UPLOAD) + 9)})
+    assert answer.json["error"]["code"] == "client_aborted"
+    assert upstream.uploads == []
+
+
+def test_body_longer_than_its_length_is_cut_there_and_so_is_400(client, upstream):
+    post(client, UPLOAD, 400, **{"content-length": str(len(UPLOAD) - 9)})
+    assert upstream.uploads == []
+
+
+def test_chunked_body_that_the_server_does_not_end_is_411(client, upstream):
+    post(client, UPLOAD, 411, **{"transfer-encoding": "chunked"})
+    assert upstream.calls == []
+
+
+def test_upload_over_the_limit_is_413_before_anything_is_sent(make_client, upstream):
+    error = post(make_client(max_upload_bytes=100), UPLOAD, 413).json["error"]
+    assert error["code"] == "request_too_large"
+    assert upstream.calls == []
+
+
+def test_upload_that_is_no_form_is_415(client, upstream):
+    answer = client.post("/v1/files", "{}", {**OPENAI, "content-type": "application/json"}, status=415)
+    assert answer.json["error"]["param"] == "content-type"
+
+
+def test_list_passes_what_the_contract_knows_and_completes_the_envelope(client, upstream):
+    upstream.answers({"object": "list", "data": [FILE, {**FILE, "id": "file-2"}]})
+    query = "?purpose=batch&limit=2&after=file-0&order=asc&pretty=1"
+    answer = client.get(f"/v1/files{query}", headers=OPENAI).json
+    assert upstream.calls[0].query == {"purpose": "batch", "limit": "2", "after": "file-0", "order": "asc"}
+    assert (answer["first_id"], answer["last_id"], answer["has_more"]) == ("file-abc123", "file-2", False)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=10001", "limit=x", "limit=1&limit=2", "order=up", "after=../x",
+                                   "purpose=a%0d%0ab", "limit=-1", "limit=1e3", "limit=%D9%A3"])  # fmt: skip
+def test_list_with_a_parameter_out_of_form_is_400(query, client, upstream):
+    client.get(f"/v1/files?{query}", headers=OPENAI, status=400)
+    assert upstream.calls == []
+
+
+def test_retrieve_and_delete(client, upstream):
+    upstream.answers(FILE)
+    assert client.get("/v1/files/file-abc123", headers=OPENAI).json == FILE
+    upstream.answers({"id": "file-abc123", "object": "file", "deleted": True})
+    assert client.delete("/v1/files/file-abc123", headers=OPENAI).json["deleted"] is True
+    assert [(call.method, call.url) for call in upstream.calls] == [
+        ("GET", "https://api.openai.com/v1/files/file-abc123"),
+        ("DELETE", "https://api.openai.com/v1/files/file-abc123"),
+    ]
+
+
+def test_content_keeps_its_bytes_type_length_and_disposition(client, upstream):
+    content = bytes(range(256))
+    upstream.chunks = [content[:100], content[100:]]
+    upstream.headers = {"content-type": "text/csv", "content-length": "256", "set-cookie": "a=b", "server": "secret/1",
+                        "content-disposition": 'attachment; filename="a.csv"'}  # fmt: skip
+    answer = client.get("/v1/files/file-1/content", headers=OPENAI)
+    assert answer.body == content
+    assert (answer.content_type, answer.headers["content-length"]) == ("text/csv", "256")
+    assert answer.headers["content-disposition"] == 'attachment; filename="a.csv"'
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert not {"set-cookie", "server"} & {name.lower() for name in answer.headers}
+    assert upstream.bodies[0].closed
+
+
+def test_content_that_stops_early_never_ends_quietly(client, upstream, access_log):
+    upstream.chunks = [b"some", UpstreamError("The provider ended its answer early.")]
+    with pytest.raises(ConnectionResetError):
+        client.get("/v1/files/file-1/content", headers=OPENAI)
+    assert upstream.bodies[0].closed
+    assert access_log()[-1]["error"] == "upstream_error"
+
+
+def test_content_that_fails_before_its_first_byte_is_502(client, upstream):
+    upstream.chunks = [UpstreamError("The provider broke off its answer.")]
+    client.get("/v1/files/file-1/content", headers=OPENAI, status=502)
+    assert upstream.bodies[0].closed
+
+
+def test_head_answers_like_get_without_a_body(client, upstream):
+    upstream.answers(FILE)
+    for path in ("/v1/files/file-1", "/v1/files/file-1/content", "/v1/health", "/"):
+        answer = client.head(path, headers=OPENAI)
+        assert (answer.status_int, answer.body) == (200, b"")
+    assert all(body.closed for body in upstream.bodies)
+
+
+@pytest.mark.parametrize(
+    "file_id", ["..", "a%3Fb", "a%23b", "a%00", "%C3%A9", "a" * 129, "a%0d%0ab", "a%20b", "%2e%2e", "a%25b"]
+)
+def test_id_that_could_change_the_url_is_refused(file_id, client, upstream):
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content")):
+        client.request(f"/v1/files/{file_id}{path}", method=method, headers=OPENAI, status=[400, 404])
+    assert upstream.calls == []
+
+
+def test_encoded_slash_is_refused_where_the_server_shows_it(client, upstream):
+    raw = {"RAW_URI": "/v1/files/a%2Fcontent?x=%2F"}
+    client.get("/v1/files/a/content", headers=OPENAI, extra_environ=raw, status=400)
+    assert upstream.calls == []
+
+
+def test_provider_error_keeps_its_status_and_words(client, upstream):
+    error = {"message": "No such File object: file-1", "type": "invalid_request_error", "param": "id", "code": None}
+    upstream.answers({"error": error}, 404, x_request_id="req_1", retry_after="7", set_cookie="a=b")
+    answer = client.get("/v1/files/file-1", headers=OPENAI, status=404)
+    assert answer.json == {"error": error}
+    assert (answer.headers["x-request-id"], answer.headers["retry-after"]) == ("req_1", "7")
+    assert "set-cookie" not in answer.headers
+
+
+def test_credential_in_an_upstream_error_is_replaced(client, upstream):
+    upstream.answers({"error": {"message": "Incorrect API key provided: sk-caller."}}, 401)
+    answer = client.get("/v1/files/file-1", headers=OPENAI, status=401)
+    assert answer.json["error"]["message"] == "Incorrect API key provided: [redacted]."
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 304])
+def test_redirect_is_502_and_followed_nowhere(status, client, upstream):
+    upstream.answers({}, status, location="https://evil.example/")
+    answer = client.get("/v1/files/file-1", headers=OPENAI, status=502)
+    assert answer.json["error"]["code"] == "upstream_redirect"
+    assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[1", b"NaN", b'"x"', b"{}", b'{"id": 5}', b"[" * 100_000])
+def test_success_that_is_no_file_object_is_502(body, client, upstream):
+    upstream.chunks = [body]
+    client.get("/v1/files/file-1", headers=OPENAI, status=502)
+    assert upstream.bodies[0].closed
+
+
+def test_json_over_the_limit_is_502(make_client, upstream):
+    upstream.chunks = [b" " * 600] * 2
+    answer = make_client(max_answer_bytes=1000).get("/v1/files/file-1", headers=OPENAI, status=502)
+    assert answer.json["error"]["code"] == "upstream_answer_too_large"
+    assert upstream.bodies[0].closed
+
+
+def test_organisation_and_project_are_passed_on(client, upstream):
+    upstream.answers(FILE)
+    named = {"OpenAI-Organization": "org-1", "x-portkey-openai-project": "proj-1", "x-other": "no"}
+    client.get("/v1/files/file-1", headers={**OPENAI, **named})
+    assert upstream.calls[0].headers == {
+        "authorization": "Bearer sk-caller",
+        "openai-organization": "org-1",
+        "openai-project": "proj-1",
+    }
+
+
+@pytest.mark.parametrize("method,path,allow", [("PUT", "/v1/files", "POST, GET, HEAD"), ("POST", "/v1/files/a/content", "GET, HEAD"),
+                                               ("OPTIONS", "/v1/files/a", "GET, HEAD, DELETE"), ("POST", "/", "GET, HEAD")])  # fmt: skip
+def test_wrong_method_is_405_with_allow(method, path, allow, client):
+    answer = client.request(path, method=method, headers=OPENAI, status=405)
+    assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/v1/files/", "/v1", "/v2/files", "/files", "/v1/files/a/b", "/v1/files/a/content/"])
+def test_other_paths_are_404(path, client):
+    assert client.get(path, headers=OPENAI, status=404).json["error"]["code"] == "not_found"
+
+
+def test_health_needs_nobody(client):
+    for path in ("/", "/v1/health"):
+        assert client.get(path).json["status"] == "ok"
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-portkey-provider": "nobody"}, {"x-portkey-provider": "local"},
+                                     {"x-portkey-provider": "openai,openai"}, {"x-portkey-provider": "open ai"},
+                                     {**OPENAI, "x-portkey-custom-host": "https://evil.example"},
+                                     {**OPENAI, "x-portkey-config": "{}"},
+                                     {"x-portkey-provider": "openai", "x-portkey-api-key": "a,b"},
+                                     {"x-portkey-provider": "openai", "authorization": "Bearer a,Bearer b"}])  # fmt: skip
+def test_headers_that_name_no_one_target_are_400(headers, client, upstream):
+    client.get("/v1/files", headers=headers, status=400)
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer OPENAI_API_KEY"}, {"authorization": "Bearer DUMMY-KEY"},
+                                     {"authorization": "Basic abc"}, {"x-portkey-api-key": "fp_gateway"}])  # fmt: skip
+def test_no_credential_for_a_provider_that_needs_one_is_401(headers, client, upstream):
+    answer = client.get("/v1/files", headers={"x-portkey-provider": "openai", **headers}, status=401)
+    assert answer.json["error"]["code"] == "invalid_api_key"
+    assert upstream.calls == []
+
+
+def test_every_answer_carries_ids(client, upstream):
+    upstream.answers(FILE)
+    answer = client.get("/v1/files/file-1", headers={**OPENAI, "x-portkey-trace-id": "trace-7"})
+    assert answer.headers["x-portkey-trace-id"] == answer.headers["x-request-id"] == "trace-7"
+    assert answer.headers["x-portkey-provider"] == "openai"
+    refused = client.get("/nowhere", headers={"x-portkey-trace-id": "bad id"}, status=404)
+    assert refused.headers["x-portkey-trace-id"].startswith("fpr-")
+
+
+def test_access_log_has_one_line_a_request_and_no_secret(client, upstream, access_log, caplog):
+    upstream.answers(FILE)
+    post(client, UPLOAD)
+    (line,) = access_log()
+    assert line.pop("time").endswith("Z") and line.pop("ms") >= 0 and line.pop("request_id").startswith("fpr-")
+    assert line == {
+        "key": None,
+        "operation": "upload_file",
+        "provider": "openai",
+        "file_id": "file-abc123",
+        "purpose": "batch",
+        "bytes_in": len(UPLOAD),
+        "bytes_out": line["bytes_out"],
+        "status": 200,
+        "error": None,
+    }
+    assert "sk-caller" not in caplog.text
+
+
+def test_bug_of_ours_is_500_and_its_text_is_not_logged(make_client, caplog):
+    def broken(call, target):
+        raise ValueError("sk-caller in an exception's text")
+
+    client = make_client(transports={"https": broken})
+    answer = client.get("/v1/files/file-1", headers=OPENAI, status=500)
+    assert answer.json["error"]["type"] == "server_error"
+    assert "ValueError" in caplog.text and "sk-caller" not in caplog.text + answer.text
+
+
+def test_two_applications_do_not_meet(make_client, tmp_path):
+    one = make_client(transports=None, folder=str(tmp_path / "one"), default_provider="local")
+    two = make_client(transports=None, folder=str(tmp_path / "two"), default_provider="local")
+    one.post("/v1/files", UPLOAD, {"content-type": form_type()})
+    assert len(one.get("/v1/files").json["data"]) == 1
+    assert two.get("/v1/files").json["data"] == []
+
+
+def test_local_store_answers_this_machine_only(make_client, tmp_path):
+    client = make_client(transports=None, folder=str(tmp_path), default_provider="local")
+    client.get("/v1/files", status=200)
+    client.get("/v1/files", headers={"host": "[::1]:8787", "origin": "http://[::1]:8787"}, status=200)
+    for headers in (
+        {"host": "evil.example"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"host": "127.0.0.1.evil"},
+    ):
+        client.get("/v1/files", headers=headers, status=403)
+    client.get("/v1/files", extra_environ={"REMOTE_ADDR": "192.0.2.1"}, status=403)
