@@ -20,13 +20,13 @@ from .errors import FilesproxyError
 from .exchange import run
 from .files import HANDLERS, client_headers
 from .headers import relayed
-from .provider import Answer, Provider, Transport
+from .provider import Answer, Provider, Transport, Upload
 from .providers import PROVIDERS
 from .router import Match, route
 from .store import LocalTransport
 from .target import resolve
 from .upstream import Sender
-from .wsgi import Request, Response, error_response, json_response, respond
+from .wsgi import Request, RequestBody, Response, error_response, json_response, respond
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -94,6 +94,7 @@ class Application:
         record.fields.update(key=caller.name or None, provider=target.name)
         call = HANDLERS[match.operation](request, match.id, target)
         call = replace(call, headers={**client_headers(request, target), **call.headers}, now=record.started)
+        record.upload = call.upload
         answer = run(call, target, self._transports)
         return _response(answer, record, call.upload.ignored if call.upload else ())
 
@@ -112,7 +113,7 @@ def _response(answer: Answer, record: Record, ignored: Sequence[str]) -> Respons
         headers["x-filesproxy-ignored"] = ", ".join(ignored)
     if answer.body is None:
         if isinstance(answer.json, dict) and isinstance(answer.json.get("id"), str):
-            record.fields.update(file_id=answer.json["id"], purpose=answer.json.get("purpose"))
+            record.fields["file_id"] = answer.json["id"]
         return json_response(200, answer.json, headers)
     headers.setdefault("content-type", "application/octet-stream")
     return Response(answer.status, {**headers, "x-content-type-options": "nosniff"}, answer.body)
@@ -138,7 +139,8 @@ class Record:
         # An id needs no secrecy, and os.urandom would give up the GIL.
         self.id = given if _TRACE_ID.fullmatch(given) else f"fpr-{random.getrandbits(96):024x}"
         self.fields: dict[str, Any] = {}
-        self.body: Any = None
+        self.body: RequestBody | None = None
+        self.upload: Upload | None = None
         self.error = ""
 
     def headers(self) -> dict[str, str]:
@@ -158,7 +160,8 @@ class Record:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.started))
             + f".{int(self.started % 1 * 1000):03d}Z",
             "request_id": self.id,
-            **{name: self.fields.get(name) for name in ("key", "operation", "provider", "file_id", "purpose")},
+            **{name: self.fields.get(name) for name in ("key", "operation", "provider", "file_id")},
+            "purpose": self.upload.fields.get("purpose") if self.upload else None,
             "bytes_in": self.body.size if self.body else 0,
             "bytes_out": sent,
             "status": status,

@@ -98,9 +98,7 @@ def _banner(server: Server, application: Application) -> str:
     lines = [f"filesproxy {__version__} listens on {url} (Ctrl-C stops it)"]
     for name, settings in application.config.providers.items():
         default = ", the default" if name == application.config.settings["default_provider"] else ""
-        where = (
-            f"files in {settings['folder']}" if settings["kind"] == "local" else settings["base_url"] or "its own URL"
-        )
+        where = f"files in {settings['folder']}" if settings["kind"] == "local" else settings["base_url"]
         lines.append(f"  provider {name}: {where}{default}")
     lines.append(f"try: curl -F purpose=assistants -F file=@README.md {url}/v1/files")
     return "\n".join(lines)

@@ -148,7 +148,7 @@ def _providers(
     sections: Source, origin: str, settings: Mapping[str, Any], table: Mapping[str, Provider]
 ) -> dict[str, Mapping[str, Any]]:
     inherited = {setting.name: settings.get(setting.name, setting.default) for setting in SETTINGS}
-    named = {name: {**inherited, "kind": name} for name in table}
+    named = {name: _provider(name, name, inherited, table) for name in table}
     for section, values in sections.items():
         label, _, name = section.partition(":")
         where = f"{origin}[{section}]"
@@ -163,11 +163,14 @@ def _is_keyless(values: Mapping[str, Any], table: Mapping[str, Provider]) -> boo
     return table[values["kind"]].get("keyless", False)
 
 
-def _provider(where: str, name: str, values: dict[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
+def _provider(where: str, name: str, values: Mapping[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
     kind = values["kind"] or name
     if kind not in table:
         raise ConfigError(f"{where} needs kind = one of {', '.join(sorted(table))}.")
-    return {**values, "kind": kind}
+    if values["base_url"] and table[kind].get("keyless"):
+        raise ConfigError(f"{where}: this kind has no base_url.")
+    own_url = table[kind]["base_url"]
+    return {**values, "kind": kind, "base_url": values["base_url"] or (own_url if isinstance(own_url, str) else "")}
 
 
 def _values(given: Mapping[str, Any], where: str, scope: str) -> dict[str, Any]:

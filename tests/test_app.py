@@ -242,8 +242,15 @@ def test_organisation_and_project_are_passed_on(client, upstream):
     }
 
 
-@pytest.mark.parametrize("method,path,allow", [("PUT", "/v1/files", "POST, GET, HEAD"), ("POST", "/v1/files/a/content", "GET, HEAD"),
-                                               ("OPTIONS", "/v1/files/a", "GET, HEAD, DELETE"), ("POST", "/", "GET, HEAD")])  # fmt: skip
+ALLOWED = [
+    ("PUT", "/v1/files", "POST, GET, HEAD"),
+    ("POST", "/v1/files/a/content", "GET, HEAD"),
+    ("OPTIONS", "/v1/files/a", "GET, HEAD, DELETE"),
+    ("POST", "/", "GET, HEAD"),
+]
+
+
+@pytest.mark.parametrize("method,path,allow", ALLOWED)
 def test_wrong_method_is_405_with_allow(method, path, allow, client):
     answer = client.request(path, method=method, headers=OPENAI, status=405)
     assert answer.headers["allow"] == allow
@@ -270,8 +277,16 @@ def test_headers_that_name_no_one_target_are_400(headers, client, upstream):
     assert upstream.calls == []
 
 
-@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer OPENAI_API_KEY"}, {"authorization": "Bearer DUMMY-KEY"},
-                                     {"authorization": "Basic abc"}, {"x-portkey-api-key": "fp_gateway"}])  # fmt: skip
+NO_CREDENTIAL = [
+    {},
+    {"authorization": "Bearer OPENAI_API_KEY"},
+    {"authorization": "Bearer DUMMY-KEY"},
+    {"authorization": "Basic abc"},
+    {"x-portkey-api-key": "fp_gateway"},
+]
+
+
+@pytest.mark.parametrize("headers", NO_CREDENTIAL)
 def test_no_credential_for_a_provider_that_needs_one_is_401(headers, client, upstream):
     answer = client.get("/v1/files", headers={"x-portkey-provider": "openai", **headers}, status=401)
     assert answer.json["error"]["code"] == "invalid_api_key"
