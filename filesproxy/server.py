@@ -50,8 +50,8 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         self, address: tuple[str, int], application: WSGIApplication, max_connections: int = MAX_CONNECTIONS
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._max_connections = max_connections
         self._slots = threading.BoundedSemaphore(max_connections)
-        self._active: set[threading.Thread] = set()
         super().__init__(address, Handler)
         self.set_app(application)
 
@@ -63,29 +63,30 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for a connection, if one is free."""
-        if self._slots.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._slots.acquire(blocking=False):
             request.settimeout(1)
             request.sendall(_BUSY)
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._slots.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """What such a thread does."""
-        self._active.add(threading.current_thread())
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._active.discard(threading.current_thread())
             self._slots.release()
 
     def drain(self, seconds: float) -> bool:
-        """Close the listener and give requests under way this long to end. True if all have."""
+        """Close the listener and give requests under way this long to end. True if all have; serves no more after it."""
         self.server_close()
         deadline = time.monotonic() + seconds
-        for thread in list(self._active):
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._active
+        slots = range(self._max_connections)
+        return all(self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in slots)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what ended a connection, by class: an exception's text may hold what must not be logged."""
