@@ -82,7 +82,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
             self._slots.release()
 
     def drain(self, seconds: float) -> bool:
-        """Close the listener and give requests under way this long to end. True if all have; serves no more after it."""
+        """Close the listener, for good, and give requests under way this long to end. True if all have."""
         self.server_close()
         deadline = time.monotonic() + seconds
         slots = range(self._max_connections)

@@ -266,12 +266,20 @@ def test_health_needs_nobody(client):
         assert client.get(path).json["status"] == "ok"
 
 
-@pytest.mark.parametrize("headers", [{}, {"x-portkey-provider": "nobody"}, {"x-portkey-provider": "local"},
-                                     {"x-portkey-provider": "openai,openai"}, {"x-portkey-provider": "open ai"},
-                                     {**OPENAI, "x-portkey-custom-host": "https://evil.example"},
-                                     {**OPENAI, "x-portkey-config": "{}"},
-                                     {"x-portkey-provider": "openai", "x-portkey-api-key": "a,b"},
-                                     {"x-portkey-provider": "openai", "authorization": "Bearer a,Bearer b"}])  # fmt: skip
+NO_ONE_TARGET = [
+    {},
+    {"x-portkey-provider": "nobody"},
+    {"x-portkey-provider": "local"},
+    {"x-portkey-provider": "openai,openai"},
+    {"x-portkey-provider": "open ai"},
+    {**OPENAI, "x-portkey-custom-host": "https://evil.example"},
+    {**OPENAI, "x-portkey-config": "{}"},
+    {"x-portkey-provider": "openai", "x-portkey-api-key": "a,b"},
+    {"x-portkey-provider": "openai", "authorization": "Bearer a,Bearer b"},
+]
+
+
+@pytest.mark.parametrize("headers", NO_ONE_TARGET)
 def test_headers_that_name_no_one_target_are_400(headers, client, upstream):
     client.get("/v1/files", headers=headers, status=400)
     assert upstream.calls == []
