@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from .errors import StoreError, StoreFull, UpstreamError
+from .errors import StoreError, StoreFull
 
 BLOCK_BYTES = 1 << 18  # of a download
 
@@ -53,9 +53,15 @@ class Blobs:
     def _create(self) -> tuple[str, int]:
         while True:
             name = secrets.token_hex(16)
+            path = os.path.join(self._incoming, name)
             with disk_errors():
-                handle = os.open(os.path.join(self._incoming, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                except OSError:
+                    os.unlink(path)
+                    os.close(handle)
+                    raise
                 if os.fstat(handle).st_nlink:
                     return name, handle
             os.close(handle)  # a sweep took it in between
@@ -82,9 +88,7 @@ class Blobs:
         """Remove what a killed process left behind: unlocked, and named by no index. Returns how many."""
         removed = 0
         for folder in (self._incoming, self._kept):
-            with disk_errors():
-                names = os.scandir(folder)
-            with names:
+            with disk_errors(), os.scandir(folder) as names:
                 removed += sum(_remove_abandoned(entry.path, entry.name, is_named) for entry in names)
         return removed
 
@@ -100,13 +104,14 @@ class BlobBody:
         return self
 
     def __next__(self) -> bytes:
-        """The next block. UpstreamError where the file was cut meanwhile."""
-        block = self._file.read(min(BLOCK_BYTES, self._left)) if self._left else b""
+        """The next block. StoreError where the file cannot be read to its end."""
+        with disk_errors():
+            block = self._file.read(min(BLOCK_BYTES, self._left)) if self._left else b""
         self._left -= len(block)
         if block:
             return block
         if self._left:
-            raise UpstreamError("The stored file ended early.")
+            raise StoreError("The stored file ended early.")
         self.close()
         raise StopIteration
 

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -99,7 +99,11 @@ class Store:
             "content-disposition": f"attachment; filename*=UTF-8''{quote(row['filename'], safe='')}",  # RFC 8187
             "etag": f'"{row["blob"]}"',
         }
-        return Answer(200, headers, body=self._blobs.open(row["blob"], row["bytes"]))
+        try:
+            return Answer(200, headers, body=self._blobs.open(row["blob"], row["bytes"]))
+        except StoreError:
+            self._find(call, owner)  # deleted in between: a 404
+            raise
 
     def delete_file(self, call: Call, owner: str) -> Answer:
         """Forget the file, then remove its bytes; who is reading them reads on."""
@@ -111,9 +115,10 @@ class Store:
 
     def sweep(self) -> None:
         """Remove expired files, and what a killed process left behind."""
-        for row in self._index.expired(self._clock()):
-            if self._index.remove(row["owner"], row["id"]):
-                self._blobs.remove(row["blob"])
+        while expired := self._index.expired(self._clock()):
+            for row in expired:
+                if self._index.remove(row["owner"], row["id"]):
+                    self._blobs.remove(row["blob"])
         self._blobs.sweep(self._index.names)
 
     def _find(self, call: Call, owner: str) -> Json:
@@ -143,7 +148,9 @@ class Index:
         self._path = os.path.join(folder, "index.sqlite3")
         with disk_errors(), open(os.path.join(folder, "lock"), "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time makes the tables
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # sqlite would take the umask's mode
+            with suppress(FileExistsError):  # sqlite would take the umask's mode
+                # Only ever made here, never opened: closing it would drop the POSIX locks of sqlite in this process.
+                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             self._make()
 
     def add(self, row: Json) -> None:
@@ -173,7 +180,8 @@ class Index:
         if after:
             conditions, values = [*conditions, "id < ?" if newest_first else "id > ?"], [*values, after]
         where = " AND ".join([*conditions, _ALIVE])
-        query = f"SELECT * FROM files WHERE {where} ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?"
+        table = "files INDEXED BY by_purpose" if purpose else "files"  # the planner would read the owner's other files
+        query = f"SELECT * FROM {table} WHERE {where} ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?"
         with self._connection() as database:
             return [dict(row) for row in database.execute(query, (*values, int(now), limit))]
 
@@ -184,7 +192,7 @@ class Index:
             return database.execute(query, (owner, file_id)).rowcount == 1
 
     def expired(self, now: float) -> list[Json]:
-        """The rows of files past their time, a thousand at most; the next sweep has the rest."""
+        """The rows of files past their time, a thousand at most."""
         with self._connection() as database:
             query = "SELECT owner, id, blob FROM files WHERE expires_at <= ? LIMIT 1000"
             return [dict(row) for row in database.execute(query, (int(now),))]
@@ -248,7 +256,11 @@ _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 def _connect(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     database.row_factory = sqlite3.Row
-    database.execute("PRAGMA synchronous = FULL")  # a file that was acknowledged survives a power cut
+    try:
+        database.execute("PRAGMA synchronous = FULL")  # a file that was acknowledged survives a power cut
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
