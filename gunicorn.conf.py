@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from gunicorn import util
+
 wsgi_app = "filesproxy:create_app()"
 bind = "127.0.0.1:8787"
 
@@ -57,13 +59,20 @@ def pre_request(worker, req):
     sock = getattr(req.unreader, "sock", None)  # not public in gunicorn; a test of ours watches it
     if sock is not None:
         sock.settimeout(CLIENT_IDLE_SECONDS)
+    if any(name in ("CONTENT-LENGTH", "TRANSFER-ENCODING") for name, _ in req.headers):
+        # After a body that was not read to its end, gunicorn 23 would wait for the rest without a time limit.
+        req.force_close()
 
 
 def post_worker_init(worker):
-    """Send the access log to stdout and what goes wrong with it."""
+    """Send the access log to stdout, and let no connection be closed on the thread that accepts."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("filesproxy")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
+    close = getattr(util, "close_graceful", None)
+    if close is not None:
+        util.close_graceful = lambda sock: worker.tpool.submit(close, sock)

@@ -58,7 +58,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
     try:
         server = Server((host, port), application)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
+        reason = error.strerror or error
         print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
         return 1
     _log_to_stdout()

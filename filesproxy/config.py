@@ -16,7 +16,7 @@ from .provider import Provider
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
 # What Kubernetes sets for every service: one called `filesproxy` must not stop the start.
-_KUBERNETES = re.compile(r"FILESPROXY_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
+_KUBERNETES = re.compile(r"FILESPROXY_(.*_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 Source = Mapping[str, Mapping[str, Any]]  # section → key → text or value
@@ -71,9 +71,9 @@ def _listen(text: str) -> tuple[str, int]:
 def base_url(text: str) -> str:
     """An http or https URL with a host, without user, query or fragment; the end slash goes."""
     parts = _split(text)
-    if not (parts and parts.scheme in ("http", "https") and parts.hostname and not parts.username):
+    if not (parts and parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc):
         raise ValueError("an http or https URL with a host and no user")
-    if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", text):
+    if "?" in text or "#" in text or not re.fullmatch(r"[!-~]+", text):
         raise ValueError("a URL without query, fragment, spaces or non-ASCII characters")
     return text.rstrip("/")
 
@@ -140,7 +140,7 @@ def load(
     settings.update(_values(keywords, "the arguments", "app"))
     named = _providers(sections, origin, settings, providers)
     if settings["default_provider"] not in ("none", *named):
-        raise ConfigError("default_provider names no provider that is configured.")
+        raise ConfigError(f"{origin}default_provider names no provider that is configured.")
     return Config(settings, named)
 
 
@@ -180,20 +180,28 @@ def _values(given: Mapping[str, Any], where: str, scope: str) -> dict[str, Any]:
 def _value(name: str, value: Any, where: str, scope: str) -> Any:
     setting = _BY_NAME.get(name)
     if setting is None or not getattr(setting, scope):
-        raise ConfigError(f"{where}: there is no setting '{name}'.{_nearest(name, scope)}")
-    text = value if isinstance(value, str) else None
-    if text is not None and ("\n" in text or re.search(r"\s[#;]", text)):
+        raise ConfigError(f"{where}: {_unknown(name, scope)}")
+    if isinstance(value, str) and ("\n" in value or re.search(r"\s[#;]", value)):
         raise ConfigError(f"{where}: the value of {name} goes on one line, and a comment on its own.")
     try:
-        return setting.parse(str(value) if text is None and not isinstance(value, tuple) else value)
-    except (ValueError, TypeError, AttributeError) as problem:
-        reason = problem.args[0] if isinstance(problem, ValueError) else "text"
-        raise ConfigError(f"{where}: {name} must be {reason}.") from None
+        return setting.parse(_text(value))
+    except ValueError as problem:
+        raise ConfigError(f"{where}: {name} must be {problem.args[0]}.") from None
 
 
-def _nearest(name: str, scope: str) -> str:
+def _text(value: Any) -> str:
+    """The text of a keyword, which may be a number or a path; ValueError for what has no one text."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, os.PathLike)):
+        raise ValueError("text or a number")
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
+def _unknown(name: str, scope: str) -> str:
+    """What to say of a setting that there is not. Its name may be a secret on the wrong side of a `=`."""
     near = difflib.get_close_matches(name, [setting.name for setting in SETTINGS if getattr(setting, scope)], 1)
-    return f" Did you mean {near[0]}?" if near else ""
+    if near and re.fullmatch(r"[A-Za-z_-]{1,40}", name):
+        return f"there is no setting '{name}'. Did you mean {near[0]}?"
+    return "there is a key that is no setting."
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -30,7 +30,7 @@ class Connector:
         connection = self._connection(url, settings)
         try:
             connection.connect()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             connection.close()
             raise _failure(error, str(url.hostname)) from None
         sock: socket.socket = connection.sock
@@ -82,6 +82,6 @@ def _failure(error: Exception, host: str) -> UpstreamError:
         return UpstreamError(f"Cannot verify the certificate of {host}: set ca_file or ca_extra.", code="upstream_tls")
     if isinstance(error, ssl.SSLError):
         return UpstreamError(f"The TLS handshake with {host} failed.", code="upstream_tls")
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return UpstreamError(f"Cannot resolve {host}.", code="upstream_unreachable")
     return UpstreamError(f"Cannot connect to {host}, or the proxy before it refused.", code="upstream_unreachable")

@@ -46,7 +46,7 @@ def demo(say: Callable[[str], Any]) -> int:
 def _five_calls(port: int, say: Callable[[str], Any]) -> None:
     content = os.urandom(FILE_BYTES)
     digest = hashlib.sha256(content).hexdigest()
-    say(f"A file of {FILE_BYTES} random bytes, SHA-256 {digest[:16]}…, to http://127.0.0.1:{port}/v1\n")
+    say(f"A file of {FILE_BYTES} random bytes, SHA-256 {digest[:16]}..., to http://127.0.0.1:{port}/v1\n")
     file = _json(_call(port, "POST", "/v1/files", say, content))
     path = f"/v1/files/{file['id']}"
     _expect(file["bytes"] == FILE_BYTES, "the upload's answer has another size")
@@ -55,7 +55,7 @@ def _five_calls(port: int, say: Callable[[str], Any]) -> None:
     _expect(_json(_call(port, "GET", path, say)) == file, "the metadata is not what the upload answered")
     got = hashlib.sha256(_call(port, "GET", f"{path}/content", say)).hexdigest()
     _expect(got == digest, "the content has another SHA-256")
-    say(f"      SHA-256 {got[:16]}…: the same")
+    say(f"      SHA-256 {got[:16]}...: the same")
     _expect(_json(_call(port, "DELETE", path, say))["deleted"] is True, "the file was not deleted")
     _call(port, "GET", path, say, expected=404)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,6 +32,10 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport]) -> Answ
     try:
         answer = operation(call, lambda sent: _send(sent, target, transports, opened))
         return answer
+    except UpstreamError as error:
+        if call.upload and opened and not isinstance(error, UpstreamAnswered):  # the file has arrived
+            error.headers.setdefault("x-should-retry", "false")
+        raise
     finally:
         for body in opened:
             if answer is None or body is not answer.body:  # that one is the response's to close
@@ -46,8 +51,11 @@ def address(call: Call, target: Target) -> str:
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        raise UpstreamError("The call has an address that is no URL.", code="upstream_address") from None
 
 
 def _send(call: Call, target: Target, transports: Mapping[str, Transport], opened: list[Body]) -> Answer:
@@ -72,11 +80,9 @@ def _refusal(answer: Answer, target: Target) -> UpstreamError:
     except UpstreamError:  # an HTML page of some proxy on the way: its words are no use to a client
         body = {"message": f"The provider answered {answer.status} without a readable reason."}
     error = target.provider["error"](body)
+    shown = {name: redact(text, [target.credential]) if isinstance(text, str) else text for name, text in error.items()}
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
-    message = redact(error["message"], [target.credential])
-    return UpstreamAnswered(
-        answer.status, {**error, "type": error["type"] or kind, "message": message}, relayed(answer.headers)
-    )
+    return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, relayed(answer.headers))
 
 
 def _read(answer: Answer, limit: int) -> bytes:
@@ -90,7 +96,7 @@ def _read(answer: Answer, limit: int) -> bytes:
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     """We ask for identity (RFC 9110 §12.5.3); some edges send gzip all the same."""
-    if encoding == "identity":
+    if encoding.strip().lower() in ("", "identity"):
         return body
     try:
         inflater = zlib.decompressobj(31)
@@ -106,10 +112,14 @@ def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
         raise UpstreamError("The provider's answer is no JSON.", code="upstream_invalid_answer") from None
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
+def _finite(text: str) -> float:
+    """A number; NaN and what overflows have no JSON to be sent on as."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("no JSON number")
+    return number

@@ -98,12 +98,12 @@ Transport = Callable[[Call, Target], Answer]  # performs a call; raises Upstream
 
 
 class Provider(TypedDict, total=False):
-    """The keys of a provider's dict; all but `operations` and `base_url` may be missing."""
+    """The keys of a provider's dict; the first four it must have."""
 
     base_url: str | Callable[[Target], str]
+    operations: dict[str, Operation]
     #: adds what authenticates us upstream: headers or query
     authorize: Callable[[Call, Target], Call]
-    operations: dict[str, Operation]
     #: the provider's error JSON → the object inside OpenAI's envelope
     error: Callable[[Any], Json]
     #: operation → the sentence that says why this provider has none
@@ -134,6 +134,6 @@ def exchange(
 def need(obj: Any, name: str, kind: type | tuple[type, ...]) -> Any:
     """The field of an upstream's object, or the 502 that names it: nothing is invented."""
     value = obj.get(name) if isinstance(obj, dict) else None
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UpstreamError(f"The provider's answer has no usable field '{name}'.", code="upstream_invalid_answer")
     return value

@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import HTTPServer
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 30.0  # between two reads or writes of a client
 LINGER_SECONDS = 5.0  # for a refused client to stop sending and read the answer
+LINGER_SILENCE_SECONDS = 1.0  # of a client that sends no more
 MAX_CONNECTIONS = 256  # a thread each, most of them waiting for a socket
 MAX_HEAD_BYTES = 65536
 MAX_CHUNK_LINE_BYTES = 256
@@ -52,6 +54,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._max_connections = max_connections
         self._slots = threading.BoundedSemaphore(max_connections)
+        self.silent: set[socket.socket] = set()  # connections that have not sent a request yet
         super().__init__(address, Handler)
         self.set_app(application)
 
@@ -84,6 +87,9 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
     def drain(self, seconds: float) -> bool:
         """Close the listener, for good, and give requests under way this long to end. True if all have."""
         self.server_close()
+        for sock in list(self.silent):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RD)
         deadline = time.monotonic() + seconds
         slots = range(self._max_connections)
         return all(self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in slots)
@@ -98,6 +104,7 @@ class Handler(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
+    default_request_version = request_version = "HTTP/1.1"  # of an answer to what is no HTTP: it has a head
     server: Server
     headers: http.client.HTTPMessage
     _expects_continue = False
@@ -108,6 +115,7 @@ class Handler(WSGIRequestHandler):
             body = self._read_head()
         except FilesproxyError as error:
             self.send_error(error.status, error.message)
+            self._linger()
             return
         if body is None:
             return
@@ -121,7 +129,9 @@ class Handler(WSGIRequestHandler):
 
     def _read_head(self) -> RequestStream | None:
         plain, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment, arg-type]
+        self.server.silent.add(self.connection)
         self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
+        self.server.silent.discard(self.connection)
         if not self.raw_requestline or not self.parse_request():  # which has sent its answer
             return None
         self.rfile = plain
@@ -154,7 +164,7 @@ class Handler(WSGIRequestHandler):
         """Read on for a while: closing with unread bytes would reset the answer away (RFC 9112 §9.6)."""
         deadline = time.monotonic() + LINGER_SECONDS
         self.connection.shutdown(socket.SHUT_WR)
-        self.connection.settimeout(LINGER_SECONDS)
+        self.connection.settimeout(LINGER_SILENCE_SECONDS)
         while time.monotonic() < deadline and self.connection.recv(1 << 16):
             pass
 
@@ -178,6 +188,8 @@ class _Gateway(ServerHandler):
     """wsgiref's response half, which here can tell a cut download from a whole one."""
 
     headers: Any
+    headers_sent: bool
+    environ: dict[str, Any]
     http_version = "1.1"
     server_software = "filesproxy"
     os_environ: dict[str, str] = {}  # wsgiref would hand the application the process's secrets
@@ -190,6 +202,18 @@ class _Gateway(ServerHandler):
         except BaseException:
             self.cut = True
             raise
+
+    def finish_content(self) -> None:
+        """End an answer without a body; wsgiref would claim that a HEAD has a length of 0."""
+        if self.environ["REQUEST_METHOD"] == "HEAD" and not self.headers_sent:
+            self.send_headers()
+        else:
+            super().finish_content()
+
+    def set_content_length(self) -> None:
+        """Tell the length of an answer in one piece, which a HEAD does not show."""
+        if self.environ["REQUEST_METHOD"] != "HEAD":
+            super().set_content_length()
 
     def cleanup_headers(self) -> None:
         """Say that the connection ends here."""

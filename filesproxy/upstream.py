@@ -175,13 +175,13 @@ def _receive_failure(error: BaseException) -> BaseException:
 def _check(response: HTTPResponse, whole: bool) -> None:
     """Refuse what two readers could read differently (RFC 9112 §6.3), and success for half an upload."""
     lengths = response.headers.get_all("content-length", [])
-    coding = response.headers.get("transfer-encoding", "chunked").strip().lower()
+    codings = response.headers.get_all("transfer-encoding", [])
     if (
         misread(response.headers)
         or response.status == 101
-        or len(lengths) > 1
+        or len(lengths) + len(codings) > 1
         or not all(_LENGTH.fullmatch(length.strip()) for length in lengths)
-        or coding != "chunked"
+        or any(coding.strip().lower() != "chunked" for coding in codings)
     ):
         raise UpstreamError("The provider's answer has broken HTTP framing.")
     if not whole and response.status < 400:

@@ -90,11 +90,13 @@ class RequestBody:
 
     def _read(self, size: int) -> bytes:
         try:
-            block: bytes = self._input.read(size)
+            block: bytes | None = self._input.read(size)
         except _STALLED:
             raise ClientTimeout("The client stopped sending the request body.") from None
         except Exception:  # each server has classes of its own for a bad chunk or a lost client
             raise ClientAborted("The request body could not be read to its end.") from None
+        if block is None:  # how a buffered reader says that a time limit has passed
+            raise ClientTimeout("The client stopped sending the request body.")
         return block
 
     def _too_large(self) -> TooLarge:
@@ -140,19 +142,26 @@ def respond(
 
     The first chunk of an open body is fetched before `start_response`, so that a failure can still be an answer.
     """
-    if isinstance(response.body, bytes):
-        _start(response, start_response)
-        body = b"" if method == "HEAD" else response.body
-        done(len(body), "")
-        return [body]
-    if method == "HEAD":
+    if not isinstance(response.body, bytes) and method != "HEAD":
+        return _stream(response, response.body, start_response, done)
+    if not isinstance(response.body, bytes):
         response.body.close()
-        _start(response, start_response)
-        done(0, "")
-        return []
-    stream = ResponseStream(response.body, done)
     _start(response, start_response)
-    return stream
+    body = response.body if isinstance(response.body, bytes) and method != "HEAD" else b""
+    done(len(body), "")
+    return [body] if body else []
+
+
+def _stream(
+    response: Response, body: Body, start_response: StartResponse, done: Callable[[int, str], None]
+) -> Iterable[bytes]:
+    try:
+        stream = ResponseStream(body, done)
+        _start(response, start_response)
+        return stream
+    except BaseException:
+        body.close()
+        raise
 
 
 def _start(response: Response, start_response: StartResponse) -> None:
@@ -161,14 +170,6 @@ def _start(response: Response, start_response: StartResponse) -> None:
     except ValueError:
         phrase = "Status"  # providers have their own, such as 529
     start_response(f"{response.status} {phrase}", list(response.headers.items()))
-
-
-def _first_chunk(body: Body) -> bytes | None:
-    try:
-        return next(body, None)
-    except BaseException:
-        body.close()
-        raise
 
 
 class ResponseStream:
@@ -180,7 +181,7 @@ class ResponseStream:
     def __init__(self, body: Body, done: Callable[[int, str], None]) -> None:
         self._body = body
         self._done: Callable[[int, str], None] | None = done
-        self._first = _first_chunk(body)
+        self._first = next(body, None)
         self._sent = 0
         self._error = "client_aborted"  # until we have seen the end
 
@@ -204,6 +205,9 @@ class ResponseStream:
             self._error = error.code or "error"
             # The one failure that every WSGI server turns into a closed connection, and none into a clean end.
             raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer was cut short") from error
+        except Exception as error:
+            self._error = type(error).__name__
+            raise
 
     def close(self) -> None:
         """Free the upstream and report; the server calls this however the response ended (PEP 3333)."""

@@ -39,7 +39,8 @@ def _detail(detail: Any) -> str:
 def _problems(detail: list[Any]) -> Iterator[str]:
     for item in detail:
         if isinstance(item, dict):
-            where = ".".join(str(step) for step in item.get("loc") or ())
+            steps = item.get("loc")
+            where = ".".join(map(str, steps)) if isinstance(steps, list) else ""
             yield f"{where}: {item.get('msg')}" if where else str(item.get("msg"))
 
 

@@ -1,0 +1,137 @@
+"""The gateway under real servers: starts gunicorn, waitress or the embedded server, captures, stops."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 20
+STOP_SECONDS = 15
+
+
+class Gateway:
+    """A running server. `folder` holds what it wrote: `out`, `err`, `tmp/` (its TMPDIR)."""
+
+    def __init__(self, process, port, folder):
+        self.process, self.port, self.folder = process, port, folder
+        self.root_url = f"http://127.0.0.1:{port}"
+        self.url = f"{self.root_url}/v1"
+
+    def out(self):
+        """Its standard output so far."""
+        return (self.folder / "out").read_text("utf-8")
+
+    def err(self):
+        """Its standard error so far."""
+        return (self.folder / "err").read_text("utf-8")
+
+    def lines(self, **wanted):
+        """The access log's lines so far that have these fields."""
+        lines = [json.loads(line) for line in self.out().splitlines() if line.startswith("{")]
+        return [line for line in lines if all(line[name] == value for name, value in wanted.items())]
+
+    def wait_for_lines(self, count, seconds=5.0, **wanted):
+        """Those lines, once there are `count` of them: the last byte reaches a client before the log."""
+        end = time.monotonic() + seconds
+        while len(found := self.lines(**wanted)) < count and time.monotonic() < end:
+            time.sleep(0.02)
+        return found
+
+    def workers(self):
+        """The process ids that serve: gunicorn's children, or the process itself."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children] or [pid]
+
+    def request(self, method, path, body=None, headers=None):
+        """One call over a connection of its own: (response, its bytes)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            with response:
+                return response, response.read()
+
+    def connect(self, timeout=30):
+        """A plain connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def stop(self):
+        """End it as a supervisor would; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: nobody else is in it
+            self.process.wait()
+            raise
+
+
+def free_port():
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def command(kind, port, *arguments, conf="gunicorn.conf.py"):
+    """What starts a server of this kind on that port."""
+    address = f"127.0.0.1:{port}"
+    words = {
+        "gunicorn": ["gunicorn", "-c", str(conf), "-b", address],
+        "waitress": ["waitress", f"--listen={address}", "--call", "filesproxy:create_app"],
+        "embedded": ["filesproxy", "--listen", address],
+    }
+    return [sys.executable, "-m", *words[kind], *arguments]
+
+
+@contextlib.contextmanager
+def running(kind, folder, *arguments, conf="gunicorn.conf.py", poll_seconds=0.03, **environment):
+    """A Gateway that answers; environment as keywords, FILESPROXY_ and all. Stopped at the end."""
+    folder = Path(folder)
+    (folder / "tmp").mkdir(parents=True)
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FILESPROXY_", "OPENAI_"))}
+    environment = {**inherited, "TMPDIR": str(folder / "tmp"), "XDG_DATA_HOME": str(folder / "data"),
+                   **{name: str(value) for name, value in environment.items()}}  # fmt: skip
+    with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
+        process = subprocess.Popen(
+            command(kind, port, *arguments, conf=conf), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+            stdout=out, stderr=err, start_new_session=True,
+        )  # fmt: skip
+    gateway = Gateway(process, port, folder)
+    try:
+        _wait_until_it_answers(gateway, poll_seconds)
+        yield gateway
+    finally:
+        gateway.stop()
+
+
+def _wait_until_it_answers(gateway, poll_seconds):
+    end = time.monotonic() + START_SECONDS
+    while gateway.process.poll() is None and time.monotonic() < end:
+        try:
+            if gateway.request("GET", "/v1/health")[0].status == 200:
+                return
+        except OSError:
+            time.sleep(poll_seconds)
+    raise AssertionError(f"the server did not start: {gateway.err()}")
+
+
+def write_config(path, fake, store, **settings):
+    """An INI file: the fake as `compat`, nobody as `nowhere`, and a local store, which is the default."""
+    lines = ["[filesproxy]", f"folder = {store}", "default_provider = local"]
+    lines += [f"{name} = {value}" for name, value in settings.items()]
+    lines += ["[provider:compat]", "kind = openai", f"base_url = {fake.base_url}"]
+    lines += ["[provider:nowhere]", "kind = openai", f"base_url = http://127.0.0.1:{free_port()}/v1"]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path

@@ -1,0 +1,450 @@
+"""The way to providers over TLS: whom we trust, what fails and how it is told, early answers, CONNECT proxies."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import ipaddress
+import json
+import select
+import socket
+import ssl
+import time
+import warnings
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from fakes import FILE, form, form_type
+from sockets import COMPAT, WAIT, Upstream, answer, answering, ask, chunked, get, open_files, request, served, until
+
+from filesproxy import create_app
+
+UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
+BIG = form(("purpose", "batch"), ("file", "a.bin", "", bytes(50 << 20)))
+VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+def certificate(subject, key, issuer, issuer_key, days=30, names=(), is_ca=False):
+    """A certificate with what VERIFY_X509_STRICT wants, which Python 3.13 turns on."""
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    usage.update(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=60))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(**usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(list(names)), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+class Authority:
+    """A private CA in a folder: `ca` is its PEM file, `issue` makes a server's context."""
+
+    def __init__(self, folder, name):
+        self._folder, self._name = folder, name
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.ca = folder / f"{name}.pem"
+        self.ca.write_bytes(certificate(name, self._key, name, self._key, is_ca=True))
+
+    def issue(self, file, *names, days=30):
+        key = ec.generate_private_key(ec.SECP256R1())
+        path = self._folder / f"{self._name}-{file}.pem"
+        pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        path.write_bytes(key.private_bytes(*pem) + certificate(file, key, self._name, self._key, days, names))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("tls"), "private-ca")
+
+
+@pytest.fixture(scope="module")
+def good(authority):
+    """A server's context that is valid for localhost and 127.0.0.1."""
+    return authority.issue("good", x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_from_outside(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def secure(script, context):
+    """An upstream that speaks TLS."""
+    return Upstream(script, lambda sock: wrapped(sock, context))
+
+
+def wrapped(sock, context):
+    try:
+        return context.wrap_socket(sock, server_side=True)
+    except OSError:
+        sock.close()
+        raise
+
+
+def compat(port, host="localhost", **settings):
+    settings = {"kind": "openai", "base_url": f"https://{host}:{port}/v1", **settings}
+    return create_app({"provider:compat": {name: str(value) for name, value in settings.items()}})
+
+
+def metadata(port, **settings):
+    with served(compat(port, **settings)) as server:
+        return get(server.server_port, "/v1/files/file-1")
+
+
+def upload(port, body=UPLOAD):
+    return ask(port, request("POST", "/v1/files", body, {**COMPAT, "content-type": form_type()}))
+
+
+# Whom we trust
+
+
+def test_unknown_ca_is_502_that_names_the_host_and_the_setting(good):
+    with secure(answering(answer(FILE)), good) as upstream:
+        reply = metadata(upstream.port)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
+        assert "localhost" in reply.error["message"] and "ca_file" in reply.error["message"]
+        assert upstream.peers == []  # no handshake, so no credential
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "ca_extra"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_private_ca_is_trusted_where_it_is_configured(setting, host, authority, good):
+    with secure(answering(answer(FILE)), good) as upstream:
+        assert metadata(upstream.port, host=host, **{setting: authority.ca}).json == FILE
+        assert f"\r\nhost: {host}:{upstream.port}\r\n".encode() in upstream.peer.head
+
+
+def test_ca_file_is_the_only_ca_and_ca_extra_is_beside_it(authority, good, tmp_path):
+    other = Authority(tmp_path, "other-ca")
+    with secure(answering(answer(FILE)), good) as upstream:
+        assert metadata(upstream.port, ca_file=other.ca).status == 502
+        assert metadata(upstream.port, ca_file=other.ca, ca_extra=authority.ca).json == FILE
+
+
+def test_each_provider_has_its_own_trust(authority, good):
+    with secure(answering(answer(FILE)), good) as upstream:
+        section = {"kind": "openai", "base_url": f"https://localhost:{upstream.port}/v1"}
+        app = create_app({"provider:compat": section, "provider:private": {**section, "ca_file": str(authority.ca)}})
+        with served(app) as server:
+            for name, status in (("compat", 502), ("private", 200), ("compat", 502)):
+                assert (
+                    get(server.server_port, "/v1/files/file-1", {**COMPAT, "x-portkey-provider": name}).status == status
+                )
+
+
+def test_certificate_for_another_name_is_502(authority):
+    context = authority.issue("other", x509.DNSName("other.example"))
+    with secure(answering(answer(FILE)), context) as upstream:
+        reply = metadata(upstream.port, ca_file=authority.ca)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
+        assert "other.example" not in reply.error["message"]
+        assert all(not peer.received for peer in upstream.peers)
+
+
+def test_expired_certificate_is_502(authority):
+    context = authority.issue("expired", x509.DNSName("localhost"), days=-1)
+    with secure(answering(answer(FILE)), context) as upstream:
+        reply = metadata(upstream.port, ca_file=authority.ca)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
+
+
+def test_server_that_speaks_tls_1_1_alone_is_refused(authority):
+    context = authority.issue("old", x509.DNSName("localhost"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    if not speaks_tls_1_1(context, authority):
+        pytest.skip("this OpenSSL cannot speak TLS 1.1, so no server can be made that speaks nothing else")
+    with secure(answering(answer(FILE)), context) as upstream:
+        reply = metadata(upstream.port, ca_file=authority.ca)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
+        assert "localhost" in reply.error["message"]
+
+
+def speaks_tls_1_1(server, authority):
+    """Whether a client that is willing gets through to such a server."""
+    client = ssl.create_default_context(cafile=str(authority.ca))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client.minimum_version = ssl.TLSVersion.TLSv1_1
+    client.set_ciphers("ALL:@SECLEVEL=0")
+    with (
+        secure(lambda peer: peer.read(), server) as upstream,
+        socket.create_connection(("127.0.0.1", upstream.port)) as sock,
+    ):
+        try:
+            with client.wrap_socket(sock, server_hostname="localhost") as secured:
+                return secured.version() == "TLSv1.1"
+        except OSError:
+            return False
+
+
+def test_server_that_speaks_no_tls_is_502_and_sees_no_credential(authority):
+    with Upstream(lambda peer: (peer.read(), peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"))) as upstream:
+        reply = metadata(upstream.port, ca_file=authority.ca)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
+        assert b"sk-caller" not in upstream.peer.received
+
+
+def test_handshake_that_stalls_is_504_in_connect_timeout(authority):
+    with Upstream(lambda peer: peer.stall()) as upstream:
+        started = time.monotonic()
+        reply = metadata(upstream.port, ca_file=authority.ca, connect_timeout=0.2)
+        assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
+        assert time.monotonic() - started < 2
+
+
+# Bytes over TLS
+
+
+def test_upload_and_download_over_tls_keep_their_bytes(authority, good):
+    data = bytes(range(256)) * 20_000
+    with (
+        secure(answering(answer(FILE)), good) as upstream,
+        served(compat(upstream.port, ca_file=authority.ca)) as server,
+    ):
+        assert upload(server.server_port, form(("purpose", "batch"), ("file", "a.bin", "", data))).json == FILE
+        assert data in upstream.peer.body
+    for framed in (answer(data), answer(chunked(data), content_length=None, transfer_encoding="chunked")):
+        with secure(answering(framed), good) as upstream, served(compat(upstream.port, ca_file=authority.ca)) as server:
+            assert get(server.server_port, "/v1/files/file-1/content").body == data
+
+
+def refusing(then, first=65536):
+    """A script: answer 413 once the first bytes have come, and then what a server does with the rest."""
+
+    def script(peer):
+        peer.read_head()
+        while len(peer.received) < first and peer.read():
+            pass
+        peer.send(answer({"error": {"message": "Too big."}}, "413 Content Too Large"))
+        then(peer)
+
+    return script
+
+
+def unwrap(peer):
+    """Close as TLS wants it, with close_notify; the other side's is not waited for."""
+    peer.sock.settimeout(0.1)
+    with contextlib.suppress(OSError):
+        peer.sock.unwrap()
+
+
+EARLY = {
+    "closes": lambda peer: None,
+    "closes_with_close_notify": unwrap,
+    "resets": lambda peer: (time.sleep(0.05), peer.reset()),
+    "keeps_open_and_stops_reading": lambda peer: peer.stall(),
+    "keeps_open_and_reads_on": lambda peer: peer.read_to_end(),
+}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["tls_1_2", "tls_1_3"])
+@pytest.mark.parametrize("name", EARLY)
+def test_early_413_over_tls_reaches_a_caller_who_is_sending_50_megabytes(name, version, authority):
+    context = authority.issue(f"early-{version.name}", x509.DNSName("localhost"))
+    context.maximum_version = version
+    with secure(refusing(EARLY[name]), context) as upstream:
+        with served(compat(upstream.port, ca_file=authority.ca, send_timeout=1)) as server:
+            started = time.monotonic()
+            reply = upload(server.server_port, BIG)
+            assert time.monotonic() - started < 3
+        assert (reply.status, reply.error["message"]) == (413, "Too big.")
+
+
+def cut(peer):
+    """Close the TCP connection below TLS: no close_notify."""
+    socket.socket(fileno=peer.sock.detach()).close()
+
+
+@pytest.mark.parametrize("close", [cut, unwrap], ids=["tcp_close", "close_notify"])
+@pytest.mark.parametrize("name", ["length", "chunked"])
+def test_truncated_tls_download_never_ends_quietly(name, close, authority, good):
+    data = bytes(300_000)
+    whole = (
+        answer(chunked(data), content_length=None, transfer_encoding="chunked") if name == "chunked" else answer(data)
+    )
+
+    def script(peer):
+        peer.read_request()
+        peer.send(whole[:150_000])
+        close(peer)
+
+    with secure(script, good) as upstream, served(compat(upstream.port, ca_file=authority.ca)) as server:
+        reply = get(server.server_port, "/v1/files/file-1/content")
+        assert len(reply.body) < len(data)
+        assert reply.end == "reset" or len(reply.body) < int(reply.headers["content-length"])
+        if name == "chunked":
+            assert reply.end == "reset"
+
+
+def test_client_that_leaves_mid_download_frees_the_tls_connection(authority, good):
+    def script(peer):
+        peer.read_request()
+        peer.send(answer(b"", content_length=str(1 << 40)))
+        while True:
+            peer.send(bytes(1 << 16))
+
+    with secure(script, good) as upstream, served(compat(upstream.port, ca_file=authority.ca)) as server:
+        before = open_files()
+        with socket.create_connection(("127.0.0.1", server.server_port), WAIT) as client:
+            client.sendall(request("GET", "/v1/files/file-1/content", headers=COMPAT))
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            left = time.monotonic()
+        assert until(lambda: upstream.peers[0].over.is_set())
+        assert time.monotonic() - left < 1
+        assert until(lambda: open_files() <= before)
+
+
+# CONNECT proxies
+
+
+def tunnel(peer):
+    """A script: a CONNECT proxy, which goes to 127.0.0.1 whatever the name, and keeps every byte it sees."""
+    port = int(peer.read_head().split(b" ")[1].rpartition(b":")[2])
+    with socket.create_connection(("127.0.0.1", port), WAIT) as origin:
+        peer.send(b"HTTP/1.1 200 Connection established\r\nproxy-agent: test\r\n\r\n")
+        peer.sock.settimeout(WAIT)
+        while True:
+            ready, _, _ = select.select([peer.sock, origin], [], [], WAIT)
+            for source in ready:
+                block = peer.read() if source is peer.sock else origin.recv(65536)
+                if not block:
+                    return
+                (origin if source is peer.sock else peer.sock).sendall(block)
+
+
+def connect_lines(proxy):
+    return [
+        bytes(peer.received).partition(b"\r\n\r\n")[0].decode("latin-1").lower().split("\r\n") for peer in proxy.peers
+    ]
+
+
+def basic(user, password):
+    return "proxy-authorization: basic " + base64.b64encode(f"{user}:{password}".encode()).decode().lower()
+
+
+def test_configured_proxy_gets_connect_and_its_own_password_and_nothing_of_the_providers(authority, good):
+    with Upstream(tunnel) as proxy, secure(answering(answer(FILE)), good) as upstream:
+        settings = {"ca_file": authority.ca, "proxy": f"http://user:p%40ss@127.0.0.1:{proxy.port}"}
+        with served(compat(upstream.port, **settings)) as server:
+            assert get(server.server_port, "/v1/files/file-1").json == FILE
+            assert upload(server.server_port).json == FILE
+        assert proxy.connections == upstream.connections == 2
+        for lines in connect_lines(proxy):
+            assert lines[0].startswith(f"connect localhost:{upstream.port} http/1.")
+            assert basic("user", "p@ss") in lines
+            assert not [line for line in lines if line.startswith(("authorization", "user-agent", "x-"))]
+        for peer in proxy.peers:
+            assert b"sk-caller" not in peer.received and b"hello" not in peer.received
+        for peer in upstream.peers:
+            assert b"sk-caller" in peer.received
+            assert b"proxy-auth" not in bytes(peer.received).lower()
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_proxy_of_the_environment_is_used_where_the_setting_says_so(variable, scheme, authority, good, monkeypatch):
+    with Upstream(tunnel) as proxy, secure(answering(answer(FILE)), good) as upstream:
+        monkeypatch.setenv(variable, f"{scheme}user:word@127.0.0.1:{proxy.port}")
+        assert metadata(upstream.port, ca_file=authority.ca, proxy="env").json == FILE
+        ((line, *rest),) = connect_lines(proxy)
+        assert line.startswith(f"connect localhost:{upstream.port} ")
+        assert basic("user", "word") in rest
+        assert b"sk-caller" not in proxy.peers[0].received
+        assert metadata(upstream.port, ca_file=authority.ca, proxy="none").json == FILE
+        assert metadata(upstream.port, ca_file=authority.ca).json == FILE
+        assert proxy.connections == 1
+
+
+@pytest.mark.parametrize(
+    "value,direct", [("localhost", True), ("*", True), ("example.com,localhost", True), ("other.example", False)]
+)
+def test_no_proxy_of_the_environment_is_obeyed(value, direct, authority, good, monkeypatch):
+    with Upstream(tunnel) as proxy, secure(answering(answer(FILE)), good) as upstream:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("no_proxy", value)
+        assert metadata(upstream.port, ca_file=authority.ca, proxy="env").json == FILE
+        assert proxy.connections == (0 if direct else 1)
+
+
+def test_environment_without_a_proxy_means_a_direct_connection(authority, good, monkeypatch):
+    with Upstream(tunnel) as trap, secure(answering(answer(FILE)), good) as upstream:
+        for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{trap.port}")
+        assert metadata(upstream.port, ca_file=authority.ca, proxy="env").json == FILE
+        assert trap.connections == 0
+
+
+@pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden", "502 Bad Gateway"])
+def test_proxy_that_refuses_is_502_without_its_password(status, authority, good, caplog):
+    refusal = answer(b"denied for user:hunter2", status)
+    with (
+        Upstream(lambda peer: (peer.read_head(), peer.send(refusal))) as proxy,
+        secure(answering(answer(FILE)), good) as upstream,
+    ):
+        url = f"http://user:hunter2@127.0.0.1:{proxy.port}"
+        reply = metadata(upstream.port, ca_file=authority.ca, proxy=url)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_unreachable")
+        assert "proxy" in reply.error["message"]
+        assert "hunter2" not in json.dumps(reply.json) + caplog.text
+        assert upstream.connections == 0
+        assert b"sk-caller" not in proxy.peer.received
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000, b"HTTP/1.1 200"],
+    ids=["nothing", "garbage", "long", "half"],
+)
+def test_proxy_that_is_none_is_502(said, authority, good):
+    with Upstream(lambda peer: (peer.read_head(), peer.send(said))) as proxy:
+        reply = metadata(1, ca_file=authority.ca, proxy=f"http://127.0.0.1:{proxy.port}")
+        assert reply.status == 502
+
+
+def test_proxy_that_says_nothing_is_504_in_connect_timeout(authority):
+    with Upstream(lambda peer: (peer.read_head(), peer.stall())) as proxy:
+        reply = metadata(1, ca_file=authority.ca, proxy=f"http://127.0.0.1:{proxy.port}", connect_timeout=0.2)
+        assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
+
+
+def test_certificate_is_checked_against_the_provider_behind_a_proxy(authority):
+    context = authority.issue("proxied", x509.DNSName("other.example"))
+    with Upstream(tunnel) as proxy, secure(answering(answer(FILE)), context) as upstream:
+        reply = metadata(upstream.port, ca_file=authority.ca, proxy=f"http://127.0.0.1:{proxy.port}")
+        assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
+        reply = metadata(
+            upstream.port, host="other.example", ca_file=authority.ca, proxy=f"http://127.0.0.1:{proxy.port}"
+        )
+        assert reply.json == FILE  # the name is the proxy's to resolve

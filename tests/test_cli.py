@@ -1,0 +1,207 @@
+"""`python -m filesproxy` as an operator meets it: the banner, the first answer, exit statuses, the demo, the log."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import stat
+import time
+
+import pytest
+from fakes import form, form_type
+from sockets import ask, get, program, request, run
+
+from filesproxy import __version__
+
+UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
+LOCAL = {"host": "localhost"}
+
+
+def upload(port):
+    return ask(port, request("POST", "/v1/files", UPLOAD, {"content-type": form_type()}))
+
+
+def refused(done, *words):
+    """Exit status 2, a message with these words, and no traceback."""
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    for word in words:
+        assert word in done.stderr
+    return done.stderr
+
+
+def test_banner_has_the_url_where_files_go_and_a_line_to_try(tmp_path):
+    with program(tmp_path) as gateway:
+        assert gateway.url == f"http://127.0.0.1:{gateway.port}"
+        lines = gateway.banner.splitlines()
+    assert lines[0].startswith(f"filesproxy {__version__} listens on {gateway.url}")
+    assert f"files in {tmp_path}/.local/share/filesproxy, the default" in gateway.banner
+    assert "api.openai.com" in gateway.banner or "provider openai" in gateway.banner
+    assert re.fullmatch(rf"try: curl .*-F file=@\S+ {gateway.url}/v1/files", lines[-1])
+
+
+def test_first_answer_comes_soon_after_the_start(tmp_path):
+    started = time.monotonic()
+    with program(tmp_path) as gateway:
+        assert get(gateway.port, "/v1/health").json["status"] == "ok"
+        assert time.monotonic() - started < 5
+
+
+def test_access_log_is_one_json_line_a_request_on_standard_output(tmp_path):
+    with program(tmp_path) as gateway:
+        file = upload(gateway.port).json["id"]
+        get(gateway.port, f"/v1/files/{file}/content", LOCAL)
+        get(gateway.port, "/nowhere", LOCAL)
+        status, out, err = gateway.stop()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["operation"], line["status"], line["provider"]) for line in lines] == [
+        ("upload_file", 200, "local"),
+        ("retrieve_file_content", 200, "local"),
+        (None, 404, None),
+    ]
+    assert (lines[0]["bytes_in"], lines[1]["bytes_out"]) == (len(UPLOAD), 5)
+    assert (status, err) == (0, "")
+
+
+@pytest.mark.parametrize("words", [("--version",), ("--help",), ("serve", "--help"), ("-h",)])
+def test_questions_are_answered_with_status_0(words, tmp_path):
+    done = run(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("filesproxy " + __version__ if words == ("--version",) else "usage: filesproxy")
+
+
+def test_help_of_serve_names_every_setting(tmp_path):
+    text = run(tmp_path, "serve", "--help").stdout
+    for flag in (
+        "--config",
+        "--listen",
+        "--folder",
+        "--default-provider",
+        "--max-upload-bytes",
+        "--proxy",
+        "--ca-file",
+    ):
+        assert flag in text
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (("--bogus",), "--bogus"),
+        (("bogus",), "bogus"),
+        (("--listen",), "--listen"),
+        (("--listen", "8787"), "listen must be HOST:PORT"),
+        (("--listen", "127.0.0.1:99999"), "listen must be HOST:PORT"),
+        (("--max-upload-bytes", "many"), "max_upload_bytes must be a whole number"),
+        (("--ca-file", "/nonexistent/ca.pem"), "ca_file must be a file"),
+        (("--default-provider", "nobody"), "default_provider"),
+        (("--config", "/nonexistent/filesproxy.ini"), "cannot be read"),
+        (("--config", "/"), "cannot be read"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, tuple) else "",
+)
+def test_argument_that_cannot_be_used_is_status_2(words, said, tmp_path):
+    refused(run(tmp_path, *words), said)
+
+
+BAD_FILES = {
+    "unknown_key": ("[filesproxy]\nmax_upload_byte = 5\n", "Did you mean max_upload_bytes?"),
+    "unknown_section": ("[gateway]\n", "is no section"),
+    "unknown_kind": ("[provider:mine]\nbase_url = http://127.0.0.1/v1\n", "needs kind"),
+    "bad_url": ("[provider:openai]\nbase_url = 127.0.0.1\n", "base_url must be"),
+    "no_section": ("listen = 127.0.0.1:1\n", "line 1"),
+    "twice": ("[filesproxy]\nproxy = none\nproxy = none\n", "line 3"),
+    "no_ini": ("[filesproxy]\nwhat is this sk-canary\n", "line 2"),
+    "comment_behind": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on its own"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_configuration_file_that_cannot_be_used_is_status_2(name, tmp_path):
+    text, said = BAD_FILES[name]
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(text)
+    message = refused(run(tmp_path, "--config", str(path)), said, str(path))
+    assert "sk-canary" not in message
+
+
+def test_configuration_file_that_is_no_text_is_status_2(tmp_path):
+    path = tmp_path / "filesproxy.ini"
+    path.write_bytes(b"\xff\xfe\x00[filesproxy]")
+    refused(run(tmp_path, "--config", str(path)), "not UTF-8")
+
+
+@pytest.mark.parametrize(
+    "variable", ["FILESPROXY_BOGUS", "FILESPROXY_LISTN", "FILESPROXY_MAX_UPLOAD_BYTES", "FILESPROXY_CONFIG"]
+)
+def test_environment_that_cannot_be_used_is_status_2(variable, tmp_path):
+    refused(run(tmp_path, **{variable: "sk-canary"}))
+
+
+def test_environment_and_file_are_read(tmp_path):
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(f"[filesproxy]\nfolder = {tmp_path}/there\ndefault_provider = local\n")
+    more = {"FILESPROXY_CONFIG": str(path), "FILESPROXY_MAX_UPLOAD_BYTES": "9", "FILESPROXY_PORT": "tcp://10.0.0.1:80"}
+    with program(tmp_path, **more) as gateway:
+        assert f"files in {tmp_path}/there" in gateway.banner
+        assert upload(gateway.port).status == 413
+
+
+def test_port_in_use_is_status_1_with_a_hint(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(tmp_path, "--listen", f"127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr and "try --listen 127.0.0.1:0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1", "a..b", "256.1.1.1"])
+def test_address_that_is_not_ours_is_status_1(host, tmp_path):
+    done = run(tmp_path, "--listen", f"{host}:0")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"cannot listen on {host}:0 (" in done.stderr
+    assert "Unknown error" not in done.stderr and "Success" not in done.stderr
+
+
+def test_demo_makes_the_five_calls_and_leaves_nothing(tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    done = run(tmp_path, "demo", TMPDIR=str(temporary))
+    assert (done.returncode, done.stderr) == (0, "")
+    requests = re.findall(r"^(POST|GET|DELETE) (\S+)", done.stdout, re.MULTILINE)
+    file = requests[2][1]
+    assert requests[:5] == [
+        ("POST", "/v1/files"),
+        ("GET", "/v1/files?purpose=assistants&limit=10"),
+        ("GET", file),
+        ("GET", f"{file}/content"),
+        ("DELETE", file),
+    ]
+    assert len(set(re.findall(r"SHA-256 ([0-9a-f]{16})", done.stdout))) == 1
+    assert list(temporary.iterdir()) == []
+    assert not (tmp_path / ".local").exists()
+
+
+def test_demo_speaks_where_the_terminal_knows_no_unicode(tmp_path):
+    done = run(tmp_path, "demo", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_data_folder_is_the_users_and_nobody_elses(tmp_path):
+    with program(tmp_path, XDG_DATA_HOME=str(tmp_path / "data")) as gateway:
+        assert upload(gateway.port).status == 200
+    folder = tmp_path / "data" / "filesproxy"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for path in folder.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+    assert not (tmp_path / ".local").exists()
+
+
+def test_files_outlive_the_process(tmp_path):
+    with program(tmp_path) as gateway:
+        file = upload(gateway.port).json["id"]
+        assert gateway.stop()[0] == 0
+    with program(tmp_path) as gateway:
+        assert get(gateway.port, f"/v1/files/{file}/content", LOCAL).body == b"hello"

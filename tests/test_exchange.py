@@ -1,0 +1,434 @@
+"""The exchange: every body closed in every outcome, an address that never leaves the provider, errors in any shape."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import pytest
+from fakes import FILE, FakeBody
+
+from filesproxy.errors import BadRequest, UpstreamAnswered, UpstreamError, UpstreamTimeout
+from filesproxy.exchange import MAX_ERROR_BYTES, address, run
+from filesproxy.provider import Answer, Call, Target, exchange
+from filesproxy.providers.openai import OPENAI, error_object
+
+LIMIT = 1000
+CALL = Call("retrieve_file", "GET", "/files/file-1")
+CONTENT = Call("retrieve_file_content", "GET", "/files/file-1/content", stream=True)
+
+
+class Body(FakeBody):
+    """A body that counts how often it was closed and what was read of it."""
+
+    def __init__(self, chunks):
+        super().__init__(chunks)
+        self.closings = self.read = 0
+
+    def __next__(self):
+        chunk = super().__next__()
+        self.read += len(chunk)
+        return chunk
+
+    def close(self):
+        super().close()
+        self.closings += 1
+
+
+class Transport:
+    """A transport of prepared answers, in their order; it keeps the calls and the bodies it gave out."""
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+        self.calls, self.bodies = [], []
+
+    def __call__(self, call, target):
+        self.calls.append(call)
+        answer = self._answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        status, chunks, headers = (*answer, {})[:3]
+        self.bodies.append(Body([chunks] if isinstance(chunks, bytes) else chunks))
+        return Answer(status, headers, body=self.bodies[-1])
+
+
+def target(base_url="https://api.openai.com/v1", **provider):
+    return Target("openai", {**OPENAI, **provider}, base_url, {"max_answer_bytes": LIMIT}, "sk-secret")
+
+
+def perform(transport, call=CALL, where=None):
+    return run(call, where or target(), {"https": transport, "http": transport})
+
+
+def refusal(*answers, call=CALL, where=None, error=UpstreamError):
+    """The error of an exchange; every body that was opened must be closed by then."""
+    transport = Transport(*answers)
+    with pytest.raises(error) as refused:
+        perform(transport, call, where)
+    assert all(body.closings == 1 for body in transport.bodies)
+    assert "sk-secret" not in str(refused.value)
+    return refused.value
+
+
+def test_json_answer_is_read_translated_and_closed():
+    transport = Transport((200, [b'{"id": "fi', b'le-1"}'], {"x-request-id": "r"}))
+    answer = perform(transport)
+    assert answer == Answer(200, {"x-request-id": "r"}, {"id": "file-1", "object": "file", "status": "processed"})
+    assert transport.bodies[0].closings == 1
+    assert transport.calls[0].url == "https://api.openai.com/v1/files/file-1"
+    assert transport.calls[0].headers == {"authorization": "Bearer sk-secret"}
+
+
+def test_stream_is_handed_out_open_and_unread():
+    transport = Transport((206, [b"a", b"b"], {"content-type": "text/csv"}))
+    answer = perform(transport, CONTENT)
+    assert answer.body is transport.bodies[0] and (answer.body.closings, answer.body.read) == (0, 0)
+    assert (answer.status, list(answer.body)) == (206, [b"a", b"b"])
+
+
+def test_answer_without_a_body_is_taken_as_it_is():
+    answer = run(CALL, target(), {"https": lambda call, target: Answer(200, json=FILE)})
+    assert answer.json == FILE
+
+
+FAILURES = {
+    "garbage": (200, b"<html>"),
+    "empty": (200, b""),
+    "half": (200, b'{"id": "a"'),
+    "not_a_file": (200, b"[]"),
+    "constant": (200, b'{"id": "a", "bytes": NaN}'),
+    "infinity": (200, b'{"id": "a", "bytes": -Infinity}'),
+    "number_over_every_float": (200, b'{"id": "a", "bytes": 1e999}'),
+    "deep": (200, b"[" * 900),
+    "not_utf8": (200, b'{"id": "\xff"}'),
+    "over_the_limit_at_once": (200, b" " * (LIMIT + 1)),
+    "over_the_limit_in_pieces": (200, [b" " * 100] * 20),
+    "breaks_off": (200, [b'{"id"', UpstreamError("cut")]),
+    "times_out": (200, [b'{"id"', UpstreamTimeout("slow")]),
+    "broken_gzip": (200, b"no gzip", {"content-encoding": "gzip"}),
+    "truncated_gzip": (200, gzip.compress(b'{"id": "a"}')[:-4], {"content-encoding": "gzip"}),
+    "gzip_of_nothing": (200, b"", {"content-encoding": "gzip"}),
+    "gzip_with_wrong_sum": (200, gzip.compress(b'{"id": "a"}')[:-8] + b"\0" * 8, {"content-encoding": "gzip"}),
+    "gzip_bomb": (200, gzip.compress(b" " * 10_000_000)[: LIMIT - 1], {"content-encoding": "gzip"}),
+    "small_gzip_bomb": (200, gzip.compress(b" " * 100_000 + b'{"id": "a"}'), {"content-encoding": "gzip"}),
+    "gzip_twice": (200, gzip.compress(gzip.compress(b'{"id": "a"}')), {"content-encoding": "gzip, gzip"}),
+    "brotli": (200, b"\x0b\x02\x80{}\x03", {"content-encoding": "br"}),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_success_that_cannot_be_used_is_502_or_504_and_closed(name):
+    error = refusal(FAILURES[name])
+    assert error.status == (504 if name == "times_out" else 502) and not isinstance(error, UpstreamAnswered)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), SystemExit(), ValueError("sk"), GeneratorExit()])
+def test_body_is_closed_whatever_else_happens(failure):
+    class Breaking(Body):
+        def __next__(self):
+            raise failure
+
+    body = Breaking([])
+    with pytest.raises(type(failure)):
+        run(CALL, target(), {"https": lambda call, target: Answer(200, body=body)})
+    assert body.closings == 1
+
+
+@pytest.mark.parametrize("failure", [UpstreamTimeout("slow"), OSError("sk"), BadRequest("second file")])
+def test_failure_of_the_transport_is_passed_on(failure):
+    assert refusal(failure, error=type(failure)) is failure
+
+
+def test_answer_over_the_limit_is_not_read_to_its_end():
+    transport = Transport((200, [b" " * 600] * 50))
+    with pytest.raises(UpstreamError) as refused:
+        perform(transport)
+    assert refused.value.code == "upstream_answer_too_large"
+    assert transport.bodies[0].read <= LIMIT + 600
+
+
+def test_answer_of_exactly_the_limit_is_read():
+    plain = json.dumps({"id": "a"}).encode().ljust(LIMIT)
+    assert perform(Transport((200, plain))).json["id"] == "a"
+
+
+GZIPPED = {
+    "small": b'{"id": "a"}',
+    "at_the_limit": b'{"id": "a"}'.ljust(LIMIT),
+    "below_it": b'{"id": "a"}'.ljust(LIMIT - 1),
+}
+
+
+@pytest.mark.parametrize("name", GZIPPED)
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
+def test_gzip_that_nobody_asked_for_is_decoded(name, encoding):
+    transport = Transport((200, gzip.compress(GZIPPED[name]), {"content-encoding": encoding}))
+    assert perform(transport).json["id"] == "a"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_no_encoding_has_more_than_one_spelling(encoding):
+    assert perform(Transport((200, b'{"id": "a"}', {"content-encoding": encoding}))).json["id"] == "a"
+
+
+def test_gzip_bomb_is_not_inflated(monkeypatch):
+    asked = []
+
+    class Inflater:
+        def __init__(self, wbits):
+            self._inflater = real(wbits)
+
+        def decompress(self, data, max_length):
+            asked.append(max_length)
+            return self._inflater.decompress(data, max_length)
+
+        eof = property(lambda self: self._inflater.eof)
+
+    real = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", lambda wbits=15: Inflater(wbits))
+    refusal((200, gzip.compress(b" " * 200_000), {"content-encoding": "gzip"}))
+    assert asked and all(0 < length <= LIMIT + 1 for length in asked)
+
+
+@pytest.mark.parametrize("status", [100, 300, 301, 302, 303, 304, 307, 308, 399])
+def test_redirect_is_502_and_closed(status):
+    error = refusal((status, [], {"location": "https://api.openai.com/v1/elsewhere", "set-cookie": "a=b"}))
+    assert (error.status, error.code, error.headers) == (502, "upstream_redirect", {})
+    assert refusal((status, []), call=CONTENT).code == "upstream_redirect"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 429, 451, 499])
+def test_refusal_of_the_provider_keeps_status_words_and_headers(status):
+    body = json.dumps({"error": {"message": "No.", "type": "t", "param": "p", "code": "c"}}).encode()
+    for call in (CALL, CONTENT):
+        error = refusal((status, body, {"retry-after": "7", "request-id": "r", "set-cookie": "x"}), call=call)
+        assert (error.status, error.headers) == (status, {"retry-after": "7", "x-request-id": "r"})
+        assert error.envelope()["error"] == {"message": "No.", "type": "t", "param": "p", "code": "c"}
+
+
+@pytest.mark.parametrize("status,kind", [(404, "invalid_request_error"), (500, "server_error"), (529, "server_error")])
+def test_refusal_without_a_type_gets_one_from_its_status(status, kind):
+    assert refusal((status, b'{"error": {"message": "No."}}')).type == kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>502</html>", b"", [b"x" * 4096] * 40, [b"{", UpstreamError("cut")], b"\xff", [UpstreamTimeout("slow")],
+     b"[" * 60_000],
+)  # fmt: skip
+def test_refusal_that_cannot_be_read_keeps_its_status(body):
+    error = refusal((503, body, {"retry-after": "1"}))
+    assert (error.status, error.headers) == (503, {"retry-after": "1"})
+    assert error.message == "The provider answered 503 without a readable reason."
+
+
+def test_long_refusal_is_not_read_to_its_end():
+    transport = Transport((500, [b"x" * 4096] * 1000))
+    with pytest.raises(UpstreamAnswered):
+        perform(transport)
+    assert transport.bodies[0].read <= MAX_ERROR_BYTES + 4096
+
+
+def test_credential_in_a_refusal_is_redacted_in_every_field_that_leaves():
+    error = {"message": "Bad key sk-secret!", "type": "t", "param": "p", "code": "c"}
+    refused = refusal((401, json.dumps({"error": error}).encode()))
+    assert refused.message == "Bad key [redacted]!"
+    gzipped = gzip.compress(json.dumps({"error": {"message": "sk-secret"}}).encode())
+    assert refusal((401, gzipped, {"content-encoding": "gzip"})).message == "[redacted]"
+
+
+@pytest.mark.parametrize("field", ["type", "param", "code"])
+def test_credential_in_another_field_of_a_refusal_does_not_leave(field):
+    refused = refusal((401, json.dumps({"error": {"message": "No.", field: "key sk-secret"}}).encode()))
+    assert "sk-secret" not in json.dumps(refused.envelope())
+
+
+def test_unsupported_operation_is_400_with_its_reason_and_sends_nothing():
+    where = target(operations={}, unsupported={"retrieve_file": "There is no retrieval here."})
+    transport = Transport()
+    with pytest.raises(BadRequest, match="There is no retrieval here.") as refused:
+        perform(transport, CALL, where)
+    assert (refused.value.code, refused.value.headers) == ("unsupported_operation", {"x-should-retry": "false"})
+    with pytest.raises(BadRequest, match="no such operation"):
+        perform(transport, CONTENT, where)
+    assert transport.calls == []
+
+
+def paged(call, send):
+    """An operation that sends one call for each page and keeps what the pages held."""
+    pages = [send(Call(call.operation, "GET", f"/files?page={n}")).json for n in range(3)]
+    return Answer(200, json=pages)
+
+
+def test_operation_may_send_several_calls():
+    transport = Transport((200, b"1"), (200, b"2"), (200, b"3"))
+    assert perform(transport, CALL, target(operations={"retrieve_file": paged})).json == [1, 2, 3]
+    assert [call.url[-6:] for call in transport.calls] == ["page=0", "page=1", "page=2"]
+    assert all(call.headers["authorization"] == "Bearer sk-secret" for call in transport.calls)
+    assert [body.closings for body in transport.bodies] == [1, 1, 1]
+
+
+def test_operation_that_fails_between_its_calls_leaves_nothing_open():
+    def metadata_first(call, send):
+        streams = [send(CONTENT), send(CONTENT)]
+        send(CALL)
+        return streams[0]
+
+    refusal((200, b"a"), (200, b"b"), (500, b""), where=target(operations={"retrieve_file": metadata_first}))
+
+
+def test_of_several_streams_only_the_one_given_back_stays_open():
+    def second(call, send):
+        return [send(CONTENT), send(CONTENT), send(CONTENT)][1]
+
+    transport = Transport((200, b"a"), (200, b"b"), (200, b"c"))
+    answer = perform(transport, CALL, target(operations={"retrieve_file": second}))
+    assert [body.closings for body in transport.bodies] == [1, 0, 1]
+    assert answer.body is transport.bodies[1]
+
+
+def test_operation_that_makes_an_answer_of_a_stream_leaves_none_open():
+    transport = Transport((200, b"a"))
+    operation = exchange(answer=lambda json, call: 5)
+    perform(
+        transport,
+        CONTENT,
+        target(operations={"retrieve_file_content": lambda call, send: Answer(200, json=[send(call)])}),
+    )
+    assert transport.bodies[0].closings == 1
+    assert perform(Transport((200, b"{}")), CALL, target(operations={"retrieve_file": operation})).json == 5
+
+
+BASES = {
+    "https://api.openai.com/v1": "https://api.openai.com/v1/files",
+    "http://127.0.0.1:8000/v1": "http://127.0.0.1:8000/v1/files",
+    "http://[::1]:8000": "http://[::1]:8000/files",
+    "local:": "local:/files",
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_address_is_the_base_url_and_the_path(base):
+    assert address(Call("x", "GET", "/files"), target(base)) == BASES[base]
+
+
+def test_address_may_be_whole_within_the_targets_origin():
+    for url in ("https://api.openai.com/v2/x", "https://API.openai.com/v1/x", "https://api.openai.com"):
+        assert address(Call("x", "GET", url), target()) == url
+
+
+FOREIGN = ["https://evil.example/", "http://api.openai.com/v1", "https://api.openai.com:8443/v1",
+           "https://api.openai.com.evil.example/", "https://api.openai.com@evil.example/",
+           "https://api.openai.com:443@evil.example/", "file:///etc/passwd", "ftp://api.openai.com/",
+           "https://api.openai.com\\@evil.example/", "https:///v1", "//evil.example://x",
+           "https://169.254.169.254/latest", "local:///v1", "HTTPS://evil.example/?://api.openai.com",
+           "https://evil.example#://api.openai.com/", "https://files.example:8443/",
+           "http://files.example/"]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", FOREIGN)
+def test_address_that_leaves_the_target_is_refused_and_nothing_is_sent(url):
+    where = target(hosts=("https://files.example",))
+    error = refusal(call=Call("retrieve_file", "GET", url), where=where)
+    assert error.code == "upstream_address" and "evil" not in error.message
+
+
+@pytest.mark.parametrize("path", ["@evil.example/", ".evil.example/", ":8443/", ":1@evil.example"])
+def test_path_cannot_extend_the_host_of_a_base_url_without_a_path(path):
+    with pytest.raises(UpstreamError):
+        address(Call("x", "GET", path), target("https://a.example"))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.openai.com:x/", "https://api.openai.com:99999/", "https://[::1/", "https://[x]/"]
+)
+def test_address_that_is_no_url_is_refused_like_a_foreign_one(url):
+    with pytest.raises(UpstreamError) as refused:
+        address(Call("x", "GET", url), target())
+    assert refused.value.code == "upstream_address"
+
+
+def test_declared_host_is_called_without_the_credential():
+    def redirected(call, send):
+        send(call)
+        return send(Call("x", "GET", "https://files.example:8443/signed?sig=1", headers={"accept": "*/*"}))
+
+    transport = Transport((200, b"{}"), (200, b"{}"))
+    perform(transport, CALL, target(operations={"retrieve_file": redirected}, hosts=("https://files.example:8443",)))
+    assert transport.calls[0].headers == {"authorization": "Bearer sk-secret"}
+    assert transport.calls[1].headers == {"accept": "*/*"}
+    assert "sk-secret" not in str(vars(transport.calls[1]))
+
+
+def test_provider_authorises_after_the_address_is_known():
+    def signed(call, target):
+        return Call(call.operation, call.method, call.path, url=call.url, query={"signature": str(len(call.url))})
+
+    transport = Transport((200, b'{"id": "a"}'))
+    perform(transport, CALL, target(authorize=signed))
+    assert transport.calls[0].query == {"signature": str(len("https://api.openai.com/v1/files/file-1"))}
+
+
+NONE = "The provider gave no reason."
+SHAPES = [
+    ({"error": {"message": "m", "type": "t", "param": "p", "code": "c"}}, "m", "t", "p", "c"),
+    ({"error": {"message": "m", "code": 404}}, "m", None, None, "404"),
+    ({"error": "Incorrect API key", "code": "Some code"}, "Incorrect API key", None, None, "Some code"),
+    ({"detail": "Not Found"}, "Not Found", None, None, None),
+    ({"detail": [{"loc": ["body", "file", 0], "msg": "Field required", "type": "missing"}, {"msg": "Bad"}]},
+     "body.file.0: Field required; Bad", None, None, None),
+    ({"message": "flat", "type": "t"}, "flat", "t", None, None),
+    ({"object": "error", "message": "m", "type": "BadRequestError", "param": None, "code": 400}, "m",
+     "BadRequestError", None, "400"),
+    ({}, NONE, None, None, None),
+    ({"error": {}}, NONE, None, None, None),
+    ({"error": ""}, NONE, None, None, None),
+    ({"error": None, "message": None}, NONE, None, None, None),
+    ({"error": {"message": "", "detail": ""}}, NONE, None, None, None),
+    ({"error": {"message": "m", "type": 5, "param": ["p"], "code": True}}, "m", None, None, None),
+    ({"error": {"message": "m", "type": None, "param": {}, "code": {"a": 1}}}, "m", None, None, None),
+    ({"error": {"message": "m", "code": 1.5}}, "m", None, None, None),
+    ({"detail": []}, NONE, None, None, None),
+    ({"detail": ["text", None, 5, {"loc": None, "msg": "m"}]}, "m", None, None, None),
+    ({"error": ["a"], "message": "m"}, "m", None, None, None),
+    (None, NONE, None, None, None),
+    ([], NONE, None, None, None),
+    ([{"error": "x"}], NONE, None, None, None),
+    ("text", NONE, None, None, None),
+    (5, NONE, None, None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body,message,kind,param,code", SHAPES)
+def test_error_object_reads_every_shape_that_compatible_hosts_answer_with(body, message, kind, param, code):
+    assert error_object(body) == {"message": message, "type": kind, "param": param, "code": code}
+
+
+VALUES = (
+    None,
+    True,
+    0,
+    5,
+    1.5,
+    "",
+    "text",
+    [],
+    ["a"],
+    [[]],
+    {},
+    {"a": "b"},
+    [{"loc": 5}],
+    [{"loc": "ab", "msg": {}}],
+    [{"loc": {"a": 1}}],
+)
+
+
+@pytest.mark.parametrize("field", ["error", "detail", "message", "type", "param", "code"])
+def test_error_object_of_odd_types_has_texts_or_none(field):
+    for value in VALUES:
+        for body in ({field: value}, {"error": {field: value}}, {"detail": "d", field: value}):
+            error = error_object(body)
+            assert isinstance(error["message"], str) and error["message"], body
+            assert all(error[name] is None or isinstance(error[name], str) for name in ("type", "param", "code")), body
+            json.dumps(error)

@@ -1,0 +1,168 @@
+"""Fuzzing with a seed: any bytes in any chunking parse or raise MultipartError; so for all that a client can write."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from test_multipart import VALID, case, outcome
+
+from filesproxy.errors import ClientError, FilesproxyError, MultipartError
+from filesproxy.listing import list_query
+from filesproxy.multipart import boundary_of, parse_header
+from filesproxy.router import route
+
+CASES = int(os.environ.get("FUZZ_CASES", "4000"))  # of the multipart fuzzer; the others run as many
+SEED = 20240917
+METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "", "get", "GÉT")
+INSERTS = (b"\r", b"\n", b"\r\n", b"\r\n\r\n", b'"', b"\\", b"\0", b";", b":", b"%22", b"--", b" ", b"\t", b"\xff",
+           b"=", b"Content-Disposition: form-data; name=x\r\n", b"Content-Type: a/b\r\n", b"filename*=utf-8''%41",
+           b"\xc3\xa9")  # fmt: skip
+ALPHABET = " \t;=\"\\%/*'.,-_aZ0\r\n\0é\u2028\U0001f389:?#[]"
+
+
+def mutate(body, boundary, rng):
+    """A few changes of the kinds that break parsers: at delimiters, quotes and line ends more than elsewhere."""
+    inserts = (
+        *INSERTS,
+        boundary,
+        b"\r\n--" + boundary,
+        b"\r\n--" + boundary + b"\r\n",
+        b"\r\n--" + boundary + b"--\r\n",
+    )
+    for _ in range(rng.randint(1, 4)):
+        at, size = rng.randint(0, len(body)), rng.choice((1, 1, 2, 4, rng.randint(1, 60)))
+        kind = rng.randrange(7)
+        if kind == 0:
+            body = body[:at] + bytes([rng.randrange(256)]) + body[at + 1 :]
+        elif kind == 1:
+            body = body[:at] + body[at + size :]
+        elif kind == 2:
+            body = body[: at + size] + body[at:]
+        elif kind in (3, 4):
+            body = body[:at] + rng.choice(inserts) + body[at:]
+        elif kind == 5:
+            token = rng.choice((b"\r\n", boundary, b'"', b"; ", b": ", b"--"))
+            found = [n for n in range(len(body)) if body.startswith(token, n)]
+            at = rng.choice(found or [0])
+            body = body[:at] + rng.choice((b"", *inserts)) + body[at + len(token) :]
+        elif rng.random() < 0.3:
+            body = body[:at]
+    return body
+
+
+def bodies(seed, count):
+    """Mutants of the corpus, each with its boundary and the generator that made it."""
+    sources = [case("valid", name)[:2] for name in VALID]
+    sources = [(body, boundary) for body, boundary in sources if len(body) < 1500]
+    for number in range(count):
+        rng = random.Random(seed * 1_000_003 + number)
+        body, boundary = rng.choice(sources)
+        if rng.random() < 0.2:
+            other, its_boundary = rng.choice(sources)
+            body += other.replace(its_boundary, boundary)
+        yield mutate(body, boundary, rng), boundary, rng
+
+
+def text(rng, starts):
+    """Text that starts well and goes on badly."""
+    return rng.choice(starts) + "".join(rng.choice(ALPHABET) for _ in range(rng.randint(0, 12))) + rng.choice(starts)
+
+
+def test_any_bytes_in_any_chunking_parse_or_raise_multipart_error_and_always_the_same():
+    parsed = 0
+    for body, boundary, rng in bodies(SEED, CASES):
+        whole = outcome(body, boundary)
+        sizes = [rng.randint(1, 50) for _ in range(len(body))]
+        assert outcome(body, boundary, sizes) == whole, (body, boundary, sizes)
+        size = rng.choice((1, 2, 5, len(boundary) + 3, len(boundary) + 4))
+        assert outcome(body, boundary, (), size) == whole, (body, boundary, size)
+        parsed += whole[1] is None
+    assert CASES // 10 < parsed < CASES * 9 // 10  # a fuzzer that only breaks, or never does, tests nothing
+
+
+def test_whatever_parses_is_safe_to_send_on():
+    for body, boundary, _ in bodies(SEED + 1, CASES // 4):
+        for _, filename, content_type, _ in outcome(body, boundary)[0]:
+            assert content_type.isascii() and content_type.isprintable() and "/" in content_type
+            assert not any(ord(character) < 32 or ord(character) == 127 for character in filename or "")
+            (filename or "").encode("utf-8")
+
+
+def test_any_header_parses_or_raises_multipart_error():
+    rng = random.Random(SEED + 2)
+    starts = ("form-data", "; name=", '; filename="', '"', '\\"', "; a=b", ";", "multipart/form-data; boundary=", "")
+    for _ in range(CASES):
+        value = text(rng, starts) + text(rng, starts)
+        try:
+            head, parameters = parse_header(value)
+        except MultipartError:
+            continue
+        assert head == head.lower().strip(" \t")
+        assert all(name == name.lower() and name.isascii() for name in parameters)
+
+
+def test_any_content_type_gives_a_boundary_or_raises_multipart_error():
+    rng = random.Random(SEED + 3)
+    starts = ("multipart/form-data", "; boundary=", '; boundary="', '"', "; charset=utf-8", "x" * 35, "")
+    for _ in range(CASES):
+        value = text(rng, starts) + text(rng, starts)
+        try:
+            boundary = boundary_of(value)
+        except MultipartError:
+            continue
+        assert 1 <= len(boundary) <= 70 and not boundary.endswith(b" ") and not set(b'\r\n\0"\\') & set(boundary)
+
+
+def test_any_path_names_an_operation_or_is_a_client_error():
+    rng = random.Random(SEED + 4)
+    starts = ("/v1/files", "/v1/files/", "/content", "/", "", "file-1", "..", "//", "/v1", "%2e")
+    for _ in range(CASES):
+        method, path = rng.choice(METHODS), text(rng, starts) + rng.choice(starts)
+        try:
+            match = route(method, path)
+        except ClientError as error:
+            assert error.status in (400, 404, 405)
+            continue
+        assert match.id == "" or (
+            match.id.isascii() and match.id not in (".", "..") and not set(match.id) & set("/?#%\\ \r\n")
+        )
+
+
+def test_any_query_is_a_list_query_or_a_client_error():
+    rng = random.Random(SEED + 5)
+    values = (
+        "limit",
+        "after",
+        "order",
+        "purpose",
+        "asc",
+        "desc",
+        "1",
+        "10000",
+        "99999",
+        "batch",
+        "file-1",
+        "",
+        "x",
+        "٣",
+    )
+    for _ in range(CASES):
+        names = rng.sample(("limit", "after", "order", "purpose", "other"), rng.randint(0, 5))
+        query = {name: rng.choice(values) if rng.random() < 0.8 else text(rng, values) for name in names}
+        try:
+            known = list_query(query)
+        except FilesproxyError as error:
+            assert error.status == 400
+            continue
+        assert known.items() <= query.items()
+        assert set("".join(known.values())) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+@pytest.mark.parametrize("value", ["\ud800", "x; a=\ud800", 'x; a="\ud800\udfff"', "x; boundary=\udcff"])
+def test_lone_surrogates_do_no_harm(value):
+    head, _ = parse_header(value)
+    assert head in ("\ud800", "x")
+    with pytest.raises(MultipartError):
+        boundary_of(value)

@@ -1,0 +1,132 @@
+"""The allow-lists: single values, what may be sent, which headers are relayed, redaction, misread blocks."""
+
+from __future__ import annotations
+
+from email.parser import HeaderParser
+from email.policy import compat32
+
+import pytest
+
+from filesproxy.errors import BadRequest
+from filesproxy.headers import misread, redact, relayed, safe, single
+
+
+@pytest.mark.parametrize(
+    "value,read",
+    [("openai", "openai"), ("", ""), ("  sk-a  ", "sk-a"), ("   ", ""), ("a" * 4096, "a" * 4096),
+     ("!~a;b=c", "!~a;b=c")],
+)  # fmt: skip
+def test_single_value_is_read_without_the_blanks_around_it(value, read):
+    assert single({"x-key": value}, "x-key") == read
+
+
+def test_absent_header_is_empty():
+    assert single({}, "x-key") == ""
+
+
+@pytest.mark.parametrize(
+    "value", ["a,b", ",", "a b", "a\tb", "\ta", "a\r\nb", "a\n", "a\0", "\x7f", "é", "日本", "a" * 4097]
+)
+def test_value_that_repeats_or_holds_odd_characters_is_400_and_not_repeated(value):
+    with pytest.raises(BadRequest) as refused:
+        single({"x-key": value}, "x-key")
+    assert refused.value.param == "x-key" and value not in refused.value.message.replace("x-key", "").split()
+
+
+SAFE = [("etag", '"a"'), ("x-a", ""), ("x-a", "é"), ("a!#$%&'*+-.^_`|~0", " x ")]
+UNSAFE = [("", "a"), ("a b", "c"), ("a:", "b"), ("é", "a"), ("a\r\n", "b"), ("a", "b\r\nc: d"), ("a", "\n"),
+          ("a", "\r"), ("a", "\0"), ("a", "\t"), ("a", "\x7f"), ("a", "日本"), ("a", "\x1b[31m"), ("(a)", "b"),
+          ("a", "\ud800")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name,value", SAFE)
+def test_header_that_any_server_sends_is_safe(name, value):
+    assert safe(name, value)
+
+
+@pytest.mark.parametrize("name,value", UNSAFE)
+def test_header_that_could_split_a_message_is_not_safe(name, value):
+    assert not safe(name, value)
+
+
+@pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\n", "\t", "\0", "日本"])
+def test_listed_header_that_is_not_safe_is_not_relayed(value):
+    headers = {"etag": value, "x-ratelimit-limit": value, "request-id": value, "retry-after": "1"}
+    assert relayed(headers, content=True) == {"retry-after": "1"}
+
+
+UPSTREAM = {
+    "content-type": "application/json",
+    "content-length": "5",
+    "content-disposition": 'attachment; filename="a"',
+    "content-encoding": "gzip",
+    "etag": '"1"',
+    "last-modified": "Mon, 01 Jan 2024 00:00:00 GMT",
+    "retry-after": "7",
+    "retry-after-ms": "7000",
+    "x-should-retry": "false",
+    "x-request-id": "req_1",
+    "openai-processing-ms": "12",
+    "openai-version": "2020-10-01",
+    "x-ratelimit-remaining-requests": "9",
+    "anthropic-ratelimit-requests-limit": "50",
+    "set-cookie": "a=b",
+    "server": "cloudflare",
+    "connection": "close",
+    "transfer-encoding": "chunked",
+    "cf-ray": "1",
+    "location": "https://evil.example/",
+    "www-authenticate": "Bearer",
+    "alt-svc": "h3",
+    "openai-organization": "org-secret",
+    "x-ratelimit": "1",
+    "content-security-policy": "x",
+    "access-control-allow-origin": "*",
+    "strict-transport-security": "max-age=1",
+}
+
+
+def test_only_listed_headers_are_relayed():
+    assert set(relayed(UPSTREAM)) == {
+        "retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "openai-processing-ms", "openai-version",
+        "x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-limit",
+    }  # fmt: skip
+
+
+def test_what_describes_content_is_relayed_with_content():
+    assert set(relayed(UPSTREAM, content=True)) - set(relayed(UPSTREAM)) == {
+        "content-type", "content-length", "content-disposition", "content-encoding", "etag", "last-modified",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given,id_",
+    [({"request-id": "a"}, "a"), ({"apim-request-id": "b"}, "b"), ({"x-request-id": "x", "request-id": "a"}, "x"),
+     ({"apim-request-id": "b", "request-id": "a"}, "a"), ({"request-id": "a\r\nb", "apim-request-id": "b"}, "b")],
+)  # fmt: skip
+def test_request_ids_of_other_names_become_x_request_id(given, id_):
+    assert relayed(given) == {"x-request-id": id_}
+
+
+def test_redaction_replaces_every_secret_everywhere_and_knows_no_empty_one():
+    assert redact("a sk-1 b sk-1, sk-2", ["sk-1", "", "sk-2"]) == "a [redacted] b [redacted], [redacted]"
+    assert redact("nothing", [""]) == "nothing"
+
+
+@pytest.mark.parametrize("block", ["A: b\r\n", "A: b\r\nC: d\r\n", "", "A:\r\n"])
+def test_block_of_headers_is_not_misread(block):
+    assert not misread(HeaderParser(policy=compat32).parsestr(block))
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["A: b\r\nno header\r\nC: d\r\n", " A: b\r\n", ": b\r\n", "A: b\r\nFrom me\r\nC: d\r\n", "A : b\r\n", "é: b\r\n",
+     "\x00: b\r\n"],
+)  # fmt: skip
+def test_line_that_is_no_header_shows(block):
+    assert misread(HeaderParser(policy=compat32).parsestr(block))
+
+
+def test_body_that_is_never_read_is_no_defect():
+    block = "Content-Type: multipart/mixed\r\nContent-Transfer-Encoding: base64\r\n"
+    assert not misread(HeaderParser(policy=compat32).parsestr(block))

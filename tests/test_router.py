@@ -1,0 +1,125 @@
+"""The router: which operation a method and a path name, what is 404, 405 and 400, and what an id may hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from filesproxy.errors import BadRequest, MethodNotAllowed, NotFound
+from filesproxy.files import HANDLERS
+from filesproxy.router import ROUTES, Match, checked_id, route
+
+FOUND = {
+    ("POST", "/v1/files"): Match("upload_file"),
+    ("GET", "/v1/files"): Match("list_files"),
+    ("HEAD", "/v1/files"): Match("list_files"),
+    ("GET", "/v1/files/file-1"): Match("retrieve_file", "file-1"),
+    ("HEAD", "/v1/files/file-1"): Match("retrieve_file", "file-1"),
+    ("DELETE", "/v1/files/file-1"): Match("delete_file", "file-1"),
+    ("GET", "/v1/files/file-1/content"): Match("retrieve_file_content", "file-1"),
+    ("HEAD", "/v1/files/file-1/content"): Match("retrieve_file_content", "file-1"),
+    ("GET", "/v1/files/content"): Match("retrieve_file", "content"),
+    ("GET", "/v1/files/content/content"): Match("retrieve_file_content", "content"),
+    ("GET", "/v1/health"): Match("health"),
+    ("GET", "/"): Match("health"),
+    ("GET", ""): Match("health"),
+    ("HEAD", "/"): Match("health"),
+}
+
+
+@pytest.mark.parametrize("method,path", FOUND)
+def test_method_and_path_name_an_operation(method, path):
+    assert route(method, path) == FOUND[method, path]
+
+
+def test_every_operation_of_the_table_has_a_handler_but_health():
+    assert {operation for _, _, operation in ROUTES} - {"health"} == set(HANDLERS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1", "/v1/", "/v1/files/", "/v1//files", "//v1/files", "/V1/files", "/v1/Files", "/v2/files", "v1/files",
+     "/v1/files/a/", "/v1/files//content", "/v1/files/a/b", "/v1/files/a/content/", "/v1/files/a/contents",
+     "/v1/filesx", "/health", "*", "/v1/files/a/b/content", "//", "/v1/chat/completions", "/v1/files?limit=1",
+     "/v1/health/", "https://a/v1/files"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PATCH"])
+def test_any_other_path_is_404_with_any_method(method, path):
+    with pytest.raises(NotFound):
+        route(method, path)
+
+
+def test_path_without_its_version_says_what_a_base_url_ends_in():
+    with pytest.raises(NotFound, match="/v1"):
+        route("GET", "/files/file-1")
+    with pytest.raises(NotFound) as refused:
+        route("GET", "/<script>")
+    assert "script" not in refused.value.message
+
+
+ALLOW = {
+    "/v1/files": "POST, GET, HEAD",
+    "/v1/files/file-1": "GET, HEAD, DELETE",
+    "/v1/files/file-1/content": "GET, HEAD",
+    "/v1/health": "GET, HEAD",
+    "/": "GET, HEAD",
+}
+
+
+@pytest.mark.parametrize("path", ALLOW)
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "", "GET ", "POST\r\n"])
+def test_any_other_method_is_405_with_allow(method, path):
+    with pytest.raises(MethodNotAllowed) as refused:
+        route(method, path)
+    assert refused.value.headers == {"allow": ALLOW[path]}
+
+
+def test_head_is_taken_only_where_get_is():
+    assert all("HEAD" not in allow or "GET, HEAD" in allow for allow in ALLOW.values())
+
+
+GOOD_IDS = [
+    "file-abc123",
+    "a",
+    "a" * 128,
+    "file_011CNha8iCJcU1wXNR6q4V8w",
+    "...",
+    "a..b",
+    ".a",
+    "-",
+    "_",
+    "0",
+    "A.B-C_d",
+]
+BAD_IDS = [".", "..", "a" * 129, "a b", "a\0", "a\n", "\n", "é", "a?b", "a#b", "a%2fb", "a\\b", "a:b", ":id", "a@b",
+           "a;b", "a+b", "a*", "٣", "ａ", "a\r\nb", "a&b", "a=b", "~a", "a,b", "'", '"', "<a>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("file_id", GOOD_IDS)
+def test_id_that_a_provider_may_have_issued_is_taken_as_it_is(file_id):
+    assert checked_id(file_id) == file_id
+    assert route("GET", f"/v1/files/{file_id}/content").id == file_id
+
+
+@pytest.mark.parametrize("file_id", BAD_IDS)
+def test_id_that_could_change_a_url_is_400_and_not_repeated(file_id):
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content")):
+        with pytest.raises(BadRequest) as refused:
+            route(method, f"/v1/files/{file_id}{path}")
+        assert refused.value.param == "id"
+        assert len(file_id) < 4 or file_id not in refused.value.message
+
+
+def test_empty_id_is_no_id():
+    with pytest.raises(BadRequest):
+        checked_id("")
+
+
+def test_bad_id_names_the_parameter_that_it_came_in():
+    with pytest.raises(BadRequest) as refused:
+        checked_id("../x", "after")
+    assert refused.value.param == "after"
+
+
+def test_wrong_method_is_told_before_a_bad_id():
+    with pytest.raises(MethodNotAllowed):
+        route("PUT", "/v1/files/..")

@@ -1,0 +1,417 @@
+"""The WSGI edge: a request read with care on any server, and a response that closes what it holds."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+
+import pytest
+from fakes import FakeBody
+
+from filesproxy.errors import BadRequest, ClientAborted, ClientTimeout, LengthRequired, TooLarge, UpstreamError
+from filesproxy.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
+
+LENGTHS = ["-3", "+5", "3, 5", "5,5", "9" * 20, "٣", "１", "0x5", "5.0", " 5", "5 ", "5\n", "1_0", "five", "--", "5;"]
+
+
+def request(body=b"", reader=None, **environ):
+    base = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/files", "wsgi.input": reader or io.BytesIO(body)}
+    return Request({**base, **environ})
+
+
+class Raising:
+    """A wsgi.input that gives some bytes and then fails as a server's own reader does."""
+
+    def __init__(self, failure, first=b""):
+        self._failure, self._first = failure, first
+
+    def read(self, size):
+        block, self._first = self._first[:size], self._first[size:]
+        if block:
+            return block
+        raise self._failure
+
+
+class Short:
+    """A wsgi.input that gives one byte at a time and notes every size it was asked for."""
+
+    def __init__(self, body):
+        self._body, self.asked = io.BytesIO(body), []
+
+    def read(self, size):
+        self.asked.append(size)
+        return self._body.read(min(size, 1))
+
+
+def test_headers_are_http_and_content_type_only_in_lower_case():
+    environ = {"HTTP_X_PORTKEY_PROVIDER": "openai", "CONTENT_TYPE": "text/csv", "HTTP_HOST": "a",
+               "OPENAI_API_KEY": "sk-secret",
+               "HTTPS": "on", "HTTP": "x", "PATH": "/bin", "wsgi.url_scheme": "http", "SCRIPT_NAME": "/x"}  # fmt: skip
+    assert request(**environ).headers == {"x-portkey-provider": "openai", "content-type": "text/csv", "host": "a"}
+
+
+def test_empty_content_type_is_none():
+    assert "content-type" not in request(CONTENT_TYPE="").headers
+
+
+def test_missing_optional_keys_have_defaults():
+    bare = Request({"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()})
+    assert (bare.path, bare.query(), bare.client_address, bare.headers) == ("", {}, "", {})
+
+
+@pytest.mark.parametrize("raw", ["/v1/files/a%2Fb", "/v1/files/a%2fb?x=1", "http://h/v1/files/%2F"])
+@pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
+def test_encoded_slash_in_the_path_is_400_where_the_server_shows_it(name, raw):
+    with pytest.raises(BadRequest):
+        request(**{name: raw}).check_target()
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"RAW_URI": "/v1/files?x=%2F"}, {"REQUEST_URI": "/v1/files/a%20b"}, {"RAW_URI": ""}]
+)
+def test_encoded_slash_elsewhere_is_nobodys_business(environ):
+    request(**environ).check_target()
+
+
+QUERIES = {
+    "": {},
+    "a=1&b=2": {"a": "1", "b": "2"},
+    "a=": {"a": ""},
+    "a": {"a": ""},
+    "a=%C3%A9+b": {"a": "é b"},
+    "&&a=1&": {"a": "1"},
+    "a=1;b=2": {"a": "1;b=2"},
+    "a=%ff": {"a": "\ufffd"},
+    "a[]=1": {"a[]": "1"},
+}
+
+
+@pytest.mark.parametrize("text", QUERIES)
+def test_query_is_read_as_forms_write_it(text):
+    assert request(QUERY_STRING=text).query() == QUERIES[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["a=1&a=2", "a=1&%61=1", "a&a", "&".join(f"a{n}=" for n in range(33)), "&".join("a=1" for _ in range(40))]
+)
+def test_query_that_repeats_or_has_too_many_parameters_is_400(text):
+    with pytest.raises(BadRequest):
+        request(QUERY_STRING=text).query()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_content_length_that_is_no_number_is_400_before_anything_is_read(length):
+    reader = Raising(AssertionError("read"))
+    with pytest.raises(BadRequest) as refused:
+        request(reader=reader, CONTENT_LENGTH=length)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("length,size", [("5", 5), ("005", 5), ("0", 0), ("", 0), (None, 0), ("9" * 19, 9)])
+def test_body_ends_at_its_content_length_and_never_reads_past_it(length, size):
+    reader = Short(b"123456789")
+    body = request(reader=reader, **({} if length is None else {"CONTENT_LENGTH": length})).body
+    read = b"".join(iter(lambda: body.read(4) if body.size < 9 else b"", b""))
+    assert (read, body.size) == (b"123456789"[:size], size)
+    if length not in ("9" * 19,):
+        assert body.read(4) == b"" and all(0 < asked <= 4 for asked in reader.asked)
+
+
+def test_no_read_asks_for_more_than_what_is_left():
+    reader = Short(b"12345 and the next request")
+    body = request(reader=reader, CONTENT_LENGTH="5").body
+    while body.read(1 << 20):
+        pass
+    assert reader.asked == [5, 4, 3, 2, 1]
+
+
+def test_read_of_nothing_is_nothing():
+    assert request(b"12345", CONTENT_LENGTH="5").body.read(0) == b""
+
+
+def test_body_shorter_than_its_content_length_is_an_abort():
+    body = request(b"1234", CONTENT_LENGTH="5").body
+    assert body.read(100) == b"1234"
+    with pytest.raises(ClientAborted):
+        body.read(100)
+
+
+@pytest.mark.parametrize(
+    "environ", [{"CONTENT_LENGTH": "5"}, {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}]
+)
+@pytest.mark.parametrize("failure", [TimeoutError("sk"), socket.timeout("timed out"), BlockingIOError(11, "again")])
+def test_stall_is_408(failure, environ):
+    body = request(reader=Raising(failure, b"12"), **environ).body
+    assert body.read(5) == b"12"
+    with pytest.raises(ClientTimeout) as refused:
+        body.read(5)
+    assert refused.value.status == 408 and "sk" not in refused.value.message
+    assert refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "environ", [{"CONTENT_LENGTH": "5"}, {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}]
+)
+def test_reader_with_nothing_to_give_yet_is_a_stall_too(environ):
+    class Waiting:
+        def read(self, size):
+            return None  # io: no bytes are there, and it is not the end; a kernel's time limit on a socket shows so
+
+    with pytest.raises(ClientTimeout):
+        request(reader=Waiting(), **environ).body.read(5)
+
+
+class InvalidChunkSize(Exception):
+    """What servers raise has no common class."""
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [InvalidChunkSize("sk-secret"), OSError(5, "sk-secret"), ConnectionResetError(), ValueError("sk-secret"),
+     EOFError(), KeyError("x"), RuntimeError(), StopIteration()],
+)  # fmt: skip
+def test_any_exception_of_the_servers_reader_is_an_abort_that_repeats_nothing(failure):
+    body = request(reader=Raising(failure, b"12"), CONTENT_LENGTH="5").body
+    assert body.read(5) == b"12"
+    with pytest.raises(ClientAborted) as refused:
+        body.read(5)
+    assert "sk-secret" not in str(refused.value) and refused.value.__suppress_context__
+    assert body.size == 2
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_end_of_the_process_is_no_abort(failure):
+    with pytest.raises(failure):
+        request(reader=Raising(failure()), CONTENT_LENGTH="5").body.read(5)
+
+
+def test_limit_by_content_length_refuses_before_a_read():
+    body = request(reader=Raising(AssertionError("read")), CONTENT_LENGTH="6").body
+    with pytest.raises(TooLarge, match="5 bytes"):
+        body.limit(5)
+    request(b"12345", CONTENT_LENGTH="5").body.limit(5)
+
+
+CHUNKED = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+
+
+def test_limit_by_count_refuses_when_the_bytes_have_come():
+    body = request(reader=Short(b"123456"), **CHUNKED).body
+    body.limit(5)
+    for _ in range(5):
+        assert len(body.read(100)) == 1
+    with pytest.raises(TooLarge):
+        body.read(100)
+
+
+def test_chunked_body_of_exactly_the_limit_is_read_to_its_end():
+    body = request(b"12345", **CHUNKED).body
+    body.limit(5)
+    assert (body.read(100), body.read(100)) == (b"12345", b"")
+
+
+def test_chunked_body_is_read_to_the_end_that_the_server_gives():
+    body = request(b"12345", **CHUNKED, CONTENT_LENGTH="2").body
+    assert (body.read(3), body.read(3), body.read(3)) == (b"123", b"45", b"")
+
+
+@pytest.mark.parametrize("encoding", ["chunked", "Chunked", "gzip, chunked", "identity", " "])
+def test_transfer_encoding_that_the_server_does_not_end_is_411(encoding):
+    for more in ({}, {"CONTENT_LENGTH": "5"}, {"wsgi.input_terminated": False}):
+        with pytest.raises(LengthRequired) as refused:
+            request(b"12345", HTTP_TRANSFER_ENCODING=encoding, **more)
+        assert refused.value.status == 411
+
+
+class Server:
+    """What a WSGI server and a log see of one response, in their order."""
+
+    def __init__(self, failure=None):
+        self.events, self.failure = [], failure
+
+    def start_response(self, status, headers, exc_info=None):
+        self.events.append(("start", status, dict(headers)))
+        if self.failure:
+            raise self.failure
+
+    def done(self, sent, error):
+        self.events.append(("done", sent, error))
+
+    def send(self, response, method="GET"):
+        return respond(response, method, self.start_response, self.done)
+
+
+class Body(FakeBody):
+    """A body that tells a server's events what happens to it."""
+
+    def __init__(self, chunks, server):
+        super().__init__(chunks)
+        self._server = server
+
+    def __next__(self):
+        chunk = super().__next__()
+        self._server.events.append(("chunk", chunk))
+        return chunk
+
+    def close(self):
+        super().close()
+        self._server.events.append(("close",))
+
+
+def test_bytes_are_sent_at_once():
+    server = Server()
+    assert server.send(Response(200, {"a": "b"}, b"12345")) == [b"12345"]
+    assert server.events == [("start", "200 OK", {"a": "b"}), ("done", 5, "")]
+
+
+def test_head_of_bytes_has_their_headers_and_no_body():
+    server = Server()
+    assert b"".join(server.send(json_response(200, {}, {}), "HEAD")) == b""
+    assert server.events == [
+        ("start", "200 OK", {"content-type": "application/json", "content-length": "2"}),
+        ("done", 0, ""),
+    ]
+
+
+def test_head_of_a_stream_closes_it_unread():
+    server = Server()
+    body = Body([b"a"], server)
+    assert list(server.send(Response(200, {"content-length": "1"}, body), "HEAD")) == []
+    assert server.events == [("close",), ("start", "200 OK", {"content-length": "1"}), ("done", 0, "")]
+
+
+@pytest.mark.parametrize(
+    "status,line",
+    [(200, "200 OK"), (206, "206 Partial Content"), (529, "529 Status"), (404, "404 Not Found"), (999, "999 Status"),
+     (507, "507 Insufficient Storage")],
+)  # fmt: skip
+def test_status_line_has_a_phrase_for_any_status(status, line):
+    server = Server()
+    server.send(Response(status, {}, b""))
+    assert server.events[0][1] == line
+
+
+def test_first_chunk_is_there_before_start_response():
+    server = Server()
+    stream = server.send(Response(200, {}, Body([b"ab", b"c"], server)))
+    assert [event[0] for event in server.events] == ["chunk", "start"]
+    assert list(stream) == [b"ab", b"c"]
+    stream.close()
+    assert [event[0] for event in server.events] == ["chunk", "start", "chunk", "close", "done"]
+    assert server.events[-1] == ("done", 3, "")
+
+
+@pytest.mark.parametrize("failure", [UpstreamError("cut"), OSError("x"), ValueError("x")])
+def test_failure_before_the_first_byte_closes_and_starts_nothing(failure):
+    server = Server()
+    with pytest.raises(type(failure)):
+        server.send(Response(200, {}, Body([failure], server)))
+    assert server.events == [("close",)]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), GeneratorExit()])
+def test_end_of_the_process_before_the_first_byte_closes_too(failure):
+    class Ending(Body):
+        def __next__(self):
+            raise failure
+
+    server = Server()
+    with pytest.raises(type(failure)):
+        server.send(Response(200, {}, Ending([], server)))
+    assert server.events == [("close",)]
+
+
+def test_start_response_that_refuses_the_headers_leaves_no_body_open():
+    server = Server(ValueError("a server that does not like a header"))
+    body = Body([b"a"], server)
+    with pytest.raises(ValueError):
+        server.send(Response(200, {}, body))
+    assert body.closed
+
+
+def test_empty_stream_ends_well():
+    server = Server()
+    stream = server.send(Response(200, {}, Body([], server)))
+    assert list(stream) == []
+    stream.close()
+    assert server.events[-1] == ("done", 0, "")
+
+
+def test_close_may_come_again_and_done_comes_once():
+    server = Server()
+    stream = server.send(Response(200, {}, Body([b"a"], server)))
+    list(stream)
+    for _ in range(3):
+        stream.close()
+    assert [event for event in server.events if event[0] == "done"] == [("done", 1, "")]
+
+
+@pytest.mark.parametrize("taken,sent", [(0, 0), (1, 2), (2, 3)])
+def test_stream_that_nobody_takes_to_its_end_is_an_abort_and_closed(taken, sent):
+    server = Server()
+    stream = server.send(Response(200, {}, Body([b"ab", b"c"], server)))
+    for _ in range(taken):
+        next(stream)
+    stream.close()
+    assert server.events[-2:] == [("close",), ("done", sent, "client_aborted")]
+
+
+def test_stream_that_nobody_started_is_closed_all_the_same():
+    server = Server()
+    stream = ResponseStream(Body([b"a"], server), server.done)
+    stream.close()
+    assert ("close",) in server.events
+
+
+@pytest.mark.parametrize("code,logged", [(None, "upstream_error"), ("upstream_cut", "upstream_cut")])
+def test_stream_that_breaks_off_is_a_reset_and_is_reported_by_its_code(code, logged):
+    server = Server()
+    stream = server.send(Response(200, {}, Body([b"ab", UpstreamError("cut", code=code)], server)))
+    assert next(stream) == b"ab"
+    with pytest.raises(ConnectionResetError):  # no server makes a clean end of it
+        next(stream)
+    stream.close()
+    assert server.events[-1] == ("done", 2, logged)
+
+
+def test_reset_says_nothing_of_the_upstream():
+    server = Server()
+    stream = server.send(Response(200, {}, Body([b"a", UpstreamError("sk-secret")], server)))
+    next(stream)
+    with pytest.raises(ConnectionResetError) as cut:
+        next(stream)
+    assert "sk-secret" not in str(cut.value)
+
+
+def test_stream_that_breaks_off_with_a_bug_of_ours_is_no_abort_of_the_client():
+    server = Server()
+    stream = server.send(Response(200, {}, Body([b"a", OSError("disk")], server)))
+    next(stream)
+    with pytest.raises(OSError):
+        next(stream)
+    stream.close()
+    assert server.events[-1][2] not in ("", "client_aborted")
+
+
+def test_empty_chunks_are_passed_on_and_end_nothing():
+    server = Server()
+    assert list(server.send(Response(200, {}, Body([b"", b"a", b"", b"b"], server)))) == [b"", b"a", b"", b"b"]
+
+
+def test_json_is_ascii_and_has_its_length():
+    response = json_response(200, {"a": "é\ud800\r\n"}, {"x": "y", "content-length": "9"})
+    assert response.body == b'{"a":"\\u00e9\\ud800\\r\\n"}'
+    assert response.headers == {"x": "y", "content-type": "application/json", "content-length": str(len(response.body))}
+
+
+def test_error_response_is_the_envelope_and_the_errors_headers_win():
+    error = BadRequest("No.", param="x", headers={"allow": "GET", "x-request-id": "its"})
+    response = error_response(error, {"x-request-id": "ours", "x-portkey-trace-id": "t"})
+    assert response.status == 400
+    assert json.loads(response.body) == error.envelope()
+    assert (response.headers["allow"], response.headers["x-request-id"], response.headers["x-portkey-trace-id"]) == (
+        "GET",
+        "its",
+        "t",
+    )
