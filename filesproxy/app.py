@@ -14,14 +14,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .auth import authenticate
-from .config import Config, Source, load
+from .auth import authenticate, permit
+from .config import Config, Sections, load
 from .errors import FilesproxyError
 from .exchange import run
-from .files import HANDLERS, client_headers
+from .files import HANDLERS, client_headers, time_limit
 from .headers import relayed
 from .provider import Answer, Provider, Transport, Upload
 from .providers import PROVIDERS
+from .ranges import partial
 from .router import Match, route
 from .store import LocalTransport
 from .target import resolve
@@ -37,7 +38,7 @@ _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def create_app(
-    config: str | os.PathLike[str] | Source | None = None,
+    config: str | os.PathLike[str] | Sections | None = None,
     *,
     providers: Mapping[str, Provider] = PROVIDERS,
     transports: Mapping[str, Transport] | None = None,
@@ -62,6 +63,8 @@ class Application:
 
     def __init__(self, config: Config, providers: Mapping[str, Provider], transports: Mapping[str, Transport]) -> None:
         self.config = config
+        for warning in config.warnings:
+            _log.warning(warning)
         self._providers = providers
         self._transports = transports
 
@@ -89,13 +92,18 @@ class Application:
         return self._send(response, environ, start_response, record)
 
     def _relay(self, request: Request, match: Match, record: Record) -> Response:
-        caller = authenticate(request)
+        caller = authenticate(request, self.config.keys)
+        record.fields["key"] = caller.name or None
+        permit(caller, match.operation)
         target = resolve(request, caller, self.config, self._providers)
-        record.fields.update(key=caller.name or None, provider=target.name)
+        record.fields["provider"] = ("@" if target.is_saved else "") + target.name
         call = HANDLERS[match.operation](request, match.id, target)
-        call = replace(call, headers={**client_headers(request, target), **call.headers}, now=record.started)
+        headers = {**client_headers(request, target), **call.headers}
+        call = replace(call, headers=headers, timeout=time_limit(request), now=record.started)
         record.upload = call.upload
         answer = run(call, target, self._transports)
+        if call.stream:
+            answer = _partial(answer, headers)
         return _response(answer, record, call.upload.ignored if call.upload else ())
 
     def _send(
@@ -105,6 +113,15 @@ class Application:
             record.write(response.status, sent, error)
 
         return respond(response, environ["REQUEST_METHOD"], start_response, done)
+
+
+def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
+    try:
+        return partial(answer, asked)
+    except FilesproxyError:
+        if answer.body:
+            answer.body.close()
+        raise
 
 
 def _response(answer: Answer, record: Record, ignored: Sequence[str]) -> Response:

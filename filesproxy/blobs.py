@@ -115,6 +115,13 @@ class BlobBody:
         self.close()
         raise StopIteration
 
+    def skip(self, size: int) -> int:
+        """Pass over this many bytes; how many it were."""
+        size = min(size, self._left)
+        self._file.seek(size, os.SEEK_CUR)
+        self._left -= size
+        return size
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -1,22 +1,26 @@
-"""The command line: `serve` (the default) and `demo`."""
+"""The command line: `serve` (the default), `demo`, `check` and `key`."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from . import __version__
 from .app import Application, create_app
-from .config import ENVIRONMENT_PREFIX, SETTINGS
+from .auth import GATEWAY_KEY_PREFIX
+from .config import ENVIRONMENT_PREFIX
 from .demo import demo
 from .errors import ConfigError
 from .server import Server
+from .settings import SETTINGS, is_name
 
 GRACE_SECONDS = 30.0  # for transfers under way when the server is told to stop
 
@@ -25,16 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words if words[:1] and words[0] in _ALL_WORDS else ["serve", *words])
-    if arguments.command == "demo":
-        return demo(print)
+    commands = {
+        "demo": lambda: demo(print),
+        "check": lambda: check(arguments.config),
+        "key": lambda: key(arguments.name),
+    }
     try:
-        return serve(vars(arguments))
+        return commands.get(arguments.command, lambda: serve(vars(arguments)))()
     except ConfigError as error:
         print(f"filesproxy: {error.message}", file=sys.stderr)
         return 2
 
 
-_ALL_WORDS = ("serve", "demo", "-h", "--help", "--version")
+_ALL_WORDS = ("serve", "demo", "check", "key", "-h", "--help", "--version")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +55,35 @@ def _parser() -> argparse.ArgumentParser:
             flag = "--" + setting.name.replace("_", "-")
             serve_parser.add_argument(flag, metavar="VALUE", help=setting.doc.replace("%", "%%"))
     commands.add_parser("demo", help="serve from a temporary folder, make all five calls, compare, clean up")
+    check_parser = commands.add_parser("check", help="say what a configuration means, or what is wrong with it")
+    check_parser.add_argument("--config", metavar="FILE", help="INI file; without it, FILESPROXY_CONFIG")
+    key_parser = commands.add_parser("key", help="make a gateway key and the lines that configure it")
+    key_parser.add_argument("--name", required=True, help="who will have it, such as team-a")
     return parser
+
+
+def check(config: str | None) -> int:
+    """Say what the configuration means. Raises ConfigError, with the place, for what is wrong with it."""
+    found = create_app(config).config
+    print("The configuration can be used.")
+    for name, own in found.providers.items():
+        print(f"  provider {name}: {_address(own)}{', saved credential' if own['credential'] else ''}")
+    for known in found.keys:
+        uses = f"providers {' '.join(known.providers) or 'none'}, operations {' '.join(known.operations)}"
+        print(f"  key {known.name}: {uses}")
+    for warning in found.warnings:
+        print(f"  warning: {warning}")
+    return 0
+
+
+def key(name: str) -> int:
+    """Make a gateway key of 256 bits; print it, which nothing stores, and what to put into the configuration."""
+    if not is_name(name):
+        raise ConfigError("a key's name is small letters, digits, - and _.")
+    made = GATEWAY_KEY_PREFIX + secrets.token_urlsafe(32)
+    print(f"# the key, for the client's x-portkey-api-key; it is shown only now:\n# {made}")
+    print(f"[key:{name}]\nsha256 = {sha256(made.encode()).hexdigest()}\nproviders = *")
+    return 0
 
 
 def serve(arguments: Mapping[str, Any]) -> int:
@@ -98,10 +133,17 @@ def _banner(server: Server, application: Application) -> str:
     lines = [f"filesproxy {__version__} listens on {url} (Ctrl-C stops it)"]
     for name, settings in application.config.providers.items():
         default = ", the default" if name == application.config.settings["default_provider"] else ""
-        where = f"files in {settings['folder']}" if settings["kind"] == "local" else settings["base_url"]
-        lines.append(f"  provider {name}: {where}{default}")
+        lines.append(f"  provider {name}: {_address(settings)}{default}")
     lines.append(f"try: curl -F purpose=assistants -F file=@README.md {url}/v1/files")
     return "\n".join(lines)
+
+
+def _address(settings: Mapping[str, Any]) -> str:
+    if settings["kind"] == "local":
+        return f"files in {settings['folder']}"
+    return (
+        settings["base_url"] or (settings["resource"] and f"{settings['resource']} on Azure") or "resource per client"
+    )
 
 
 def _run(server: Server) -> None:

@@ -12,9 +12,11 @@ FilesproxyError
 │   ├── ClientTimeout        408
 │   ├── LengthRequired       411
 │   ├── TooLarge             413
-│   └── UnsupportedMedia     415
+│   ├── UnsupportedMedia     415
+│   └── RangeNotSatisfiable  416 + Content-Range
 ├── UpstreamError            502, the upstream is unreachable or broken
 │   ├── UpstreamTimeout      504
+│   │   └── RequestTimeout   408, the limit was the client's own
 │   └── UpstreamAnswered     the upstream's own status and text
 ├── StoreError               500, the local store's disk
 │   └── StoreFull            507
@@ -138,6 +140,13 @@ class UnsupportedMedia(ClientError):
     code = "unsupported_media_type"
 
 
+class RangeNotSatisfiable(ClientError):
+    """416: RFC 9110 §15.5.17; Content-Range says how long the file is."""
+
+    status = 416
+    code = "range_not_satisfiable"
+
+
 class UpstreamError(FilesproxyError):
     """502: the upstream is unreachable, or broke the protocol; the message names the phase."""
 
@@ -150,6 +159,14 @@ class UpstreamTimeout(UpstreamError):
 
     status = 504
     code = "upstream_timeout"
+
+
+class RequestTimeout(UpstreamTimeout):
+    """408: the time in x-portkey-request-timeout has passed; status and type are Portkey's."""
+
+    status = 408
+    type = "timeout_error"
+    code = "request_timeout"
 
 
 class UpstreamAnswered(UpstreamError):

@@ -73,6 +73,8 @@ def _send(call: Call, target: Target, transports: Mapping[str, Transport], opene
 
 
 def _refusal(answer: Answer, target: Target) -> UpstreamError:
+    if target.is_saved and answer.status in (401, 403):  # the caller's own key is not at fault
+        return UpstreamError("The provider refused the saved credential.", code="upstream_credential_rejected")
     if answer.status < 400:
         return UpstreamError("The provider redirects, which the gateway never follows.", code="upstream_redirect")
     try:

@@ -10,10 +10,12 @@ from .headers import single
 from .listing import checked_purpose, list_query
 from .multipart import Part, boundary_of, parts
 from .provider import Call, Target, Upload
+from .ranges import conditions
 from .wsgi import Request
 
 MAX_FIELD_BYTES = 65536  # of one form field; the longest that the contract has is a purpose
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 
@@ -39,7 +41,8 @@ def retrieve_file(request: Request, file_id: str, target: Target) -> Call:
 
 def retrieve_file_content(request: Request, file_id: str, target: Target) -> Call:
     """GET /v1/files/:id/content."""
-    return Call("retrieve_file_content", "GET", f"/files/{file_id}/content", stream=True)
+    asked = conditions(request.headers)
+    return Call("retrieve_file_content", "GET", f"/files/{file_id}/content", headers=asked, stream=True)
 
 
 def delete_file(request: Request, file_id: str, target: Target) -> Call:
@@ -63,12 +66,21 @@ def client_headers(request: Request, target: Target) -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
+def time_limit(request: Request) -> float | None:
+    """Seconds to the answer, from `x-portkey-request-timeout`, which is in milliseconds."""
+    text = single(request.headers, "x-portkey-request-timeout")
+    if text and not _MILLISECONDS.fullmatch(text):
+        raise BadRequest("x-portkey-request-timeout is a number of milliseconds.", param="x-portkey-request-timeout")
+    return int(text) / 1000 if text else None
+
+
 class Form:
     """The fields and the one file of an upload's form, in whatever order they come."""
 
     def __init__(self, form_parts: Iterator[Part], target: Target) -> None:
         self._parts = form_parts
-        self._known = target.provider.get("fields", ())
+        fields = target.provider.get("fields", ())
+        self._known = fields(target) if callable(fields) else fields
         self._required = target.provider.get("required_fields", ())
         self._fields: dict[str, str] = {}
         self._ignored: list[str] = []

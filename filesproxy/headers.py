@@ -29,12 +29,28 @@ _HEADER_DEFECTS = (
 
 #: What operators and SDKs read from a provider's answer; everything else, cookies and server names included, stays.
 RELAYED = frozenset(
-    {"retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "openai-processing-ms", "openai-version"}
+    {
+        "retry-after",
+        "retry-after-ms",
+        "x-should-retry",
+        "x-request-id",
+        "openai-processing-ms",
+        "openai-version",
+        "content-range",  # of a 206, and of a 416
+    }
 )
 RELAYED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 #: What describes the bytes of a file, relayed with them (RFC 9110 §8).
 RELAYED_WITH_CONTENT = frozenset(
-    {"content-type", "content-length", "content-disposition", "content-encoding", "etag", "last-modified"}
+    {
+        "content-type",
+        "content-length",
+        "content-disposition",
+        "content-encoding",
+        "accept-ranges",
+        "etag",
+        "last-modified",
+    }
 )
 
 

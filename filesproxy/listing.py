@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from .errors import BadRequest, UpstreamError
@@ -57,6 +58,18 @@ def page(data: list[Json], has_more: bool) -> Json:
     """The list envelope; both ids are null when it is empty."""
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
+
+
+def sliced(data: list[Json], query: Mapping[str, str]) -> Json:
+    """The page that was asked for, out of a provider's whole list. BadRequest if it does not hold `after`."""
+    newest_first = query.get("order", "desc") == "desc"
+    files = sorted(data, key=lambda file: need(file, "created_at", int), reverse=newest_first)
+    ids = [file["id"] for file in files]
+    if "after" in query and query["after"] not in ids:
+        raise BadRequest("No file of the list has the id that 'after' names.", param="after")
+    start = ids.index(query["after"]) + 1 if "after" in query else 0
+    end = start + int(query.get("limit", MAX_LIMIT))
+    return page(files[start:end], end < len(files))
 
 
 def deletion(obj: Any, call: Call) -> Json:

@@ -14,6 +14,13 @@ from .errors import UpstreamError
 Json = dict[str, Any]
 
 
+class Secret(str):
+    """Text that a repr does not show: of a mapping or a dataclass that holds it neither."""
+
+    def __repr__(self) -> str:
+        return "'[secret]'"
+
+
 class Body(Protocol):
     """An iterable of bytes that may be partly read. Whoever holds one closes it; closing twice is harmless."""
 
@@ -64,6 +71,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # holds the credential once authorised
     upload: Upload | None = None
     stream: bool = False  # the answer is bytes to relay, not JSON to read
+    timeout: float | None = None  # seconds to the answer's first byte, if the client set a limit
     url: str = ""
     now: float = 0.0  # the clock: seconds since the epoch when the request came
 
@@ -90,7 +98,8 @@ class Target:
     provider: Provider
     base_url: str
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    credential: str = field(default="", repr=False)
+    credential: Secret = field(default=Secret(), repr=False)
+    is_saved: bool = False  # the credential is the gateway's, not the caller's
     owner: str = ""  # the gateway key's name: whose files these are in the local store
 
 
@@ -111,10 +120,14 @@ class Provider(TypedDict, total=False):
     #: other origins that calls may go to, always without a credential
     hosts: tuple[str, ...]
     #: form fields of an upload that are passed on, and those without which it is a 400
-    fields: tuple[str, ...]
+    fields: tuple[str, ...] | Callable[[Target], tuple[str, ...]]
     required_fields: tuple[str, ...]
     #: client headers that are passed on, also read with an `x-portkey-` prefix
     client_headers: tuple[str, ...]
+    #: client headers that choose a setting, for a caller with a credential of its own: header → setting
+    client_settings: dict[str, str]
+    #: client headers that are a credential: header → what `auth` then is
+    credential_headers: dict[str, str]
     #: no credential upstream: files belong to gateway keys, and without keys only this machine may ask
     keyless: bool
 

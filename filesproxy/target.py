@@ -1,15 +1,21 @@
-"""Where a request goes: the provider its headers name, with that provider's settings and the caller's credential."""
+"""Where a request goes: the provider its headers name, its settings, and whose credential.
+
+A *saved provider* (`@NAME`) has its credential in the configuration; that goes only to the saved origin, in the saved
+scope, so whatever a client says about either is a 400. With a *plain name* the caller brings the credential.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from .auth import Caller, require_this_machine
 from .config import Config
-from .errors import BadRequest, Unauthorized
+from .errors import BadRequest, Forbidden, Unauthorized
 from .headers import single
-from .provider import Provider, Target
+from .provider import Provider, Secret, Target
+from .settings import BY_NAME
 from .wsgi import Request
 
 # Headers of Portkey's that would change where a request goes: the operator decides that, not a client.
@@ -17,43 +23,101 @@ _REFUSED = {
     "x-portkey-custom-host": "set base_url in the configuration of a provider",
     "x-portkey-config": "name the provider in x-portkey-provider",
 }
+# What would change host, resource, version, region, bucket, organisation, project, workspace or authentication.
+_SCOPE_PREFIXES = ("x-portkey-azure-", "x-portkey-openai-", "x-portkey-aws-", "x-portkey-amz-", "x-portkey-vertex-")
+_SCOPE_HEADERS = frozenset({"api-key", "x-api-key", "openai-organization", "openai-project", "anthropic-workspace-id"})
+_NO_SCOPE = "x-portkey-azure-deployment-id"  # which model, not which account
 
 
 def resolve(request: Request, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
-    """The target. BadRequest for an unknown or unnamed provider, Unauthorized where a credential is missing."""
-    name = _name(request.headers) or config.settings["default_provider"]
-    settings = config.providers.get(name)
+    """The target. BadRequest for a provider that is not named or not known, Unauthorized and Forbidden as they are."""
+    name, is_slug = _name(request.headers)
+    settings = config.providers.get(name or config.settings["default_provider"])
     if settings is None:
-        raise BadRequest(_UNNAMED if name == "none" else _UNKNOWN, param="x-portkey-provider", code="unknown_provider")
-    provider = providers[settings["kind"]]
-    target = Target(name, provider, "", settings, owner=caller.name)
-    target = replace(target, base_url=settings["base_url"] or _base_url(target))
-    return _open(target, request) if provider.get("keyless") else _with_credential(target, caller)
+        raise BadRequest(_UNKNOWN if name else _UNNAMED, param="x-portkey-provider", code="unknown_provider")
+    target = Target(name or config.settings["default_provider"], providers[settings["kind"]], "", settings)
+    if target.provider.get("keyless"):
+        target = _admit(target, request, caller)
+    elif settings["credential"] and (is_slug or not name):
+        target = _saved(target, request, caller)
+    else:
+        target = _plain(target, request, caller)
+    return replace(target, base_url=target.settings["base_url"] or _base_url(target))
 
 
 _UNNAMED = "Name a provider in the header x-portkey-provider."
 _UNKNOWN = "This provider is not known here; see x-portkey-provider."
 
 
-def _name(headers: Mapping[str, str]) -> str:
+def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
+    """The name, and whether it is meant as a saved provider."""
     for header, instead in _REFUSED.items():
         if header in headers:
             raise BadRequest(f"The header {header} is not taken here: {instead}.", param=header)
-    named = single(headers, "x-portkey-provider") or single(headers, "x-portkey-virtual-key")
-    return named.removeprefix("@")
+    named, virtual = single(headers, "x-portkey-provider"), single(headers, "x-portkey-virtual-key")
+    named = named or (virtual and "@" + virtual.removeprefix("@"))
+    return named.removeprefix("@"), named.startswith("@")
+
+
+def _admit(target: Target, request: Request, caller: Caller) -> Target:
+    """Let a caller use what the gateway has saved: by its key, or, where there are none, from this machine."""
+    if caller.key is None:
+        require_this_machine(request)
+    elif not caller.key.may_use(target.name):
+        raise Forbidden("This gateway key is not for this provider.")
+    return replace(target, owner=caller.name)
+
+
+def _saved(target: Target, request: Request, caller: Caller) -> Target:
+    for header in request.headers:
+        if header in _SCOPE_HEADERS or (header.startswith(_SCOPE_PREFIXES) and header != _NO_SCOPE):
+            raise BadRequest(f"Beside a saved provider the header {header} is not taken.", param=header)
+    return replace(_admit(target, request, caller), credential=target.settings["credential"], is_saved=True)
+
+
+def _plain(target: Target, request: Request, caller: Caller) -> Target:
+    if caller.key and not caller.key.caller_credentials:
+        raise Forbidden("This gateway key is for saved providers only: name one as @NAME.")
+    settings = {**target.settings, **_client_settings(target, request.headers)}
+    credential = _header_credential(target, request.headers, settings) or caller.credential
+    if not credential:
+        raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
+    return replace(target, settings=settings, credential=credential, owner=caller.name)
+
+
+def _client_settings(target: Target, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Settings that the provider lets a client with a credential of its own choose, such as an Azure resource."""
+    found = {}
+    for header, name in target.provider.get("client_settings", {}).items():
+        text = single(headers, header)
+        if text and name == "resource" and target.settings["base_url"]:
+            raise BadRequest(
+                f"The header {header} is not taken: this provider has an address of its own.", param=header
+            )
+        if text:
+            found[name] = _parsed(name, text, header)
+    return found
+
+
+def _parsed(name: str, text: str, header: str) -> Any:
+    try:
+        return BY_NAME[name].parse(text)
+    except ValueError as problem:
+        raise BadRequest(f"The header {header} must be {problem.args[0]}.", param=header) from None
+
+
+def _header_credential(target: Target, headers: Mapping[str, str], settings: dict[str, Any]) -> Secret:
+    """A credential from a header of the provider's own, which also says how it authenticates."""
+    kinds = target.provider.get("credential_headers", {})
+    found = {header: text for header in kinds if (text := single(headers, header))}
+    if len(found) > 1:
+        raise BadRequest(f"Only one of {' and '.join(found)} can authenticate.", param=max(found))
+    for header, text in found.items():
+        settings["auth"] = kinds[header]
+        return Secret(text)
+    return Secret()
 
 
 def _base_url(target: Target) -> str:
     url = target.provider["base_url"]
     return url(target) if callable(url) else url
-
-
-def _open(target: Target, request: Request) -> Target:
-    require_this_machine(request)
-    return target
-
-
-def _with_credential(target: Target, caller: Caller) -> Target:
-    if not caller.credential:
-        raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
-    return replace(target, credential=caller.credential)

@@ -12,6 +12,7 @@ import secrets
 import select
 import socket
 import ssl
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException, HTTPMessage, HTTPResponse, parse_headers
@@ -20,7 +21,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 
 from . import __version__
 from .connect import TIMEOUTS, Connector
-from .errors import UpstreamError, UpstreamTimeout
+from .errors import RequestTimeout, UpstreamError, UpstreamTimeout
 from .headers import misread, safe
 from .multipart import encode
 from .provider import Answer, Call, Target, Upload
@@ -63,6 +64,16 @@ class _Request(urllib.request.Request):
         super().__init__(call.url + query, method=call.method)
         self.call = call
         self.settings = target.settings
+        self._deadline = time.monotonic() + call.timeout if call.timeout else None
+
+    def seconds(self, setting: str) -> float:
+        """The time limit of a phase: its setting, or what is left of the client's own limit."""
+        limit: float = self.settings[setting]
+        return limit if self._deadline is None else min(limit, max(0.001, self._deadline - time.monotonic()))
+
+    def is_overdue(self) -> bool:
+        """Whether the client's own limit has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
 
 class _Handler(urllib.request.BaseHandler):
@@ -82,15 +93,24 @@ class _Handler(urllib.request.BaseHandler):
     def do_open(self, request: _Request) -> ResponseBody:
         """One exchange over one connection, which the returned body owns from then on."""
         url = urlsplit(request.full_url)
-        sock = self._connect(url, request.settings)
         try:
-            whole = _send(sock, _request_blocks(request, url), request.settings["send_timeout"])
-            return _receive(sock, request, whole)
-        except BaseException as error:
-            sock.close()
-            if request.call.upload and isinstance(error, UpstreamError):
-                error.headers.setdefault("x-should-retry", "false")  # the file may have arrived
+            sock = self._connect(url, {**request.settings, "connect_timeout": request.seconds("connect_timeout")})
+            return _exchange(sock, request, url)
+        except UpstreamTimeout:
+            if request.is_overdue():
+                raise RequestTimeout("The time in x-portkey-request-timeout has passed.") from None
             raise
+
+
+def _exchange(sock: socket.socket, request: _Request, url: SplitResult) -> ResponseBody:
+    try:
+        whole = _send(sock, request, _request_blocks(request, url))
+        return _receive(sock, request, whole)
+    except BaseException as error:
+        sock.close()
+        if request.call.upload and isinstance(error, UpstreamError):
+            error.headers.setdefault("x-should-retry", "false")  # the file may have arrived
+        raise
 
 
 def _request_blocks(request: _Request, url: SplitResult) -> Iterator[bytes]:
@@ -115,19 +135,19 @@ def _chunked(upload: Upload, boundary: str) -> Iterator[bytes]:
     yield b"0\r\n\r\n"
 
 
-def _send(sock: socket.socket, blocks: Iterator[bytes], timeout: float) -> bool:
+def _send(sock: socket.socket, request: _Request, blocks: Iterator[bytes]) -> bool:
     """Send the request. False if the upstream stopped reading before its end, which it may have an answer for.
 
     An error of whoever makes the blocks passes: the connection is then closed without the final chunk.
     """
-    sock.settimeout(timeout)
     early = select.poll()
     if not isinstance(sock, ssl.SSLSocket):  # TLS 1.3 session tickets look like an answer
         early.register(sock, select.POLLIN)
-    return all(not early.poll(0) and _sent(sock, block) for block in blocks)
+    return all(not early.poll(0) and _sent(sock, block, request.seconds("send_timeout")) for block in blocks)
 
 
-def _sent(sock: socket.socket, block: bytes) -> bool:
+def _sent(sock: socket.socket, block: bytes, timeout: float) -> bool:
+    sock.settimeout(timeout)
     view = memoryview(block)
     try:
         while view:
@@ -152,7 +172,7 @@ class _Response(HTTPResponse):
 
 
 def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBody:
-    sock.settimeout(request.settings["answer_timeout"] if whole else EARLY_ANSWER_SECONDS)
+    sock.settimeout(request.seconds("answer_timeout") if whole else EARLY_ANSWER_SECONDS)
     response = _Response(sock, method=request.call.method)
     try:
         response.begin()

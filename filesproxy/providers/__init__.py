@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..provider import Provider
+from .azure_openai import AZURE_OPENAI
 from .local import LOCAL
 from .openai import OPENAI
 
-PROVIDERS: dict[str, Provider] = {"openai": OPENAI, "local": LOCAL}
+PROVIDERS: dict[str, Provider] = {"openai": OPENAI, "azure-openai": AZURE_OPENAI, "local": LOCAL}

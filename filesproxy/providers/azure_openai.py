@@ -1,0 +1,96 @@
+"""Azure OpenAI: OpenAI's contract with a resource for a host, an api-version on each call, and seven statuses.
+
+Two surfaces. Dated (2024-10-21): `…/openai/files?api-version=…`, a list without pages. v1: `…/openai/v1/files`, nearly
+OpenAI's own. https://learn.microsoft.com/azure/ai-foundry/openai/reference
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import BadRequest
+from ..listing import file_list, file_object, sliced
+from ..provider import Call, Json, Provider, Target, exchange, need
+from .openai import OPENAI, error_object
+
+# Azure's seven, of which OpenAI has three (FileState in its specification).
+_STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
+
+
+def base_url(target: Target) -> str:
+    """The resource's URL. BadRequest if neither the configuration nor the client named a resource."""
+    resource = target.settings["resource"]
+    if not resource:
+        raise BadRequest("Name the Azure resource.", param="x-portkey-azure-resource-name", code="missing_resource")
+    return f"https://{resource}.openai.azure.com/openai" + ("/v1" if _is_v1(target) else "")
+
+
+def authorize(call: Call, target: Target) -> Call:
+    """`api-key`, or an Entra token as bearer, never both; and on the dated surface the api-version, with every call."""
+    bearer = target.settings["auth"] == "bearer"
+    own = {"authorization": f"Bearer {target.credential}"} if bearer else {"api-key": target.credential}
+    return replace(call, headers={**call.headers, **own}, query=_query(call.query, target))
+
+
+def _query(query: Mapping[str, str], target: Target) -> Mapping[str, str]:
+    if _is_v1(target):
+        return query
+    filtered = {"purpose": query["purpose"]} if "purpose" in query else {}  # all that a dated list knows
+    return {**filtered, "api-version": target.settings["api_version"]}
+
+
+def azure_file(obj: Any, call: Call) -> Json:
+    """A file object in OpenAI's three statuses; `bytes`, which Azure may leave out, is what was just relayed."""
+    file = file_object(obj, call)
+    if not isinstance(file.get("bytes"), int):
+        file["bytes"] = call.upload.size if call.upload else 0  # 0: unknown, and the contract requires a number
+    status = str(file["status"])
+    details = {"status_details": status} if status in ("deleting", "deleted") else {}
+    return {**file, "status": _STATUS.get(status, status), **details}
+
+
+def azure_list(obj: Any, call: Call) -> Json:
+    """A list: a page where Azure made one (v1), else cut from the one answer that the dated surface gives."""
+    data = [azure_file(item, call) for item in need(obj, "data", list)]
+    return file_list({**obj, "data": data}, call) if "has_more" in obj else sliced(data, call.query)
+
+
+def azure_error(body: Any) -> Json:
+    """Azure's errors have no `type`, or the word "error" for one; what OpenAI calls `param` may be `target`."""
+    error = error_object(body)
+    inner = body.get("error") if isinstance(body, dict) else None
+    target = inner.get("target") if isinstance(inner, dict) else None
+    param = error["param"] or (target if isinstance(target, str) else None)
+    return {**error, "type": None if error["type"] == "error" else error["type"], "param": param}
+
+
+def fields(target: Target) -> tuple[str, ...]:
+    """Form fields: the dated surface has no `expires_after`."""
+    return ("purpose", "expires_after[anchor]", "expires_after[seconds]") if _is_v1(target) else ("purpose",)
+
+
+def _is_v1(target: Target) -> bool:
+    return bool(target.settings["api_version"] == "v1")
+
+
+AZURE_OPENAI: Provider = {
+    **OPENAI,
+    "base_url": base_url,
+    "authorize": authorize,
+    "error": azure_error,
+    "operations": {
+        **OPENAI["operations"],
+        "upload_file": exchange(answer=azure_file),
+        "list_files": exchange(answer=azure_list),
+        "retrieve_file": exchange(answer=azure_file),
+    },
+    "fields": fields,
+    "client_headers": (),
+    "client_settings": {
+        "x-portkey-azure-resource-name": "resource",
+        "x-portkey-azure-api-version": "api_version",
+    },
+    "credential_headers": {"x-portkey-azure-ad-token": "bearer", "api-key": "key"},
+}
