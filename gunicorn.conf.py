@@ -6,6 +6,8 @@ The gateway's own settings come from FILESPROXY_CONFIG and FILESPROXY_*; here is
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 import sys
 
 from gunicorn import util
@@ -15,7 +17,7 @@ bind = "127.0.0.1:8787"
 
 # gthread: a sync worker carries one transfer at a time and kills it at `timeout`; gevent would be a dependency.
 worker_class = "gthread"
-# As many as cores: the work is waiting and copying.
+# For two cores; have as many as cores.
 workers = 2
 # Far above cores: a transfer holds a thread for as long as its client likes, and a thread blocked on a socket costs
 # little. 50 slow uploads must not starve a health check.
@@ -54,6 +56,14 @@ errorlog = "-"
 CLIENT_IDLE_SECONDS = 30
 
 
+def when_ready(server):
+    """Give every socket a time limit in the kernel, which accepted ones inherit: it holds for a request's head too."""
+    limit = struct.pack("ll", CLIENT_IDLE_SECONDS, 0)
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
 def pre_request(worker, req):
     """Give the client's socket a time limit: on gthread nothing else frees the thread of a stalled client."""
     sock = getattr(req.unreader, "sock", None)  # not public in gunicorn; a test of ours watches it
@@ -64,14 +74,17 @@ def pre_request(worker, req):
         req.force_close()
 
 
+def post_fork(server, worker):
+    """Send the access log to stdout and warnings to stderr, before the application is made."""
+    for name, stream in (("filesproxy", sys.stderr), ("filesproxy.access", sys.stdout)):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.StreamHandler(stream))
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
 def post_worker_init(worker):
-    """Send the access log to stdout, and let no connection be closed on the thread that accepts."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("filesproxy")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    """Let no connection be closed on the thread that accepts."""
     # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
     close = getattr(util, "close_graceful", None)
     if close is not None:

@@ -9,21 +9,21 @@ import random
 import re
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .auth import authenticate, permit
+from .auth import authenticate, own, permit, require_this_machine
 from .config import Config, Sections, load
 from .errors import FilesproxyError
 from .exchange import run
 from .files import HANDLERS, client_headers, time_limit
-from .headers import relayed
-from .provider import Answer, Provider, Transport, Upload
+from .headers import redact, relayed
+from .provider import Answer, Provider, Target, Transport, Upload
 from .providers import PROVIDERS
 from .ranges import partial
-from .router import Match, route
+from .router import Match, is_id, route
 from .store import LocalTransport
 from .target import resolve
 from .upstream import Sender
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("filesproxy")
 _access = logging.getLogger("filesproxy.access")
+# What a browser must not do with a stranger's file: guess its type, or run it as a page of this origin.
+_CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -49,7 +51,7 @@ def create_app(
     `config` is the path of an INI file or {section: {key: value}}; `settings` are those of [filesproxy], as keywords.
     Two applications in one process share nothing, and nothing is opened before the first request. Raises ConfigError.
     """
-    return Application(load(config, settings, providers), providers, transports or default_transports())
+    return Application(load(config, settings, providers), providers, {**default_transports(), **(transports or {})})
 
 
 def default_transports() -> dict[str, Transport]:
@@ -67,6 +69,8 @@ class Application:
             _log.warning(warning)
         self._providers = providers
         self._transports = transports
+        #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
+        self.this_machine_only = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; every failure becomes OpenAI's error envelope."""
@@ -79,7 +83,10 @@ class Application:
         except Exception as error:
             _log.error("request %s: %s", record.id, _where(error))
             record.error = type(error).__name__
-            response = error_response(FilesproxyError("Internal error of the gateway."), record.headers())
+            failure = FilesproxyError(
+                "The gateway failed; its log says where, under x-request-id.", code="internal_error"
+            )
+            response = error_response(failure, record.headers())
         return self._send(response, environ, start_response, record)
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse, record: Record) -> Iterable[bytes]:
@@ -92,19 +99,22 @@ class Application:
         return self._send(response, environ, start_response, record)
 
     def _relay(self, request: Request, match: Match, record: Record) -> Response:
+        if self.this_machine_only:
+            require_this_machine(request)
         caller = authenticate(request, self.config.keys)
         record.fields["key"] = caller.name or None
         permit(caller, match.operation)
         target = resolve(request, caller, self.config, self._providers)
         record.fields["provider"] = ("@" if target.is_saved else "") + target.name
-        call = HANDLERS[match.operation](request, match.id, target)
-        headers = {**client_headers(request, target), **call.headers}
-        call = replace(call, headers=headers, timeout=time_limit(request), now=record.started)
+        headers, timeout = client_headers(request, target), time_limit(request)
+        call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
+        headers = {name: value for name, value in {**headers, **call.headers}.items() if own(value, self.config.keys)}
+        call = replace(call, headers=headers, timeout=timeout, now=record.started)
         record.upload = call.upload
         answer = run(call, target, self._transports)
         if call.stream:
             answer = _partial(answer, headers)
-        return _response(answer, record, call.upload.ignored if call.upload else ())
+        return _response(answer, target, record)
 
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record
@@ -118,22 +128,22 @@ class Application:
 def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
     try:
         return partial(answer, asked)
-    except FilesproxyError:
+    except BaseException:
         if answer.body:
             answer.body.close()
         raise
 
 
-def _response(answer: Answer, record: Record, ignored: Sequence[str]) -> Response:
-    headers = {**record.headers(), **relayed(answer.headers, content=answer.body is not None)}
-    if ignored:
-        headers["x-filesproxy-ignored"] = ", ".join(ignored)
+def _response(answer: Answer, target: Target, record: Record) -> Response:
+    relayed_ones = relayed(answer.headers, content=answer.body is not None)
+    headers = {**record.headers(), **{name: redact(text, target.credential) for name, text in relayed_ones.items()}}
+    if record.upload and record.upload.ignored:
+        headers["x-filesproxy-ignored"] = ", ".join(record.upload.ignored)
     if answer.body is None:
-        if isinstance(answer.json, dict) and isinstance(answer.json.get("id"), str):
-            record.fields["file_id"] = answer.json["id"]
-        return json_response(200, answer.json, headers)
+        record.note_file(answer.json)
+        return json_response(200, answer.json, headers, target.credential)
     headers.setdefault("content-type", "application/octet-stream")
-    return Response(answer.status, {**headers, "x-content-type-options": "nosniff"}, answer.body)
+    return Response(answer.status, {**headers, **_CONTENT_HEADERS}, answer.body)
 
 
 def _health(record: Record) -> Response:
@@ -168,6 +178,12 @@ class Record:
             "x-portkey-trace-id": self.id,
             **({"x-portkey-provider": name} if name else {}),
         }
+
+    def note_file(self, json: Any) -> None:
+        """Take the file's id from an answer, if it is one: providers are no more trusted than clients."""
+        file_id = json.get("id") if isinstance(json, dict) else None
+        if isinstance(file_id, str) and is_id(file_id):
+            self.fields["file_id"] = file_id
 
     def write(self, status: int, sent: int, error: str) -> None:
         """Log the request, once it is over."""

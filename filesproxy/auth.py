@@ -18,7 +18,9 @@ from .wsgi import Request
 GATEWAY_KEY_PREFIX = "fp_"  # a gateway key never goes upstream
 # What the Portkey SDKs put into Authorization when they were given no key for a provider.
 _PLACEHOLDERS = frozenset({"OPENAI_API_KEY", "DUMMY-KEY"})
-_BEARER = re.compile(r"(?i:bearer) +([\x21-\x2b\x2d-\x7e]{1,4096})")  # RFC 6750 §2.1, but for the comma of a repeat
+# What proxies add; one before us would make every peer look like this machine.
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_BEARER = re.compile(r"(?i:bearer) +([\x21-\x2b\x2d-\x7e]{1,4096})")  # laxer than RFC 6750 §2.1; a comma is a repeat
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,13 @@ def authenticate(request: Request, keys: Sequence[Key]) -> Caller:
     """
     presented, bearer = single(request.headers, "x-portkey-api-key"), _bearer(request.headers)
     if not keys:
-        return Caller(credential=_own(bearer) or _own(presented))
-    key = _key(presented or bearer, keys)
-    return Caller(key, _own(bearer) if bearer != presented else Secret())
+        return Caller(credential=own(bearer, keys) or own(presented, keys))
+    return Caller(_key(presented or bearer, keys), own(bearer, keys))
+
+
+def own(token: str, keys: Sequence[Key]) -> Secret:
+    """The token as what a caller says to a provider; a gateway key, anybody's, is "" and never goes upstream."""
+    return Secret("" if token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys) else token)
 
 
 def permit(caller: Caller, operation: str) -> None:
@@ -56,25 +62,28 @@ def permit(caller: Caller, operation: str) -> None:
 def require_this_machine(request: Request) -> None:
     """Where nobody needs a key, answer this machine only: by peer, by Host and by Origin (DNS rebinding). Forbidden."""
     host = request.headers.get("host", "")
-    if not (_is_loopback(_hostname(host)) and _is_loopback(request.client_address or "localhost")):
+    if any(header in request.headers for header in _FORWARDED):
+        raise Forbidden("Without gateway keys this provider is for this machine only, and for no proxy before it.")
+    if not (is_loopback(_hostname(host)) and is_loopback(request.client_address or "localhost")):
         raise Forbidden("Without gateway keys this provider is for this machine only, under a loopback Host.")
     origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
+    foreign_page = request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if foreign_page or (origin is not None and origin.partition("://")[2] != host):
         raise Forbidden("Without gateway keys no web page of another origin may call.")
 
 
 def _key(presented: str, keys: Sequence[Key]) -> Key:
-    """The key with this hash. Compares with every one, in a time that tells nothing about where they differ."""
-    digest = sha256(presented.encode()).hexdigest()
-    found = [key for key in keys for known in key.sha256 if hmac.compare_digest(digest, known)]
+    """The key that was presented."""
+    found = _matching(presented, keys)
     if not found or not presented:
         raise Unauthorized("A gateway key is needed, in x-portkey-api-key or as the bearer token.")
     return found[0]
 
 
-def _own(token: str) -> Secret:
-    """The token as a provider's credential: a gateway key is none."""
-    return Secret("" if token.startswith(GATEWAY_KEY_PREFIX) else token)
+def _matching(token: str, keys: Sequence[Key]) -> list[Key]:
+    """The keys with this token's hash. Compares with every one, in a time that tells nothing of where they differ."""
+    digest = sha256(token.encode()).hexdigest() if keys else ""
+    return [key for key in keys for known in key.sha256 if hmac.compare_digest(digest, known)]
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
@@ -91,10 +100,12 @@ def _hostname(host: str) -> str:
     return re.sub(r":[0-9]*\Z", "", host).strip("[]").lower()
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Whether this host name or address is this machine's own, without asking a name server."""
     if name == "localhost":
         return True
     try:
-        return ip_address(name).is_loopback
+        address = ip_address(name)
     except ValueError:
         return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

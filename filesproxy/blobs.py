@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
@@ -17,6 +19,8 @@ from typing import NoReturn
 from .errors import StoreError, StoreFull
 
 BLOCK_BYTES = 1 << 18  # of a download
+_NAME = re.compile(r"[0-9a-f]{32}")
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link that leads elsewhere, no pipe that waits
 
 
 class Blobs:
@@ -28,6 +32,11 @@ class Blobs:
         for path in (folder, self._incoming, self._kept):
             with disk_errors():
                 os.makedirs(path, mode=0o700, exist_ok=True)
+                found = os.lstat(path)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                raise StoreError(
+                    "The local store's folder must be a folder of this user that nobody else can write to."
+                )
 
     @contextmanager
     def store(self, chunks: Iterable[bytes]) -> Iterator[str]:
@@ -66,14 +75,21 @@ class Blobs:
                     return name, handle
             os.close(handle)  # a sweep took it in between
 
+    def is_empty(self) -> bool:
+        """Whether no blob is kept."""
+        with disk_errors(), os.scandir(self._kept) as names:
+            return next(names, None) is None
+
     def path(self, name: str) -> str:
-        """Where a kept blob is."""
+        """Where a kept blob is. StoreError for what is no name of ours, which could lead elsewhere."""
+        if not _NAME.fullmatch(name):
+            raise StoreError("The local store's index names no blob of its own.")
         return os.path.join(self._kept, name)
 
     def open(self, name: str, size: int) -> BlobBody:
         """The bytes of a kept blob. StoreError if it is gone or has another size than it should."""
         with disk_errors():
-            handle = os.open(self.path(name), os.O_RDONLY)
+            handle = os.open(self.path(name), _READ)
         if os.fstat(handle).st_size != size:
             os.close(handle)
             raise StoreError("The stored file is damaged: its size is not what it was.")
@@ -85,11 +101,12 @@ class Blobs:
             os.unlink(self.path(name))
 
     def sweep(self, is_named: Callable[[str], bool]) -> int:
-        """Remove what a killed process left behind: unlocked, and named by no index. Returns how many."""
+        """Remove what a killed process left behind: a file of ours, unlocked, named by no index. Returns how many."""
         removed = 0
         for folder in (self._incoming, self._kept):
             with disk_errors(), os.scandir(folder) as names:
-                removed += sum(_remove_abandoned(entry.path, entry.name, is_named) for entry in names)
+                files = (entry for entry in names if entry.is_file(follow_symlinks=False))
+                removed += sum(_remove_abandoned(entry.path, entry.name, is_named) for entry in files)
         return removed
 
 
@@ -145,10 +162,10 @@ def sync_folder(path: str) -> None:
 
 
 def _remove_abandoned(path: str, name: str, is_named: Callable[[str], bool]) -> bool:
-    if is_named(name):
+    if not _NAME.fullmatch(name) or is_named(name):
         return False
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, _READ)
     except FileNotFoundError:
         return False  # renamed or removed by its owner
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import __version__
 from .app import Application, create_app
-from .auth import GATEWAY_KEY_PREFIX
+from .auth import GATEWAY_KEY_PREFIX, is_loopback
 from .config import ENVIRONMENT_PREFIX
 from .demo import demo
 from .errors import ConfigError
@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 def check(config: str | None) -> int:
     """Say what the configuration means. Raises ConfigError, with the place, for what is wrong with it."""
     found = create_app(config).config
-    print("The configuration can be used.")
+    named = config or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
+    print("The configuration can be used." if named else "There is no configuration file; these are the defaults.")
     for name, own in found.providers.items():
         print(f"  provider {name}: {_address(own)}{', saved credential' if own['credential'] else ''}")
     for known in found.keys:
@@ -88,15 +89,16 @@ def key(name: str) -> int:
 
 def serve(arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if the address cannot be had; raises ConfigError."""
+    _log_to_streams()
     application = _application(arguments)
     host, port = application.config.settings["listen"]
+    application.this_machine_only = not application.config.keys and is_loopback(host)
     try:
         server = Server((host, port), application)
     except OSError as error:
         reason = error.strerror or error
         print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
         return 1
-    _log_to_stdout()
     print(_banner(server, application), file=sys.stderr, flush=True)
     _run(server)
     return 0
@@ -119,12 +121,13 @@ def _data_folder() -> str:
     return os.path.join(base, "filesproxy")
 
 
-def _log_to_stdout() -> None:
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("filesproxy")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+def _log_to_streams() -> None:
+    """The access log to stdout, warnings to stderr."""
+    for name, stream in (("filesproxy", sys.stderr), ("filesproxy.access", sys.stdout)):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.StreamHandler(stream))
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 def _banner(server: Server, application: Application) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from . import tls
 from .errors import ConfigError
 from .ini import Source, read
 from .provider import Provider
@@ -17,7 +18,7 @@ from .settings import SETTINGS, is_name, values
 ENVIRONMENT_PREFIX = "FILESPROXY_"
 # What Kubernetes sets for every service: one called `filesproxy` must not stop the start.
 _KUBERNETES = re.compile(r"FILESPROXY_(.*_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
-_PLAIN_HTTP = re.compile(r"http://(?!localhost[:/]|127\.|\[::1\])")
+_PLAIN_HTTP = re.compile(r"(?i)http://(?!(localhost|127[0-9.]+|\[::1\])([:/]|\Z))")
 
 Sections = Mapping[str, Mapping[str, Any]]  # section → key → text or value
 
@@ -58,7 +59,8 @@ def load(
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
     """The configuration; keywords win over the environment, that over the file. ConfigError names what is wrong."""
-    source = source or environ.get(ENVIRONMENT_PREFIX + "CONFIG") or {}
+    if source is None:
+        source = environ.get(ENVIRONMENT_PREFIX + "CONFIG") or {}
     found = Source(source) if isinstance(source, Mapping) else read(os.fspath(source))
     _check_sections(found)
     settings = {setting.name: setting.default for setting in SETTINGS if setting.app}
@@ -92,8 +94,9 @@ def _providers(
     inherited = {setting.name: settings.get(setting.name, setting.default) for setting in SETTINGS}
     found = {name: _provider(name, name, inherited, table) for name in table}
     for name, section in _named(source, "provider").items():
-        given = {**inherited, **_section(source, section, "provider")}
-        found[name] = _provider(source.place(section), name, given, table)
+        given = _section(source, section, "provider")
+        found[name] = _provider(source.place(section), name, {**inherited, **given}, table)
+        _check_provider(source.place(section), given, found[name], table)
     return {name: own for name, own in found.items() if own["folder"] or not table[own["kind"]].get("keyless")}
 
 
@@ -101,12 +104,35 @@ def _provider(place: str, name: str, own: Mapping[str, Any], table: Mapping[str,
     kind = own["kind"] or name
     if kind not in table:
         raise ConfigError(f"{place} needs kind = one of {', '.join(sorted(table))}.")
-    if table[kind].get("keyless") and (own["base_url"] or own["credential"]):
-        raise ConfigError(f"{place}: this kind has no base_url and no credential.")
-    if own["base_url"] and own["resource"]:
-        raise ConfigError(f"{place}: set base_url or resource, not both.")
     url = table[kind]["base_url"]
     return {**own, "kind": kind, "base_url": own["base_url"] or (url if isinstance(url, str) else "")}
+
+
+def _check_provider(
+    place: str, given: Mapping[str, Any], own: Mapping[str, Any], table: Mapping[str, Provider]
+) -> None:
+    """Refuse a section that could not work, or that says what its kind of provider has no use for."""
+    kind = table[own["kind"]]
+    foreign = {name for other in table.values() for name in other.get("settings", ())} - set(kind.get("settings", ()))
+    if kind.get("keyless"):
+        foreign |= {"base_url", "credential"}
+    if foreign & set(given):
+        raise ConfigError(f"{place}: a provider of the kind {own['kind']} has no {min(foreign & set(given))}.")
+    if kind.get("keyless") and not own["folder"]:
+        raise ConfigError(f"{place} needs a folder.")
+    if own["base_url"] and own["resource"]:
+        raise ConfigError(f"{place}: set base_url or resource, not both.")
+    if own["credential"] and not (own["base_url"] or own["resource"]):
+        raise ConfigError(f"{place}: a saved credential needs a resource or a base_url to go to.")
+    if own["ca_file"] or own["ca_extra"]:
+        _check_trust(place, own)
+
+
+def _check_trust(place: str, own: Mapping[str, Any]) -> None:
+    try:
+        tls.context(own)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}") from None
 
 
 def _keys(source: Source) -> tuple[Key, ...]:
@@ -121,7 +147,8 @@ def _check(
 ) -> None:
     """What single values cannot show: names that lead nowhere, and credentials that anybody could use."""
     if settings["default_provider"] not in ("none", *providers):
-        raise ConfigError(f"{source.place('filesproxy', 'default_provider')}: default_provider is not configured.")
+        place, known = source.place("filesproxy", "default_provider"), ", ".join(sorted(providers))
+        raise ConfigError(f"{place}: default_provider is none of {known}; local needs a folder.")
     saved = {name: own["credential"] for name, own in providers.items() if own["credential"]}
     if saved and not keys and not settings["open_access"]:
         raise ConfigError(
@@ -129,6 +156,9 @@ def _check(
         )
     for key in keys:
         _check_key(source, key, providers, saved)
+    hashes = [known for key in keys for known in key.sha256]
+    if len(set(hashes)) < len(hashes):
+        raise ConfigError(f"{source.place('key:' + keys[-1].name)}: a hash stands twice among the keys.")
 
 
 def _check_key(source: Source, key: Key, providers: Mapping[str, Any], saved: Mapping[str, str]) -> None:
@@ -138,7 +168,7 @@ def _check_key(source: Source, key: Key, providers: Mapping[str, Any], saved: Ma
     if not set(key.providers) <= {"*", *providers}:
         raise ConfigError(f"{source.place(section, 'providers')}: providers names one that is not configured.")
     for name, credential in saved.items():
-        if sha256(credential.encode()).hexdigest() in key.sha256:
+        if credential.startswith("fp_") or sha256(credential.encode()).hexdigest() in key.sha256:
             raise ConfigError(f"{source.place('provider:' + name, 'credential')}: this is a gateway key.")
 
 

@@ -14,6 +14,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from . import tls
 from .errors import UpstreamError, UpstreamTimeout
+from .settings import proxy_url
 
 TIMEOUTS = (TimeoutError, socket.timeout)  # not the same class before Python 3.10
 
@@ -34,6 +35,9 @@ class Connector:
             connection.close()
             raise _failure(error, str(url.hostname)) from None
         sock: socket.socket = connection.sock
+        if isinstance(sock, ssl.SSLSocket):
+            # An end without close_notify is a cut (RFC 8446 §6.1).
+            sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         return sock
 
     def _connection(self, url: SplitResult, settings: Mapping[str, Any]) -> http.client.HTTPConnection:
@@ -62,10 +66,16 @@ def _proxy(setting: str, host: str) -> SplitResult | None:
     """The proxy for an https host. urllib reads the variables, and knows what `no_proxy` means."""
     url = setting
     if setting == "env":
-        url = "none" if proxy_bypass(host) else getproxies_environment().get("https", "none")
-    if url == "none":
-        return None
-    return urlsplit(url if "://" in url else f"http://{url}")
+        url = "none" if proxy_bypass(host) else _from_environment()
+    return None if url == "none" else urlsplit(url)
+
+
+def _from_environment() -> str:
+    url = getproxies_environment().get("https", "none")
+    try:
+        return proxy_url(url if "://" in url or url == "none" else f"http://{url}")
+    except ValueError:
+        raise UpstreamError("https_proxy must be an http:// URL.", code="upstream_unreachable") from None
 
 
 def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:

@@ -27,7 +27,7 @@ class Differs(Exception):
 def demo(say: Callable[[str], Any]) -> int:
     """Serve, make all five calls, compare. 0 if everything is as it should be, else 1."""
     with tempfile.TemporaryDirectory(prefix="filesproxy-demo-") as folder:
-        server = Server(("127.0.0.1", 0), create_app(folder=folder, default_provider="local"))
+        server = Server(("127.0.0.1", 0), create_app({}, folder=folder, default_provider="local"))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

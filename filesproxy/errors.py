@@ -29,6 +29,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+# Failures of a server that the same request would meet again; OpenAI's SDKs repeat every other 5xx.
+FINAL_CODES = frozenset(
+    {
+        "upstream_address",
+        "upstream_answer_too_large",
+        "upstream_credential_rejected",
+        "upstream_redirect",
+        "upstream_tls",
+        "store_full",
+    }
+)
+
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 

@@ -33,7 +33,7 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport]) -> Answ
         answer = operation(call, lambda sent: _send(sent, target, transports, opened))
         return answer
     except UpstreamError as error:
-        if call.upload and opened and not isinstance(error, UpstreamAnswered):  # the file has arrived
+        if call.upload and call.upload.is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
             error.headers.setdefault("x-should-retry", "false")
         raise
     finally:
@@ -62,11 +62,16 @@ def _send(call: Call, target: Target, transports: Mapping[str, Transport], opene
     call = replace(call, url=address(call, target))
     if _origin(call.url) == _origin(target.base_url):
         call = target.provider["authorize"](call, target)
-    answer = transports[urlsplit(call.url).scheme](call, target)
+    transport = transports.get(urlsplit(call.url).scheme)
+    if transport is None:
+        raise UpstreamError("The provider's address has a scheme that is not served.", code="upstream_address")
+    answer = transport(call, target)
     if answer.body is not None:
         opened.append(answer.body)
     if not 200 <= answer.status < 300:
         raise _refusal(answer, target)
+    if call.stream and answer.status not in (200, 206):
+        raise UpstreamError("The provider answered without the content.", code="upstream_invalid_answer")
     if call.stream or answer.body is None:
         return answer
     return replace(answer, json=_parse(_read(answer, target.settings["max_answer_bytes"])), body=None)
@@ -82,9 +87,10 @@ def _refusal(answer: Answer, target: Target) -> UpstreamError:
     except UpstreamError:  # an HTML page of some proxy on the way: its words are no use to a client
         body = {"message": f"The provider answered {answer.status} without a readable reason."}
     error = target.provider["error"](body)
-    shown = {name: redact(text, [target.credential]) if isinstance(text, str) else text for name, text in error.items()}
+    shown = {name: redact(text, target.credential) if isinstance(text, str) else text for name, text in error.items()}
+    headers = {name: redact(text, target.credential) for name, text in relayed(answer.headers).items()}
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
-    return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, relayed(answer.headers))
+    return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, headers)
 
 
 def _read(answer: Answer, limit: int) -> bytes:

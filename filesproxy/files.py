@@ -36,18 +36,20 @@ def list_files(request: Request, file_id: str, target: Target) -> Call:
 
 def retrieve_file(request: Request, file_id: str, target: Target) -> Call:
     """GET /v1/files/:id."""
-    return Call("retrieve_file", "GET", f"/files/{file_id}")
+    return Call("retrieve_file", "GET", f"/files/{file_id}", file_id=file_id)
 
 
 def retrieve_file_content(request: Request, file_id: str, target: Target) -> Call:
     """GET /v1/files/:id/content."""
-    asked = conditions(request.headers)
-    return Call("retrieve_file_content", "GET", f"/files/{file_id}/content", headers=asked, stream=True)
+    asked = conditions(request.headers) if request.method == "GET" else {}  # RFC 9110 §14.2: of a GET only
+    return Call(
+        "retrieve_file_content", "GET", f"/files/{file_id}/content", file_id=file_id, headers=asked, stream=True
+    )
 
 
 def delete_file(request: Request, file_id: str, target: Target) -> Call:
     """DELETE /v1/files/:id."""
-    return Call("delete_file", "DELETE", f"/files/{file_id}")
+    return Call("delete_file", "DELETE", f"/files/{file_id}", file_id=file_id)
 
 
 HANDLERS: dict[str, Callable[[Request, str, Target], Call]] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from base64 import b64encode
+from collections.abc import Mapping
 from email.errors import (
     FirstHeaderLineIsContinuationDefect,
     InvalidHeaderDefect,
@@ -11,6 +13,7 @@ from email.errors import (
     MissingHeaderBodySeparatorDefect,
 )
 from email.message import Message
+from urllib.parse import quote
 
 from .errors import BadRequest
 
@@ -88,9 +91,9 @@ def misread(message: Message) -> bool:
     return any(isinstance(defect, _HEADER_DEFECTS) for defect in message.defects)
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text without any of the secrets, for error texts that an upstream wrote."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "[redacted]")
+def redact(text: str, secret: str) -> str:
+    """What an upstream wrote, without the credential that it was given: as it is, in JSON, in a URL, in base64."""
+    if secret:
+        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), b64encode(secret.encode()).decode()):
+            text = text.replace(form, "[redacted]")
     return text

@@ -43,28 +43,33 @@ def read(path: str) -> Source:
     )
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     text = _text(path)
+    problem = ""
     try:
         parser.read_string(text)
-    except configparser.Error as problem:  # its own text repeats the line
-        raise ConfigError(f"{path}, line {_line(problem)}: {_PROBLEMS.get(type(problem), 'does not parse')}.") from None
+    except configparser.Error as error:
+        problem = f"{path}, line {_line(error)}: {_PROBLEMS.get(type(error), 'does not parse')}."
+    if problem:  # raised out here, it does not carry the parser's error, which repeats the line
+        raise ConfigError(problem)
     return Source({name: dict(parser[name]) for name in parser.sections()}, path, _lines(text))
 
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            content = file.read()
     except OSError:
         raise ConfigError(f"{path}: cannot be read.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text.") from None
+    text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    if "\ufffd" in text:
+        raise ConfigError(f"{path}: is not UTF-8 text.")
+    return text
 
 
 def _lines(text: str) -> dict[tuple[str, str], int]:
     """Where sections and keys stand, for a text that has parsed."""
     found, section = {}, ""
-    for number, line in enumerate(text.splitlines(), 1):
-        header, key = _SECTION.match(line), _KEY.match(line)
+    for number, line in enumerate(text.split("\n"), 1):
+        header, key = _SECTION.match(line.strip()), _KEY.match(line.strip())
         if header:
             section = header[1]
         if header or key:

@@ -50,7 +50,9 @@ def file_list(obj: Any, call: Call) -> Json:
 
     Without a boolean `has_more` openai-python asks for ever, and openai-node stops at once.
     """
-    data = [file_object(item, call) for item in need(obj, "data", list)]
+    if len(need(obj, "data", list)) > MAX_LIMIT:
+        raise UpstreamError("The provider's list is longer than any page.", code="upstream_invalid_answer")
+    data = [file_object(item, call) for item in obj["data"]]
     return {**obj, **page(data, obj.get("has_more") is True)}
 
 

@@ -49,9 +49,11 @@ class Upload:
         self.fields = fields
         self.ignored = ignored
         self.size = 0
+        self.is_begun = False  # once it is, bytes of it may have arrived somewhere
         self._chunks = chunks
 
     def __iter__(self) -> Iterator[bytes]:
+        self.is_begun = True
         for chunk in self._chunks:
             self.size += len(chunk)
             yield chunk
@@ -70,6 +72,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # holds the credential once authorised
     upload: Upload | None = None
+    file_id: str = ""  # what the path names, for a transport that has no paths
     stream: bool = False  # the answer is bytes to relay, not JSON to read
     timeout: float | None = None  # seconds to the answer's first byte, if the client set a limit
     url: str = ""
@@ -124,6 +127,8 @@ class Provider(TypedDict, total=False):
     required_fields: tuple[str, ...]
     #: client headers that are passed on, also read with an `x-portkey-` prefix
     client_headers: tuple[str, ...]
+    #: settings that only this kind of provider has
+    settings: tuple[str, ...]
     #: client headers that choose a setting, for a caller with a credential of its own: header → setting
     client_settings: dict[str, str]
     #: client headers that are a credential: header → what `auth` then is

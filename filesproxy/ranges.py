@@ -6,18 +6,21 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from .errors import RangeNotSatisfiable
+from .errors import BadRequest, RangeNotSatisfiable, UpstreamError
+from .headers import safe
 from .provider import Answer, Body
 
-_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
+_RANGE = re.compile(r"(?i:bytes)=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
 
 
 def conditions(headers: Mapping[str, str]) -> dict[str, str]:
     """A client's Range and If-Range, if they ask for one range of bytes; others are ignored (RFC 9110 §14.2)."""
-    found = _RANGE.fullmatch(headers.get("range", "").replace(" ", ""))
+    found = _RANGE.fullmatch(headers.get("range", "").strip())
     if not found or not (found[1] or found[2]):
         return {}
     asked = {"range": found[0]}
+    if not safe("if-range", headers.get("if-range", "")):
+        raise BadRequest("The header if-range holds characters that cannot be sent.", param="if-range")
     return {**asked, "if-range": headers["if-range"]} if "if-range" in headers else asked
 
 
@@ -28,10 +31,12 @@ def partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
     strong validator makes the answer whole (RFC 9110 §13.1.5).
     """
     length = answer.headers.get("content-length")
+    if answer.status == 206 and ("range" not in asked or "content-range" not in answer.headers):
+        raise UpstreamError("The provider sent a part that nobody asked for.", code="upstream_invalid_answer")
     if answer.status != 200 or answer.body is None or length is None or "content-encoding" in answer.headers:
         return answer
     answer = replace(answer, headers={**answer.headers, "accept-ranges": "bytes"})
-    if "range" not in asked or not _is_current(asked.get("if-range"), answer.headers):
+    if "range" not in asked or length == "0" or not _is_current(asked.get("if-range"), answer.headers):
         return answer
     start, end = _bounds(asked["range"], int(length))
     headers = {
@@ -76,7 +81,9 @@ class Slice:
     def __next__(self) -> bytes:
         """The next bytes of the range; whatever the body raises."""
         while self._left:
-            block = next(self._body)
+            block = next(self._body, None)
+            if block is None:
+                raise UpstreamError("The provider ended its answer early.")
             wanted = block[self._ahead : self._ahead + self._left]
             self._ahead = max(0, self._ahead - len(block))
             self._left -= len(wanted)

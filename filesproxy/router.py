@@ -46,9 +46,14 @@ def route(method: str, path: str) -> Match:
     )
 
 
+def is_id(text: str) -> bool:
+    """Whether a provider could have issued this id, and it can be put into a URL as it is."""
+    return bool(_ID.fullmatch(text)) and text not in (".", "..")
+
+
 def checked_id(file_id: str, param: str = "id") -> str:
     """The id, if it is 1 to 128 characters of [A-Za-z0-9._-] and no dot segment; else BadRequest."""
-    if not _ID.fullmatch(file_id) or file_id in (".", ".."):
+    if not is_id(file_id):
         raise BadRequest("A file id is 1 to 128 letters, digits, dots, underscores or hyphens.", param=param)
     return file_id
 

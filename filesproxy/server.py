@@ -38,6 +38,8 @@ MAX_CHUNK_LINE_BYTES = 256
 MAX_TRAILER_BYTES = 8192
 
 _log = logging.getLogger("filesproxy")
+# An absolute-form target (RFC 9112 §3.2.2): Host says the same, and is what is checked.
+_ORIGIN_FORM = re.compile(r"\Ahttps?://[^/?]*", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
@@ -118,6 +120,7 @@ class Handler(WSGIRequestHandler):
             self._linger()
             return
         if body is None:
+            self._linger()
             return
         gateway = _Gateway(body, self.wfile, self.get_stderr(), self._environ(), multithread=True)  # type: ignore[arg-type]
         gateway.request_handler = self  # type: ignore[attr-defined]
@@ -130,12 +133,15 @@ class Handler(WSGIRequestHandler):
     def _read_head(self) -> RequestStream | None:
         plain, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment, arg-type]
         self.server.silent.add(self.connection)
-        self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
-        self.server.silent.discard(self.connection)
+        try:
+            self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
+        finally:
+            self.server.silent.discard(self.connection)
         if not self.raw_requestline or not self.parse_request():  # which has sent its answer
             return None
         self.rfile = plain
-        _check_headers(self.headers)
+        _check_headers(self.headers, self.request_version)
+        self.path = _ORIGIN_FORM.sub("", self.path) or "/"
         chunked = "transfer-encoding" in self.headers
         return RequestStream(plain, None if chunked else _length(self.headers), self._continue)  # type: ignore[arg-type]
 
@@ -181,7 +187,7 @@ class Handler(WSGIRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the access log has the line."""
+        """Nothing: the application's access log has the line, if the request was HTTP."""
 
 
 class _Gateway(ServerHandler):
@@ -301,13 +307,17 @@ class _TooLargeHead(BadRequest):
     status = 431
 
 
-def _check_headers(headers: http.client.HTTPMessage) -> None:
+def _check_headers(headers: http.client.HTTPMessage, version: str) -> None:
     """Refuse what two readers could read differently (RFC 9112 §5.2, §6.3), and names that WSGI would fold together."""
     lengths, codings = headers.get_all("content-length", []), headers.get_all("transfer-encoding", [])
     if misread(headers) or any("\n" in value or "\r" in value for value in headers.values()):
         raise BadRequest("The request has a header line that does not parse.")
     if any("_" in name for name in headers):
         raise BadRequest("The request has a header name with an underscore.")
+    if len(headers.get_all("host", [])) != 1 and version == "HTTP/1.1":
+        raise BadRequest("The request must have one Host.")  # RFC 9112 §3.2
+    if codings and version != "HTTP/1.1":
+        raise BadRequest("A body in chunks needs HTTP/1.1.")  # RFC 9112 §6.1
     if len(lengths) + len(codings) > 1 or any(coding.lower() != "chunked" for coding in codings):
         raise BadRequest("The request's body must have one Content-Length, or be chunked.")
 

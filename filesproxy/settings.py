@@ -15,7 +15,7 @@ from .router import ROUTES
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,4096}")
-_OPERATIONS = {operation for _, _, operation in ROUTES}
+_OPERATIONS = {operation for _, _, operation in ROUTES} - {"health"}
 
 
 class Setting(NamedTuple):
@@ -143,13 +143,14 @@ def base_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _proxy(text: str) -> Secret:
+def proxy_url(text: str) -> Secret:
+    """`none`, `env`, or the http:// URL of a proxy, which may hold a password."""
     if text in ("none", "env"):
         return Secret(text)
     parts = _split(text)
     if not (parts and parts.scheme == "http" and parts.hostname and re.fullmatch(r"[!-~]+", text)):
         raise ValueError("none, env or an http:// URL")
-    return Secret(text)  # it may hold a password
+    return Secret(text)
 
 
 def _split(text: str) -> SplitResult | None:
@@ -166,10 +167,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("default_provider", "none", _word, "provider of a request that names none; `none`: that is a 400"),
     Setting("max_upload_bytes", 512 << 20, _integer, "largest request body of an upload, in bytes; more is a 413"),
     Setting(
-        "max_answer_bytes", 16 << 20, _integer, "largest JSON answer of a provider, in bytes; more is a 502", *_BOTH
+        "max_answer_bytes", 8 << 20, _integer, "largest JSON answer of a provider, in bytes; more is a 502", *_BOTH
     ),
     Setting("folder", "", _folder, "where `local` keeps its files; empty: there is no `local`", *_BOTH),
-    Setting("proxy", "none", _proxy, "CONNECT proxy to https providers: `none`, `env` (https_proxy), http://…", *_BOTH),
+    Setting(
+        "proxy", "none", proxy_url, "CONNECT proxy to https providers: `none`, `env` (https_proxy), http://…", *_BOTH
+    ),
     Setting("ca_file", "", _readable, "PEM file of the only CAs trusted for https; empty: the system's", *_BOTH),
     Setting("ca_extra", "", _readable, "PEM file of CAs trusted beside the others", *_BOTH),
     Setting("connect_timeout", 10.0, _seconds, "seconds to reach a provider, TLS included; then 504", *_BOTH),

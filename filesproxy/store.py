@@ -59,7 +59,7 @@ class Store:
 
     def __init__(self, folder: str, clock: Callable[[], float] = time.time) -> None:
         self._blobs = Blobs(folder)
-        self._index = Index(folder)
+        self._index = Index(folder, must_exist=not self._blobs.is_empty())
         self._clock = clock
         self._swept = float("-inf")
 
@@ -122,10 +122,9 @@ class Store:
         self._blobs.sweep(self._index.names)
 
     def _find(self, call: Call, owner: str) -> Json:
-        file_id = call.path.split("/")[2]
-        row = self._index.find(file_id, owner, self._clock())
+        row = self._index.find(call.file_id, owner, self._clock())
         if row is None:
-            raise _no_such(file_id)
+            raise _no_such(call.file_id)
         return row
 
     def _sweep_if_due(self) -> None:
@@ -143,9 +142,11 @@ class Store:
 class Index:
     """The table of files, in sqlite 3.34 or newer; a few connections, borrowed for a statement or two each."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, must_exist: bool = False) -> None:
         self._idle: list[sqlite3.Connection] = []
         self._path = os.path.join(folder, "index.sqlite3")
+        if must_exist and not os.path.exists(self._path):  # an empty one would make every file look abandoned
+            raise StoreError("The local store's folder holds files but no index: restore it, or use an empty folder.")
         with disk_errors(), open(os.path.join(folder, "lock"), "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time makes the tables
             with suppress(FileExistsError):  # sqlite would take the umask's mode
@@ -208,7 +209,7 @@ class Index:
             if version > _VERSION:
                 raise StoreError("The local store was made by a newer filesproxy.")
             if database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                raise StoreError("The local store needs a disk with shared memory maps for sqlite's WAL; NFS has none.")
+                raise StoreError("The local store needs a local disk: this one has no shared memory for sqlite's WAL.")
             database.executescript(_SCHEMA + f"PRAGMA user_version = {_VERSION};")
 
     @contextmanager

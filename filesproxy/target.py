@@ -6,12 +6,12 @@ scope, so whatever a client says about either is a 400. With a *plain name* the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .auth import Caller, require_this_machine
-from .config import Config
+from .auth import Caller, own, require_this_machine
+from .config import Config, Key
 from .errors import BadRequest, Forbidden, Unauthorized
 from .headers import single
 from .provider import Provider, Secret, Target
@@ -23,9 +23,10 @@ _REFUSED = {
     "x-portkey-custom-host": "set base_url in the configuration of a provider",
     "x-portkey-config": "name the provider in x-portkey-provider",
 }
-# What would change host, resource, version, region, bucket, organisation, project, workspace or authentication.
+# What would change host, resource, version, region, bucket, organisation, project, workspace or authentication,
+# beside what the providers here read.
 _SCOPE_PREFIXES = ("x-portkey-azure-", "x-portkey-openai-", "x-portkey-aws-", "x-portkey-amz-", "x-portkey-vertex-")
-_SCOPE_HEADERS = frozenset({"api-key", "x-api-key", "openai-organization", "openai-project", "anthropic-workspace-id"})
+_SCOPE_HEADERS = frozenset({"api-key", "x-api-key", "anthropic-workspace-id"})
 _NO_SCOPE = "x-portkey-azure-deployment-id"  # which model, not which account
 
 
@@ -39,14 +40,17 @@ def resolve(request: Request, caller: Caller, config: Config, providers: Mapping
     if target.provider.get("keyless"):
         target = _admit(target, request, caller)
     elif settings["credential"] and (is_slug or not name):
-        target = _saved(target, request, caller)
+        target = _saved(target, request, caller, _scope_headers(providers))
+    elif is_slug:
+        raise BadRequest(_NOT_SAVED, param="x-portkey-provider", code="unknown_provider")
     else:
-        target = _plain(target, request, caller)
-    return replace(target, base_url=target.settings["base_url"] or _base_url(target))
+        target = _plain(target, request, caller, config.keys)
+    return replace(target, base_url=_base_url(target))
 
 
 _UNNAMED = "Name a provider in the header x-portkey-provider."
 _UNKNOWN = "This provider is not known here; see x-portkey-provider."
+_NOT_SAVED = "No credential is saved for this provider; name it without @ to bring one."
 
 
 def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
@@ -55,7 +59,10 @@ def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
         if header in headers:
             raise BadRequest(f"The header {header} is not taken here: {instead}.", param=header)
     named, virtual = single(headers, "x-portkey-provider"), single(headers, "x-portkey-virtual-key")
-    named = named or (virtual and "@" + virtual.removeprefix("@"))
+    saved = virtual and "@" + virtual.removeprefix("@")
+    if named == "@" or (named and saved and named != saved):
+        raise BadRequest("Name one provider, in x-portkey-provider.", param="x-portkey-provider")
+    named = named or saved
     return named.removeprefix("@"), named.startswith("@")
 
 
@@ -68,20 +75,31 @@ def _admit(target: Target, request: Request, caller: Caller) -> Target:
     return replace(target, owner=caller.name)
 
 
-def _saved(target: Target, request: Request, caller: Caller) -> Target:
+def _saved(target: Target, request: Request, caller: Caller, scope: frozenset[str]) -> Target:
+    target = _admit(target, request, caller)
     for header in request.headers:
-        if header in _SCOPE_HEADERS or (header.startswith(_SCOPE_PREFIXES) and header != _NO_SCOPE):
+        if header in scope or (header.startswith(_SCOPE_PREFIXES) and header != _NO_SCOPE):
             raise BadRequest(f"Beside a saved provider the header {header} is not taken.", param=header)
-    return replace(_admit(target, request, caller), credential=target.settings["credential"], is_saved=True)
+    return replace(target, credential=target.settings["credential"], is_saved=True)
 
 
-def _plain(target: Target, request: Request, caller: Caller) -> Target:
+def _scope_headers(providers: Mapping[str, Provider]) -> frozenset[str]:
+    """Every header by which a client says something about address, scope or authentication, in both spellings."""
+    kinds = providers.values()
+    said = {name for kind in kinds for name in (*kind.get("client_headers", ()), *kind.get("client_settings", ()))}
+    named = _SCOPE_HEADERS | said | {name for kind in kinds for name in kind.get("credential_headers", ())}
+    prefixed = {f"x-portkey-{name}" for name in named if not name.startswith("x-portkey-")}
+    return (named | prefixed) - {"x-portkey-api-key"}
+
+
+def _plain(target: Target, request: Request, caller: Caller, keys: Sequence[Key]) -> Target:
     if caller.key and not caller.key.caller_credentials:
         raise Forbidden("This gateway key is for saved providers only: name one as @NAME.")
-    settings = {**target.settings, **_client_settings(target, request.headers)}
-    credential = _header_credential(target, request.headers, settings) or caller.credential
+    credential, auth = _header_credential(target, request.headers, keys)
+    credential = credential or caller.credential
     if not credential:
         raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
+    settings = {**target.settings, **_client_settings(target, request.headers), **auth}
     return replace(target, settings=settings, credential=credential, owner=caller.name)
 
 
@@ -106,18 +124,19 @@ def _parsed(name: str, text: str, header: str) -> Any:
         raise BadRequest(f"The header {header} must be {problem.args[0]}.", param=header) from None
 
 
-def _header_credential(target: Target, headers: Mapping[str, str], settings: dict[str, Any]) -> Secret:
-    """A credential from a header of the provider's own, which also says how it authenticates."""
+def _header_credential(
+    target: Target, headers: Mapping[str, str], keys: Sequence[Key]
+) -> tuple[Secret, dict[str, str]]:
+    """A credential from a header of the provider's own, and the setting that says how it authenticates."""
     kinds = target.provider.get("credential_headers", {})
-    found = {header: text for header in kinds if (text := single(headers, header))}
+    found = {header: text for header in kinds if (text := own(single(headers, header), keys))}
     if len(found) > 1:
         raise BadRequest(f"Only one of {' and '.join(found)} can authenticate.", param=max(found))
     for header, text in found.items():
-        settings["auth"] = kinds[header]
-        return Secret(text)
-    return Secret()
+        return text, {"auth": kinds[header]}
+    return Secret(), {}
 
 
 def _base_url(target: Target) -> str:
     url = target.provider["base_url"]
-    return url(target) if callable(url) else url
+    return url(target) if callable(url) else str(target.settings["base_url"])

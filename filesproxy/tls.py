@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,18 @@ def context(settings: Mapping[str, Any]) -> ssl.SSLContext:
     Building one parses the whole trust store, about 50 ms: the sender keeps one for each distinct configuration.
     """
     try:
-        built = ssl.create_default_context(cafile=settings["ca_file"] or None)
+        built = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if settings["ca_file"]:
+            built.load_verify_locations(settings["ca_file"])
+        else:
+            built.load_default_certs()
         if settings["ca_extra"]:
             built.load_verify_locations(settings["ca_extra"])
     except (OSError, ssl.SSLError):
         raise ConfigError("ca_file or ca_extra is no PEM file of certificates.") from None
     built.minimum_version = ssl.TLSVersion.TLSv1_2
+    if sys.version_info >= (3, 13):  # as in its default context, which would also write keys to SSLKEYLOGFILE
+        built.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
     return built
 
 

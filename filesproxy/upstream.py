@@ -29,9 +29,12 @@ from .provider import Answer, Call, Target, Upload
 BLOCK_BYTES = 1 << 18  # of a download: more costs memory and gains little
 EARLY_ANSWER_SECONDS = 2.0  # for the answer of an upstream that stopped reading an upload
 MAX_INFORMATIONAL = 16  # 1xx answers before the real one
+MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
 
 # How a send fails when the peer has answered and closed; TLS has names of its own for it.
 _STOPPED_READING = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError, *TIMEOUTS)
+_INFORMATIONAL_START = b"HTTP/1.1 1"
+_INFORMATIONAL = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9][^\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _OWN_HEADERS = {"user-agent": f"filesproxy/{__version__}", "accept-encoding": "identity", "connection": "close"}
 
@@ -51,7 +54,7 @@ class Sender:
 
     def __call__(self, call: Call, target: Target) -> Answer:
         body: ResponseBody | None = self._director.open(_Request(call, target))
-        if body is None:  # no handler for this scheme: the director has only ours
+        if body is None:  # the director has handlers for two schemes only
             raise UpstreamError("The provider's base_url is neither http nor https.", code="upstream_address")
         return Answer(body.status, {name.lower(): value for name, value in body.headers.items()}, body=body)
 
@@ -106,10 +109,8 @@ def _exchange(sock: socket.socket, request: _Request, url: SplitResult) -> Respo
     try:
         whole = _send(sock, request, _request_blocks(request, url))
         return _receive(sock, request, whole)
-    except BaseException as error:
+    except BaseException:
         sock.close()
-        if request.call.upload and isinstance(error, UpstreamError):
-            error.headers.setdefault("x-should-retry", "false")  # the file may have arrived
         raise
 
 
@@ -143,7 +144,29 @@ def _send(sock: socket.socket, request: _Request, blocks: Iterator[bytes]) -> bo
     early = select.poll()
     if not isinstance(sock, ssl.SSLSocket):  # TLS 1.3 session tickets look like an answer
         early.register(sock, select.POLLIN)
-    return all(not early.poll(0) and _sent(sock, block, request.seconds("send_timeout")) for block in blocks)
+    for block in blocks:
+        if early.poll(0) and not _passes_informational(sock):
+            return False
+        if not _sent(sock, block, request.seconds("send_timeout")):
+            return False
+    return True
+
+
+def _passes_informational(sock: socket.socket) -> bool:
+    """Read away a 1xx head, which may come unasked (RFC 9110 §15.2). False if something else has come."""
+    try:
+        head = sock.recv(MAX_INFORMATIONAL_BYTES, socket.MSG_PEEK)
+    except OSError:
+        return False
+    found = _INFORMATIONAL.match(head)
+    if found:
+        sock.recv(found.end())
+    return bool(found) or (0 < len(head) < MAX_INFORMATIONAL_BYTES and _is_informational_so_far(head))
+
+
+def _is_informational_so_far(head: bytes) -> bool:
+    start = head[: len(_INFORMATIONAL_START)]
+    return _INFORMATIONAL_START.startswith(start) and not head.startswith(b"HTTP/1.1 101") and b"\r\n\r\n" not in head
 
 
 def _sent(sock: socket.socket, block: bytes, timeout: float) -> bool:
@@ -172,21 +195,22 @@ class _Response(HTTPResponse):
 
 
 def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBody:
-    sock.settimeout(request.seconds("answer_timeout") if whole else EARLY_ANSWER_SECONDS)
+    limit = request.seconds("answer_timeout")
+    sock.settimeout(limit if whole else min(limit, EARLY_ANSWER_SECONDS))
     response = _Response(sock, method=request.call.method)
     try:
         response.begin()
         _check(response, whole)
     except BaseException as error:
         response.close()
-        raise _receive_failure(error) from None
+        raise _receive_failure(error, whole) from None
     sock.settimeout(request.settings["read_timeout"])
     return ResponseBody(sock, response)
 
 
-def _receive_failure(error: BaseException) -> BaseException:
+def _receive_failure(error: BaseException, whole: bool) -> BaseException:
     if isinstance(error, TIMEOUTS):
-        return UpstreamTimeout("The provider did not answer in time.")
+        return UpstreamTimeout(f"The provider {'did not answer in time' if whole else 'stopped reading the upload'}.")
     if isinstance(error, (OSError, HTTPException)):
         return UpstreamError("The provider closed the connection, or answered with something that is not HTTP.")
     return error
@@ -200,8 +224,8 @@ def _check(response: HTTPResponse, whole: bool) -> None:
         misread(response.headers)
         or response.status == 101
         or len(lengths) + len(codings) > 1
-        or not all(_LENGTH.fullmatch(length.strip()) for length in lengths)
-        or any(coding.strip().lower() != "chunked" for coding in codings)
+        or not all(_LENGTH.fullmatch(length.strip(" \t")) for length in lengths)
+        or any(coding.lower() != "chunked" for coding in codings)
     ):
         raise UpstreamError("The provider's answer has broken HTTP framing.")
     if not whole and response.status < 400:

@@ -11,7 +11,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from .errors import BadRequest, ClientAborted, ClientTimeout, FilesproxyError, LengthRequired, TooLarge
+from .errors import FINAL_CODES, BadRequest, ClientAborted, ClientTimeout, FilesproxyError, LengthRequired, TooLarge
+from .headers import redact
 from .provider import Body
 
 if TYPE_CHECKING:
@@ -123,16 +124,19 @@ class Response(NamedTuple):
     body: bytes | Body
 
 
-def json_response(status: int, value: Any, headers: Mapping[str, str]) -> Response:
-    """JSON in ASCII: lone surrogates, which JSON can hold, have no UTF-8."""
-    body = json.dumps(value, separators=(",", ":")).encode("ascii")
+def json_response(status: int, value: Any, headers: Mapping[str, str], secret: str = "") -> Response:
+    """JSON, without a secret that whoever made it may have put in. ASCII: JSON's lone surrogates have no UTF-8."""
+    body = redact(json.dumps(value, separators=(",", ":")), secret).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
 
 
 def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Response:
     """OpenAI's error envelope; the error's own headers win."""
-    return json_response(error.status, error.envelope(), {**headers, **error.headers})
+    added = {"x-should-retry": "false"} if error.code in FINAL_CODES else {}
+    if error.status == 401:
+        added["www-authenticate"] = 'Bearer realm="filesproxy"'  # RFC 9110 §15.5.2 demands one
+    return json_response(error.status, error.envelope(), {**headers, **added, **error.headers})
 
 
 def respond(
@@ -203,11 +207,11 @@ class ResponseStream:
             raise
         except FilesproxyError as error:
             self._error = error.code or "error"
-            # The one failure that every WSGI server turns into a closed connection, and none into a clean end.
-            raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer was cut short") from error
         except Exception as error:
             self._error = type(error).__name__
-            raise
+        # The one failure that every WSGI server turns into a closed connection, and none into a clean end. Raised out
+        # here it carries no other exception, whose text a server might log.
+        raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer was cut short")
 
     def close(self) -> None:
         """Free the upstream and report; the server calls this however the response ended (PEP 3333)."""

@@ -23,6 +23,17 @@ def no_settings_from_outside(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def loggers_as_they_were():
+    """The command line sends the loggers elsewhere; the next test listens to them again."""
+    loggers = [logging.getLogger(name) for name in ("filesproxy", "filesproxy.access")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
 @pytest.fixture
 def upstream():
     """The upstream of `client`: set its `answer`, read its `calls`."""

@@ -1,13 +1,18 @@
-"""Who calls: the headers that SDKs really send, and who may ask where nobody needs a key."""
+"""Who calls: the headers that SDKs really send, gateway keys, and who may ask where nobody needs a key."""
 
 from __future__ import annotations
 
 import io
 
 import pytest
+from configurations import hashed
+from fakes import FILE, form, form_type
 
-from filesproxy.auth import Caller, authenticate, require_this_machine
-from filesproxy.errors import BadRequest, Forbidden
+from filesproxy.auth import Caller, authenticate, permit, require_this_machine
+from filesproxy.config import Key
+from filesproxy.errors import BadRequest, Forbidden, Unauthorized
+from filesproxy.provider import Secret
+from filesproxy.router import ROUTES
 from filesproxy.wsgi import Request
 
 
@@ -20,6 +25,12 @@ def request(client_address="127.0.0.1", **headers):
     }
     return Request({**environ, **{f"HTTP_{name.upper()}": value for name, value in headers.items()}})
 
+
+TEAM, OLD, PLAIN = "fp_team", "fp_team-before", "a-key-of-our-own"
+KEYS = (
+    Key("other", (hashed("fp_other"),), ("*",), ("*",), True),
+    Key("team", (hashed(OLD), hashed(TEAM), hashed(PLAIN)), ("openai",), ("list_files",), False),
+)
 
 CREDENTIALS = [
     ({}, ""),
@@ -49,7 +60,9 @@ CREDENTIALS = [
 
 @pytest.mark.parametrize("headers,credential", CREDENTIALS)
 def test_credential_is_the_one_that_the_caller_meant(headers, credential):
-    assert authenticate(request(**headers)) == Caller("", credential)
+    found = authenticate(request(**headers), ())
+    assert found == Caller(None, Secret(credential)) and type(found.credential) is Secret
+    assert found.name == ""
 
 
 @pytest.mark.parametrize(
@@ -57,22 +70,292 @@ def test_credential_is_the_one_that_the_caller_meant(headers, credential):
     ["Bearer a,b", "Bearer a, Bearer b", "Bearer a b", "Bearer a\tb", "Bearer é", "Bearer a\r\nb", "Bearer a\0",
      "Bearer " + "a" * 4097, "Bearer ,", "bearer a,bearer a"],
 )  # fmt: skip
-def test_bearer_that_repeats_or_holds_odd_characters_is_400_and_not_repeated(value):
+@pytest.mark.parametrize("keys", [(), KEYS], ids=["no_keys", "keys"])
+def test_bearer_that_repeats_or_holds_odd_characters_is_400_and_not_repeated(value, keys):
     with pytest.raises(BadRequest) as refused:
-        authenticate(request(authorization=value))
+        authenticate(request(authorization=value), keys)
     assert refused.value.param == "authorization"
     assert value[7:] not in refused.value.message.split()
 
 
 @pytest.mark.parametrize("value", ["a,b", "a b", "é", "a\r\nb"])
-def test_portkey_key_that_repeats_is_400_even_beside_a_good_bearer(value):
+@pytest.mark.parametrize("keys", [(), KEYS], ids=["no_keys", "keys"])
+def test_portkey_key_that_repeats_is_400_even_beside_a_good_bearer(value, keys):
     with pytest.raises(BadRequest) as refused:
-        authenticate(request(authorization="Bearer sk-a", x_portkey_api_key=value))
+        authenticate(request(authorization="Bearer sk-a", x_portkey_api_key=value), keys)
     assert refused.value.param == "x-portkey-api-key"
 
 
 def test_repr_of_a_caller_shows_no_credential():
-    assert "sk-a" not in repr(Caller("team", "sk-a"))
+    assert "sk-a" not in repr(Caller(KEYS[0], Secret("sk-a")))
+    assert "sk-a" not in repr(authenticate(request(authorization="Bearer sk-a"), ()))
+
+
+# what a client with a gateway key sends (KEY stands for it), and the credential that it brings of its own
+WITH_A_KEY = {
+    "portkey_header": ({"x_portkey_api_key": "KEY"}, ""),
+    "bearer": ({"authorization": "Bearer KEY"}, ""),
+    "bearer_in_capitals": ({"authorization": "BEARER KEY"}, ""),
+    "same_in_both": ({"x_portkey_api_key": "KEY", "authorization": "Bearer KEY"}, ""),
+    "credential_beside_it": ({"x_portkey_api_key": "KEY", "authorization": "Bearer sk-a"}, "sk-a"),
+    "openai_sdk_without_a_key": ({"x_portkey_api_key": "KEY", "authorization": "Bearer OPENAI_API_KEY"}, ""),
+    "portkey_sdk_without_a_key": ({"x_portkey_api_key": "KEY", "authorization": "Bearer DUMMY-KEY"}, ""),
+    "another_gateway_key_beside_it": ({"x_portkey_api_key": "KEY", "authorization": "Bearer fp_other"}, ""),
+    "basic_beside_it": ({"x_portkey_api_key": "KEY", "authorization": "Basic dXNlcjpwYXNz"}, ""),
+    "key_as_bearer_and_empty_header": ({"x_portkey_api_key": "", "authorization": "Bearer KEY"}, ""),
+}
+
+
+@pytest.mark.parametrize("presented", [TEAM, OLD, PLAIN])
+@pytest.mark.parametrize("name", WITH_A_KEY)
+def test_key_is_known_by_any_of_its_hashes_and_is_never_a_credential(name, presented):
+    headers, credential = WITH_A_KEY[name]
+    sent = {header: text.replace("KEY", presented) if text[-4:] in ("KEY", " KEY") else text
+            for header, text in headers.items()}  # fmt: skip
+    found = authenticate(request(**sent), KEYS)
+    assert (found.key, found.name) == (KEYS[1], "team")
+    assert found.credential == credential and type(found.credential) is Secret
+
+
+NO_KEY = [
+    {},
+    {"x_portkey_api_key": "", "authorization": ""},
+    {"x_portkey_api_key": "fp_nobody"},
+    {"authorization": "Bearer fp_nobody"},
+    {"authorization": "Bearer sk-a"},
+    {"authorization": "Bearer OPENAI_API_KEY"},
+    {"x_portkey_api_key": "fp_nobody", "authorization": f"Bearer {TEAM}"},  # the header wins over the bearer
+    {"x_portkey_api_key": hashed(TEAM)},
+    {"x_portkey_api_key": TEAM.upper()},
+    {"x_portkey_api_key": TEAM + "x"},
+    {"x_portkey_api_key": TEAM[:-1]},
+    {"x_portkey_api_key": "team"},
+    {"api_key": TEAM},
+    {"x_api_key": TEAM},
+    {"cookie": f"key={TEAM}"},
+    {"proxy_authorization": f"Bearer {TEAM}"},
+    {"authorization": TEAM},
+    {"authorization": f"Basic {TEAM}"},
+]
+
+
+@pytest.mark.parametrize("headers", NO_KEY)
+def test_caller_without_a_key_that_is_known_is_401_where_there_are_keys(headers):
+    with pytest.raises(Unauthorized) as refused:
+        authenticate(request(**headers), KEYS)
+    assert refused.value.code == "invalid_api_key"
+    assert not [text for text in headers.values() if text and text in refused.value.message]
+
+
+def test_hash_of_nothing_opens_nothing():
+    with pytest.raises(Unauthorized):
+        authenticate(request(), (Key("empty", (hashed(""),), ("*",), ("*",), True),))
+
+
+@pytest.mark.parametrize("operation", sorted({operation for _, _, operation in ROUTES}))
+def test_key_permits_its_operations_only(operation):
+    permit(Caller(KEYS[0]), operation)
+    permit(Caller(None), operation)
+    if operation == "list_files":
+        permit(Caller(KEYS[1]), operation)
+    else:
+        with pytest.raises(Forbidden):
+            permit(Caller(KEYS[1]), operation)
+
+
+KEYED = {
+    "provider:openai": {"credential": "sk-saved"},
+    "provider:second": {"kind": "openai", "base_url": "https://second.example/v1", "credential": "sk-second"},
+    "key:team": {"sha256": f"{hashed(OLD)} {hashed(TEAM)}", "providers": "openai"},
+    "key:reader": {"sha256": hashed("fp_reader"), "providers": "*", "operations": "list_files retrieve_file"},
+    "key:own": {"sha256": hashed("fp_own"), "caller_credentials": "yes"},
+    "key:plain": {"sha256": hashed(PLAIN), "caller_credentials": "yes"},
+}
+UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "", b"hello"))
+OPERATIONS = {
+    "upload_file": ("POST", "/v1/files"),
+    "list_files": ("GET", "/v1/files"),
+    "retrieve_file": ("GET", "/v1/files/file-1"),
+    "retrieve_file_content": ("GET", "/v1/files/file-1/content"),
+    "delete_file": ("DELETE", "/v1/files/file-1"),
+}
+ANSWERS = {
+    "list_files": {"object": "list", "data": []},
+    "delete_file": {"id": "file-1", "object": "file", "deleted": True},
+}
+
+
+def perform(client, operation, headers, status=200):
+    method, path = OPERATIONS[operation]
+    body = UPLOAD if method == "POST" else b""
+    typed = {"content-type": form_type()} if body else {}
+    return client.request(path, method=method, body=body, headers={**typed, **headers}, status=status)
+
+
+def everything_sent(upstream):
+    """All that left in headers, queries and URLs, as one text; a repr would hide a Secret."""
+    texts = [[call.url, *call.query.values(), *call.headers.values()] for call in upstream.calls]
+    return "\n".join("\n".join(map(str, part)) for part in texts)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "config", [KEYED, {**KEYED, "filesproxy": {"open_access": "yes"}}], ids=["keys", "open_access"]
+)
+def test_every_operation_needs_a_key_where_there_are_keys(operation, config, make_client, upstream):
+    client = make_client(config)
+    for provider in ("openai", "@openai", "nobody", ""):
+        for presented in ({}, {"authorization": "Bearer sk-a"}, {"x-portkey-api-key": "fp_nobody"}):
+            answer = perform(client, operation, {"x-portkey-provider": provider, **presented}, 401)
+            assert answer.json["error"]["code"] == "invalid_api_key"
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("presented", [{}, {"x-portkey-api-key": "fp_nobody"}, {"authorization": "Bearer a,b"}])
+def test_health_needs_no_key(presented, make_client):
+    for path in ("/", "/v1/health"):
+        assert make_client(KEYED).get(path, headers=presented).json["status"] == "ok"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_key_uses_the_saved_credential_and_its_name_is_logged(operation, make_client, upstream, access_log):
+    upstream.answers(ANSWERS.get(operation, FILE))
+    for presented in (TEAM, OLD):
+        perform(make_client(KEYED), operation, {"x-portkey-provider": "@openai", "x-portkey-api-key": presented})
+    assert [call.headers["authorization"] for call in upstream.calls] == ["Bearer sk-saved"] * 2
+    assert [(line["key"], line["provider"]) for line in access_log()] == [("team", "@openai")] * 2
+
+
+# key, provider named, operation: what that key may not do
+FORBIDDEN = [
+    (TEAM, "@second", "list_files"),
+    (TEAM, "openai", "list_files"),
+    (TEAM, "azure-openai", "list_files"),
+    ("fp_reader", "@openai", "upload_file"),
+    ("fp_reader", "@openai", "retrieve_file_content"),
+    ("fp_reader", "@second", "delete_file"),
+    ("fp_own", "@openai", "list_files"),
+    ("fp_own", "@second", "upload_file"),
+]
+
+
+@pytest.mark.parametrize("key,provider,operation", FORBIDDEN)
+def test_key_that_is_not_for_it_is_403_and_nothing_is_sent(key, provider, operation, make_client, upstream):
+    headers = {"x-portkey-provider": provider, "x-portkey-api-key": key, "authorization": "Bearer sk-a"}
+    error = perform(make_client(KEYED), operation, headers, 403).json["error"]
+    assert (error["type"], error["code"]) == ("permission_error", "forbidden")
+    assert key not in error["message"] and upstream.calls == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "gateway.example:443"])
+def test_key_works_from_any_machine_under_any_host(host, make_client, upstream):
+    upstream.answers(ANSWERS["list_files"])
+    headers = {"x-portkey-provider": "@openai", "x-portkey-api-key": TEAM, "host": host, "origin": "https://x.example"}
+    make_client(KEYED).get("/v1/files", headers=headers, extra_environ={"REMOTE_ADDR": "192.0.2.1"})
+
+
+def test_key_may_bring_a_credential_of_its_own_where_it_is_allowed(make_client, upstream, access_log):
+    upstream.answers(ANSWERS["list_files"])
+    headers = {"x-portkey-provider": "openai", "x-portkey-api-key": "fp_own", "authorization": "Bearer sk-a"}
+    make_client(KEYED).get("/v1/files", headers=headers)
+    assert upstream.calls[0].headers == {"authorization": "Bearer sk-a"}
+    assert (access_log()[0]["key"], access_log()[0]["provider"]) == ("own", "openai")
+
+
+# which headers beside {"x-portkey-provider": "@openai"}: how SDKs present the same key
+NOISE = [
+    {"authorization": f"Bearer {TEAM}"},
+    {"x-portkey-api-key": TEAM, "authorization": f"Bearer {TEAM}"},
+    {"x-portkey-api-key": TEAM, "authorization": "Bearer OPENAI_API_KEY"},
+    {"x-portkey-api-key": TEAM, "authorization": "Bearer DUMMY-KEY"},
+    {"x-portkey-api-key": TEAM, "authorization": "Bearer sk-of-somebody"},
+    {"x-portkey-api-key": TEAM, "authorization": "Bearer fp_reader"},
+    {"x-portkey-api-key": TEAM, "authorization": "Basic dXNlcjpwYXNz"},
+    {
+        "x-portkey-api-key": TEAM,
+        "cookie": TEAM,
+        "proxy-authorization": TEAM,
+        "x-portkey-metadata": TEAM,
+        "referer": TEAM,
+    },
+]
+
+
+@pytest.mark.parametrize("headers", NOISE)
+def test_other_authorization_beside_a_saved_provider_is_ignored_and_stays_here(headers, make_client, upstream):
+    upstream.answers(ANSWERS["list_files"])
+    make_client(KEYED).get("/v1/files", headers={"x-portkey-provider": "@openai", **headers})
+    (call,) = upstream.calls
+    assert (dict(call.headers), dict(call.query)) == ({"authorization": "Bearer sk-saved"}, {})
+
+
+# where a client could put a gateway key (KEY), and a provider that would send what stands there
+POSITIONS = {
+    "bearer": ("openai", {"authorization": "Bearer KEY"}),
+    "portkey_header": ("openai", {"x-portkey-api-key": "KEY"}),
+    "both": ("openai", {"authorization": "Bearer KEY", "x-portkey-api-key": "KEY"}),
+    "organisation": ("openai", {"authorization": "Bearer sk-a", "openai-organization": "KEY"}),
+    "project_of_portkey": ("openai", {"authorization": "Bearer sk-a", "x-portkey-openai-project": "KEY"}),
+    "azure_bearer": ("azure-openai", {"authorization": "Bearer KEY"}),
+    "azure_api_key": ("azure-openai", {"api-key": "KEY"}),
+    "azure_token": ("azure-openai", {"x-portkey-azure-ad-token": "KEY"}),
+    "x_api_key": ("openai", {"authorization": "Bearer sk-a", "x-api-key": "KEY"}),
+    "range": ("openai", {"authorization": "Bearer sk-a", "range": "KEY", "if-range": "KEY"}),
+    "if_range": ("openai", {"authorization": "Bearer sk-a", "range": "bytes=0-1", "if-range": "KEY"}),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_value_with_the_prefix_of_gateway_keys_never_goes_upstream(name, make_client, upstream):
+    upstream.answers(FILE)
+    provider, headers = POSITIONS[name]
+    named = {"x-portkey-provider": provider, "x-portkey-azure-resource-name": "mine"}
+    sent = {header: text.replace("KEY", "fp_somebodys") for header, text in headers.items()}
+    for path in ("/v1/files/file-1", "/v1/files/file-1/content"):
+        make_client().get(path, headers={**named, **sent}, status="*")
+    assert "fp_" not in everything_sent(upstream)
+
+
+@pytest.mark.parametrize("presented", ["fp_own", PLAIN])
+@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize("where", ["x-portkey-api-key", "authorization"])
+def test_presented_gateway_key_never_goes_upstream(where, name, presented, make_client, upstream):
+    upstream.answers(FILE)
+    provider, headers = POSITIONS[name]
+    named = {"x-portkey-provider": provider, "x-portkey-azure-resource-name": "mine"}
+    key = {where: presented if where == "x-portkey-api-key" else f"Bearer {presented}"}
+    sent = {header: text.replace("KEY", presented) for header, text in headers.items()}
+    for path in ("/v1/files/file-1", "/v1/files/file-1/content"):
+        make_client(KEYED).get(path, headers={**named, **sent, **key}, status="*")
+    assert presented not in everything_sent(upstream)
+
+
+def test_each_key_sees_its_own_local_files_only(make_client, tmp_path, access_log):
+    config = {
+        "filesproxy": {"folder": str(tmp_path), "default_provider": "local"},
+        "key:a": {"sha256": f"{hashed('fp_a')} {hashed('fp_a-new')}", "providers": "local"},
+        "key:b": {"sha256": hashed("fp_b"), "providers": "*"},
+        "key:c": {"sha256": hashed("fp_c"), "providers": "openai", "caller_credentials": "yes"},
+    }
+    client = make_client(config, transports=None)
+    a, new_a, b, c = ({"x-portkey-api-key": f"fp_{name}"} for name in ("a", "a-new", "b", "c"))
+    file = perform(client, "upload_file", a).json["id"]
+    other = perform(client, "upload_file", {"authorization": "Bearer fp_b"}).json["id"]
+
+    def seen(headers):
+        return [listed["id"] for listed in client.get("/v1/files", headers=headers).json["data"]]
+
+    assert (seen(a), seen(new_a), seen(b)) == ([file], [file], [other])
+    for path in ("", "/content"):
+        assert client.get(f"/v1/files/{file}{path}", headers=b, status=404).json["error"]["code"] == "not_found"
+    client.delete(f"/v1/files/{file}", headers=b, status=404)
+    assert {listed["id"] for listed in client.get(f"/v1/files?after={file}", headers=b).json["data"]} <= {other}
+    assert seen({**b, "x-filesproxy-owner": "a"}) == [other]
+    perform(client, "list_files", c, 403)
+    perform(client, "list_files", {}, 401)
+    assert client.get(f"/v1/files/{file}/content", headers=new_a).body == b"hello"
+    assert client.delete(f"/v1/files/{file}", headers=new_a).json["deleted"] is True
+    assert {line["key"] for line in access_log()} == {"a", "b", "c", None}
 
 
 LOCAL_HOSTS = [

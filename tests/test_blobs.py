@@ -473,7 +473,7 @@ def test_sweep_that_saw_an_upload_under_way_spares_what_became_of_it(moment, fai
 
     def open_then_end(path, flags, *mode, **more):
         handle = real(path, flags, *mode, **more)
-        if moment == "opened" and "incoming" in str(path) and flags == os.O_RDONLY:
+        if moment == "opened" and "incoming" in str(path) and not flags & os.O_CREAT:
             upload.ends()
         return handle
 

@@ -9,6 +9,7 @@ import stat
 import time
 
 import pytest
+from configurations import hashed
 from fakes import form, form_type
 from sockets import ask, get, program, request, run
 
@@ -64,7 +65,9 @@ def test_access_log_is_one_json_line_a_request_on_standard_output(tmp_path):
     assert (status, err) == (0, "")
 
 
-@pytest.mark.parametrize("words", [("--version",), ("--help",), ("serve", "--help"), ("-h",)])
+@pytest.mark.parametrize(
+    "words", [("--version",), ("--help",), ("serve", "--help"), ("-h",), ("check", "-h"), ("key", "-h")]
+)
 def test_questions_are_answered_with_status_0(words, tmp_path):
     done = run(tmp_path, *words)
     assert (done.returncode, done.stderr) == (0, "")
@@ -90,6 +93,13 @@ def test_help_of_serve_names_every_setting(tmp_path):
     [
         (("--bogus",), "--bogus"),
         (("bogus",), "bogus"),
+        (("check", "--bogus"), "--bogus"),
+        (("check", "--config"), "--config"),
+        (("check", "--config", "/nonexistent/filesproxy.ini"), "/nonexistent/filesproxy.ini: cannot be read"),
+        (("key",), "--name"),
+        (("key", "--name", "Team A"), "a key's name is small letters"),
+        (("key", "--name", ""), "a key's name is small letters"),
+        (("key", "--name", "a]\nproviders = *"), "a key's name is small letters"),
         (("--listen",), "--listen"),
         (("--listen", "8787"), "listen must be HOST:PORT"),
         (("--listen", "127.0.0.1:99999"), "listen must be HOST:PORT"),
@@ -107,12 +117,19 @@ def test_argument_that_cannot_be_used_is_status_2(words, said, tmp_path):
 
 BAD_FILES = {
     "unknown_key": ("[filesproxy]\nmax_upload_byte = 5\n", "Did you mean max_upload_bytes?"),
-    "unknown_section": ("[gateway]\n", "is no section"),
+    "unknown_section": ("[gateway]\n", "line 1: [gateway]: sections are [filesproxy], "),
     "unknown_kind": ("[provider:mine]\nbase_url = http://127.0.0.1/v1\n", "needs kind"),
     "bad_url": ("[provider:openai]\nbase_url = 127.0.0.1\n", "base_url must be"),
     "no_section": ("listen = 127.0.0.1:1\n", "line 1"),
     "twice": ("[filesproxy]\nproxy = none\nproxy = none\n", "line 3"),
     "no_ini": ("[filesproxy]\nwhat is this sk-canary\n", "line 2"),
+    "saved_without_a_key": ("\n[provider:openai]\ncredential = sk-canary\n", "line 2: [provider:openai]: a saved"),
+    "key_in_clear": ("[key:a]\nsha256 = fp_sk-canary\n", "line 2: [key:a]: sha256 must be"),
+    "credential_of_two_words": ("[provider:openai]\ncredential = sk-canary sk-canary\n", "line 2: [provider:openai]"),
+    "credential_with_a_colon": ("[provider:openai]\ncredential: sk-canary\n", "line 2"),
+    "credential_in_a_missing_file": ("[provider:openai]\ncredential = file:/nonexistent/sk-canary\n", "line 2"),
+    "credential_in_an_unset_variable": ("[provider:openai]\ncredential = env:UNSET\n", "line 2"),
+    "unknown_operation": ("[key:a]\noperations = sk-canary\n", "line 2: [key:a]: operations must be"),
     "comment_behind": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on its own"),
 }
 
@@ -122,8 +139,11 @@ def test_configuration_file_that_cannot_be_used_is_status_2(name, tmp_path):
     text, said = BAD_FILES[name]
     path = tmp_path / "filesproxy.ini"
     path.write_text(text)
-    message = refused(run(tmp_path, "--config", str(path)), said, str(path))
-    assert "sk-canary" not in message
+    served = refused(run(tmp_path, "--config", str(path)), said, str(path))
+    checked = run(tmp_path, "check", "--config", str(path))
+    assert "sk-canary" not in served
+    assert (refused(checked), checked.stdout) == (served, "")
+    assert len(served.splitlines()) == 1
 
 
 def test_configuration_file_that_is_no_text_is_status_2(tmp_path):
@@ -146,6 +166,92 @@ def test_environment_and_file_are_read(tmp_path):
     with program(tmp_path, **more) as gateway:
         assert f"files in {tmp_path}/there" in gateway.banner
         assert upload(gateway.port).status == 413
+
+
+USABLE = """\
+[filesproxy]
+proxy = http://user:sk-canary@proxy.example:3128
+folder = {folder}
+[provider:openai]
+credential = sk-canary
+[provider:compat]
+kind = openai
+base_url = http://models.example/v1
+credential = env:A_CREDENTIAL
+[provider:azure-prod]
+kind = azure-openai
+resource = mine
+credential = file:{folder}/credential
+[key:team-a]
+sha256 = {one}
+providers = openai compat
+operations = list_files
+[key:team-b]
+sha256 = {two}
+providers = *
+"""
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_check_says_what_a_configuration_means_in_plain_words_and_no_value_of_it(how, tmp_path):
+    path, one, two = tmp_path / "filesproxy.ini", hashed("fp_a"), hashed("fp_b")
+    path.write_text(USABLE.format(folder=tmp_path, one=one, two=two))
+    (tmp_path / "credential").write_text("sk-canary\n")
+    words = ("--config", str(path)) if how == "flag" else ()
+    more = {} if how == "flag" else {"FILESPROXY_CONFIG": str(path)}
+    done = run(tmp_path, "check", *words, A_CREDENTIAL="sk-canary", **more)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "The configuration can be used.")
+    for said in ("provider openai: https://api.openai.com/v1, saved credential", f"files in {tmp_path}",
+                 "provider compat: http://models.example/v1, saved credential", "provider azure-prod: mine on Azure",
+                 "key team-a: providers openai compat, operations list_files", "key team-b: providers *, operations *",
+                 "The keys team-a, team-b share the files of the saved provider openai",
+                 "The saved provider compat sends its credential over plain http"):  # fmt: skip
+        assert said in done.stdout
+    for hidden in ("sk-canary", one, two, "user:"):
+        assert hidden not in done.stdout + done.stderr
+
+
+def test_check_without_a_configuration_is_about_the_defaults_and_writes_nothing(tmp_path):
+    done = run(tmp_path, "check")
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    assert "provider openai: https://api.openai.com/v1\n" in done.stdout
+
+
+def test_key_that_is_made_works_with_the_lines_that_are_printed(tmp_path, make_client):
+    done = run(tmp_path, "key", "--name", "team-a")
+    assert (done.returncode, done.stderr) == (0, "")
+    (made,) = re.findall(r"\bfp_[A-Za-z0-9_-]{43}\b", done.stdout)
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(f"[filesproxy]\nfolder = {tmp_path}/files\ndefault_provider = local\n{done.stdout}")
+    client = make_client(str(path), transports=None)
+    assert client.get("/v1/files", headers={"x-portkey-api-key": made}).json["data"] == []
+    assert client.get("/v1/files", headers={"authorization": f"Bearer {made}"}).json["data"] == []
+    for wrong in ({}, {"x-portkey-api-key": made[:-1]}, {"x-portkey-api-key": hashed(made)}):
+        client.get("/v1/files", headers=wrong, status=401)
+    # without its comments it is the same configuration, and the key is nowhere in it
+    kept = "".join(line + "\n" for line in path.read_text().splitlines() if not line.startswith("#"))
+    path.write_text(kept)
+    assert made not in kept
+    assert (
+        make_client(str(path), transports=None).get("/v1/files", headers={"x-portkey-api-key": made}).json["data"] == []
+    )
+
+
+def test_keys_that_are_made_are_never_the_same_and_stored_nowhere(tmp_path):
+    made = {run(tmp_path, "key", "--name", "a").stdout for _ in range(2)}
+    assert len(made) == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_warnings_of_a_configuration_are_on_standard_error_and_hold_no_value(tmp_path):
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(USABLE.format(folder=tmp_path, one=hashed("fp_a"), two=hashed("fp_b")))
+    (tmp_path / "credential").write_text("sk-canary\n")
+    with program(tmp_path, "--config", str(path), A_CREDENTIAL="sk-canary") as gateway:
+        get(gateway.port, "/v1/files", LOCAL)
+        status, out, err = gateway.stop()
+    assert "over plain http" in gateway.banner and "share the files" in gateway.banner
+    assert status == 0 and json.loads(out)["status"] == 401
+    assert "sk-canary" not in gateway.banner + out + err
 
 
 def test_port_in_use_is_status_1_with_a_hint(tmp_path):

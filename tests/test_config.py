@@ -1,151 +1,41 @@
-"""Settings: each by keyword, environment and INI file, which wins, and errors that never repeat a value."""
+"""The configuration as a whole: what wins, which providers and keys there are, what stops the start, what warns."""
 
 from __future__ import annotations
 
-import os
+import logging
 from pathlib import Path
 
 import pytest
+from configurations import SECRET, config, hashed, refusal, written
 
 from filesproxy import create_app
-from filesproxy.config import SETTINGS, base_url, load
-from filesproxy.errors import ConfigError
-from filesproxy.providers import PROVIDERS
+from filesproxy.config import Key
+from filesproxy.settings import SETTINGS
 
-SECRET = "sk-canary-0123"
-ABOVE = {setting.name for setting in SETTINGS if setting.app}
-BELOW = {setting.name for setting in SETTINGS if setting.provider}
-
-# setting → (text, value); {file} is a readable file
-GOOD = {
-    "listen": [("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:8787", ("::1", 8787)), (":0", ("", 0)),
-               ("localhost:65535", ("localhost", 65535))],
-    "default_provider": [("openai", "openai"), ("none", "none")],
-    "max_upload_bytes": [("1", 1), ("0", 0), ("536870912", 536870912)],
-    "max_answer_bytes": [("1000", 1000)],
-    "folder": [("/var/lib/a b", "/var/lib/a b"), ("/a/../b/", "/b"), ("", ""), ("/a%b", "/a%b"), ("/a;b#c", "/a;b#c")],
-    "proxy": [("none", "none"), ("env", "env"),
-              ("http://user:pw@proxy.example:3128", "http://user:pw@proxy.example:3128")],
-    "ca_file": [("{file}", "{file}"), ("", "")],
-    "ca_extra": [("{file}", "{file}")],
-    "connect_timeout": [("3", 3.0), ("0.5", 0.5)],
-    "send_timeout": [("999999.999", 999999.999)],
-    "answer_timeout": [("60", 60.0)],
-    "read_timeout": [("0.001", 0.001)],
-    "kind": [("openai", "openai")],
-    "base_url": [("https://a.example/v1/", "https://a.example/v1"), ("http://[::1]:8000", "http://[::1]:8000")],
-}  # fmt: skip
-NUMBERS = ["", "-1", "+1", "1.0", "1e3", "0x1", "1_0", "٣", "１", " 1", "9" * 19, SECRET, "True", "None"]
-SECONDS = ["", "0", "0.0", "-1", "1e3", "inf", "nan", "1.", ".5", "1.0000", "9" * 7, "٣", SECRET]
-WORDS = ["", "OpenAI", "-a", "a b", "a/b", "a" * 65, "é", "../x"]
-BAD = {
-    "listen": ["", "80", "localhost", "a:b", "a:65536", "a:-1", "a:٣", "a:", SECRET],
-    "default_provider": [*WORDS, "nobody", "local", SECRET],
-    "max_upload_bytes": NUMBERS,
-    "max_answer_bytes": NUMBERS,
-    "folder": [],
-    "proxy": ["", "https://proxy.example", "proxy.example:3128", "http://", "socks5://a", "http://a:x", "http://a b",
-              "None", SECRET],
-    "ca_file": ["/nonexistent/" + SECRET, SECRET],
-    "ca_extra": ["/nonexistent/" + SECRET],
-    "connect_timeout": SECONDS,
-    "send_timeout": SECONDS,
-    "answer_timeout": SECONDS,
-    "read_timeout": SECONDS,
-    "kind": [*WORDS, "nobody", "none"],
-    "base_url": ["", "a.example", "ftp://a.example", "//a.example", "https://", "https:///v1",
-                 "https://user@a.example", SECRET,
-                 "https://user:" + SECRET + "@a.example", "https://:" + SECRET + "@a.example", "https://@a.example",
-                 "https://a.example?x=" + SECRET, "https://a.example#x", "https://a.example/v1?",
-                 "https://a.example/v1#",
-                 "https://a b", "https://é.example", "https://a.example:x", "https://a.example:0",
-                 "https://a.example:99999",
-                 "https://[::1", "https://a.example/\\x/ y", "file:///etc/passwd", "javascript:alert(1)", "local:"],
-}  # fmt: skip
+KEY = {"sha256": hashed("fp_a"), "providers": "*"}
+OPEN = {"filesproxy": {"open_access": "yes"}}
 
 
 @pytest.fixture
 def ini(tmp_path):
     """Writes an INI file and gives its path."""
-
-    def write(text):
-        path = tmp_path / "filesproxy.ini"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
-        return str(path)
-
-    return write
+    return lambda text: written(tmp_path, text)
 
 
-def config(source=None, environ=None, **keywords):
-    return load(source, keywords, PROVIDERS, environ or {})
-
-
-def refusal(source=None, environ=None, secret=SECRET, **keywords):
-    """The message of a ConfigError, which must not hold the secret."""
-    with pytest.raises(ConfigError) as refused:
-        config(source, environ, **keywords)
-    assert secret not in refused.value.message
-    assert refused.value.__cause__ is None and refused.value.__suppress_context__ or refused.value.__context__ is None
-    return refused.value.message
-
-
-def cases(table, names):
-    return [
-        (name, *case) if isinstance(case, tuple) else (name, case) for name in sorted(names) for case in table[name]
-    ]
-
-
-def test_these_tables_know_every_setting():
-    assert ABOVE | BELOW == set(GOOD) == set(BAD)
-
-
-@pytest.mark.parametrize("name,text,value", cases(GOOD, ABOVE))
-def test_application_setting_comes_from_keyword_environment_mapping_and_file(name, text, value, ini):
-    path = ini("")
-    text, value = (part.replace("{file}", path) if isinstance(part, str) else part for part in (text, value))
-    assert config(**{name: text}).settings[name] == value
-    assert config(environ={f"FILESPROXY_{name.upper()}": text}).settings[name] == value
-    assert config({"filesproxy": {name: text}}).settings[name] == value
-    assert config(ini(f"[filesproxy]\n{name} = {text}\n")).settings[name] == value
-
-
-@pytest.mark.parametrize("name,text,value", cases(GOOD, BELOW))
-def test_provider_setting_comes_from_mapping_and_file(name, text, value, ini):
-    path = ini("")
-    text, value = (part.replace("{file}", path) if isinstance(part, str) else part for part in (text, value))
-    others = {} if name == "kind" else {"kind": "openai"}
-    assert config({"provider:x": {**others, name: text}}).providers["x"][name] == value
-    lines = "".join(f"{key} = {other}\n" for key, other in {**others, name: text}.items())
-    assert config(ini(f"[provider:x]\n{lines}")).providers["x"][name] == value
-
-
-@pytest.mark.parametrize("name,text", cases(BAD, ABOVE))
-def test_bad_application_setting_is_refused_from_everywhere_by_name_and_never_repeated(name, text, ini):
-    messages = [
-        refusal(**{name: text}),
-        refusal(environ={f"FILESPROXY_{name.upper()}": text}),
-        refusal({"filesproxy": {name: text}}),
-    ]
-    if text.strip() == text:  # the file's values have no blanks around them
-        messages.append(refusal(ini(f"[filesproxy]\n{name} = {text}\n")))
-    assert all(name in message for message in messages)
-    assert all(len(text) < 8 or text not in message for message in messages)
-
-
-@pytest.mark.parametrize("name,text", cases(BAD, BELOW))
-def test_bad_provider_setting_is_refused_by_section_and_name_and_never_repeated(name, text):
-    others = {} if name == "kind" else {"kind": "openai"}
-    message = refusal({"provider:x": {**others, name: text}})
-    assert "[provider:x]" in message and name in message
-    assert len(text) < 8 or text not in message
-
-
-def test_without_anything_the_defaults_hold_and_there_is_no_local_store():
+def test_without_anything_the_defaults_hold_and_there_is_no_local_store_and_no_key():
     found = config()
     assert found.settings == {setting.name: setting.default for setting in SETTINGS if setting.app}
-    assert set(found.providers) == {"openai"}
+    assert set(found.providers) == {"openai", "azure-openai"}
     assert found.providers["openai"]["kind"] == "openai"
     assert found.providers["openai"]["base_url"] == "https://api.openai.com/v1"
+    assert found.providers["azure-openai"]["base_url"] == ""
+    assert not any(own["credential"] for own in found.providers.values())
+    assert (found.keys, found.warnings) == ((), ())
+
+
+def test_every_provider_has_a_value_for_every_setting():
+    every = {setting.name for setting in SETTINGS}
+    assert all(set(own) == every for own in config({"provider:x": {"kind": "openai"}}).providers.values())
 
 
 def test_keywords_win_over_the_environment_and_that_over_the_file(ini):
@@ -161,24 +51,6 @@ def test_section_of_a_provider_wins_over_what_all_providers_inherit():
     own, other = found.providers["x"], found.providers["openai"]
     assert [own[name] for name in ("read_timeout", "connect_timeout", "send_timeout")] == [1.0, 2.0, 9.0]
     assert [other[name] for name in ("read_timeout", "connect_timeout", "send_timeout")] == [1.0, 2.0, 3.0]
-
-
-def test_keywords_may_be_values_of_python(tmp_path):
-    found = config(max_upload_bytes=5, read_timeout=2.5, connect_timeout=3, folder=tmp_path).settings
-    assert (found["max_upload_bytes"], found["read_timeout"], found["connect_timeout"]) == (5, 2.5, 3.0)
-    assert found["folder"] == str(tmp_path)
-
-
-@pytest.mark.parametrize("name", sorted(ABOVE))
-@pytest.mark.parametrize("value", [None, True, b"bytes", ["a"]])
-def test_keyword_of_another_type_is_refused_and_never_becomes_a_name(name, value):
-    assert name in refusal(**{name: value})
-
-
-def test_folder_may_be_relative_and_may_name_a_home(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert config(folder="~/files").settings["folder"] == "/home/somebody/files"
-    assert config(folder="files").settings["folder"] == os.path.abspath("files")
 
 
 def test_file_comes_from_filesproxy_config_if_no_other_is_given(ini, tmp_path):
@@ -223,10 +95,11 @@ def test_what_kubernetes_sets_for_a_service_whose_name_begins_like_ours_is_harml
 
 @pytest.mark.parametrize(
     "name",
-    ["FILESPROXY_MAX_UPLOAD_BYTE", "FILESPROXY_KIND", "FILESPROXY_BASE_URL", "FILESPROXY_", "FILESPROXY_API_KEY"],
-)
+    ["FILESPROXY_MAX_UPLOAD_BYTE", "FILESPROXY_KIND", "FILESPROXY_BASE_URL", "FILESPROXY_", "FILESPROXY_API_KEY",
+     "FILESPROXY_CREDENTIAL", "FILESPROXY_SHA256"],
+)  # fmt: skip
 def test_unknown_variable_of_ours_is_refused_by_its_name(name):
-    assert name[11:].lower() in refusal(environ={name: SECRET})
+    assert refusal(environ={name: SECRET}).startswith(f"{name}: ")
 
 
 def test_variables_of_others_are_not_read():
@@ -239,37 +112,30 @@ def test_variables_of_others_are_not_read():
 
 
 @pytest.mark.parametrize(
-    "near,name",
-    [("max_upload_byte", "max_upload_bytes"), ("Folder", "folder"), ("read-timeout", "read_timeout"),
-     ("default_providers", "default_provider")],
-)  # fmt: skip
-def test_unknown_setting_is_refused_and_the_nearest_is_named(near, name):
-    assert f"Did you mean {name}?" in refusal({"filesproxy": {near: SECRET}})
-    assert f"Did you mean {name}?" in refusal(**{near: SECRET})
-
-
-def test_setting_of_the_other_kind_of_section_is_refused():
-    refusal({"filesproxy": {"base_url": "https://a.example"}})
-    refusal({"provider:openai": {"listen": "localhost:1"}})
-    assert "Did you mean" not in refusal({"filesproxy": {"qqqq": SECRET}})
-
-
-@pytest.mark.parametrize(
     "section",
     ["DEFAULT", "default", "Filesproxy", "filesproxy ", "provider", "provider:", "provider:none", "provider: x",
-     "provider:A", "provider:a b", "provider:../x", "Provider:openai", "providers:openai", "key:a", "provider:x:y"],
+     "provider:A", "provider:a b", "provider:../x", "Provider:openai", "providers:openai", "provider:x:y", "key",
+     "key:", "key:none", "key:A", "key:a b", "keys:a", "key:@a"],
 )  # fmt: skip
-def test_unknown_section_is_refused(section, ini):
-    assert "is no section" in refusal({section: {"kind": "openai"}})
-    assert "is no section" in refusal(ini(f"[{section}]\nkind = openai\n"))
+def test_unknown_section_is_refused_with_those_there_are(section, ini):
+    said = "sections are [filesproxy], [provider:NAME] and [key:NAME]."
+    assert said in refusal({section: {"kind": "openai"}})
+    path = ini(f"\n[{section}]\nkind = openai\n")
+    assert refusal(path) == f"{path}, line 2: [{section}]: {said}"
 
 
 def test_provider_of_an_unknown_kind_is_refused_with_those_there_are():
-    assert "local, openai" in refusal({"provider:mine": {"base_url": "https://a.example"}})
+    assert "azure-openai, local, openai" in refusal({"provider:mine": {"base_url": "https://a.example"}})
 
 
-def test_store_of_a_folder_has_no_base_url(tmp_path):
-    assert "base_url" in refusal({"provider:local": {"folder": str(tmp_path), "base_url": "https://a.example"}})
+@pytest.mark.parametrize("name,text", [("base_url", "https://a.example"), ("credential", SECRET)])
+def test_store_of_a_folder_has_no_address_and_no_credential(name, text, tmp_path):
+    assert name in refusal({**OPEN, "provider:local": {"folder": str(tmp_path), name: text}})
+
+
+def test_address_is_a_url_or_a_resource_and_not_both():
+    both = {"kind": "azure-openai", "base_url": "https://a.example", "resource": "mine"}
+    assert "[provider:x]" in refusal({"provider:x": both})
 
 
 def test_default_provider_must_be_configured(tmp_path):
@@ -278,94 +144,117 @@ def test_default_provider_must_be_configured(tmp_path):
     assert config({"provider:x": {"kind": "openai"}}, default_provider="x").settings["default_provider"] == "x"
 
 
-READABLE = {
-    "byte_order_mark": b"\xef\xbb\xbf[filesproxy]\nfolder = /a\n",
-    "crlf": b"[filesproxy]\r\nfolder = /a\r\n",
-    "no_end_of_line": b"[filesproxy]\nfolder = /a",
-    "comments_on_lines_of_their_own": b"# one\n; two\n[filesproxy]\n# three\n  # four\nfolder = /a\n; five\n",
-    "no_blanks": b"[filesproxy]\nfolder=/a\n",
-    "indented": b"[filesproxy]\n  folder = /a\n",
-    "blank_lines": b"\n\n[filesproxy]\n\nfolder = /a\n\n\n",
-}
+def test_key_has_what_its_section_says_and_defaults():
+    one, two = hashed("fp_a"), hashed("fp_b")
+    all_of_it = {"sha256": two, "providers": "*", "operations": "list_files", "caller_credentials": "yes"}
+    found = config({"key:a": {"sha256": one}, "key:b": all_of_it}).keys
+    assert found == (Key("a", (one,), (), ("*",), False), Key("b", (two,), ("*",), ("list_files",), True))
+    a, b = found
+    assert (a.may_use("openai"), b.may_use("openai")) == (False, True)
+    assert (a.may_do("delete_file"), b.may_do("delete_file"), b.may_do("list_files")) == (True, False, True)
 
 
-@pytest.mark.parametrize("name", READABLE)
-def test_file_that_reads_as_it_looks_is_taken(name, ini):
-    assert config(ini(READABLE[name])).settings["folder"] == "/a"
+def test_hash_that_stands_twice_is_refused():
+    assert "twice" in refusal({"key:a": KEY, "key:b": KEY})
+    assert "twice" in refusal({"key:a": {"sha256": f"{hashed('fp_a')} {hashed('fp_a')}"}})
 
 
-@pytest.mark.parametrize(
-    "value", ["/a%b", "/a%(folder)s", "/a%%b", "/a$b", "${folder}/x", "/a=b", "/a:b", "/a'b\"", "/日本"]
-)
-def test_value_is_taken_as_it_stands_without_interpolation(value, ini):
-    assert config(ini(f"[filesproxy]\nfolder = {value}\n")).settings["folder"] == os.path.abspath(value)
+def test_key_without_a_hash_is_refused_and_says_how_to_make_one():
+    assert "python3 -m filesproxy key" in refusal({"key:a": {"providers": "*"}})
 
 
-def test_value_holds_no_comment_and_no_second_line(ini):
-    for text in ("/a # b", "/a ; b", "/a\t#b", "/a\n  /b", "/a\n\t/b"):
-        assert "one line" in refusal(ini(f"[filesproxy]\nfolder = {text}\n"))
+@pytest.mark.parametrize("providers", ["nobody", "openai nobody", "local"])
+def test_key_for_a_provider_that_is_not_configured_is_refused(providers):
+    assert "[key:a]: providers" in refusal({"key:a": {**KEY, "providers": providers}})
 
 
-# what must not be read, and what the message must say; {secret} must not be in it
-UNREADABLE = {
-    "line_without_sign": ("[filesproxy]\n{secret}\n", "line 2"),
-    "colon_for_a_sign": ("[filesproxy]\nfolder: {secret}\n", "line 2"),
-    "key_before_a_section": ("folder = {secret}\n", "line 1"),
-    "key_twice": ("[filesproxy]\nfolder = {secret}\nfolder = {secret}\n", "line 3"),
-    "section_twice": ("[filesproxy]\nfolder = /a\n[filesproxy]\nproxy = {secret}\n", "line 3"),
-    "section_without_end": ("[filesproxy\nfolder = {secret}\n", "line 1"),
-    "no_key": ("[filesproxy]\n= {secret}\n", "line 2"),
-    "default_section": ("[DEFAULT]\nfolder = {secret}\n", "[DEFAULT]"),
-    "empty_section": ("[]\nfolder = {secret}\n", "line 1"),
-    "unknown_section": ("[keys]\na = {secret}\n", "[keys]"),
-    "unknown_key": ("[filesproxy]\ncredential = {secret}\n", "credential"),
-    "inline_comment": ("[filesproxy]\nmax_upload_bytes = 5 # {secret}\n", "max_upload_bytes"),
-    "continuation_line": ("[filesproxy]\nmax_upload_bytes = 5\n  {secret}\n", "max_upload_bytes"),
-    "continuation_behind_a_comment": ("[filesproxy]\nmax_upload_bytes = 5\n  # note\n  {secret}\n", "line 4"),
-    "value_that_is_none": ("[filesproxy]\nread_timeout = {secret}\n", "read_timeout"),
-    "bad_base_url": ("[provider:x]\nkind = openai\nbase_url = https://u:{secret}@a.example\n", "base_url"),
-    "bad_proxy": ("[filesproxy]\nproxy = https://u:{secret}@a.example\n", "proxy"),
-    "secret_as_kind": ("[provider:x]\nkind = {secret}\n", "[provider:x]"),
-    "base64_behind_a_colon": ("[provider:openai]\ncredential: {secret}==\n", "[provider:openai]"),
-    "base64_alone": ("[provider:openai]\n{secret}==\n", "[provider:openai]"),
-    "assignment_of_a_shell": ("[filesproxy]\nexport KEY_{secret}=1\n", "[filesproxy]"),
-}  # fmt: skip
+@pytest.mark.parametrize("providers", ["openai", "azure-openai openai mine", "*", ""])
+def test_key_may_be_for_any_provider_that_is_configured(providers):
+    source = {"key:a": {**KEY, "providers": providers}, "provider:mine": {"kind": "openai"}}
+    assert config(source).keys[0].providers == tuple(providers.split())
 
 
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_file_that_does_not_parse_is_refused_with_its_place_and_without_its_text(name, ini):
-    text, where = UNREADABLE[name]
-    path = ini(text.replace("{secret}", SECRET))
+def test_saved_credential_that_anybody_could_use_is_refused_by_its_line(ini):
+    text = "[filesproxy]\nproxy = none\n\n[provider:openai]\ncredential = sk-canary-0123\n"
+    path = ini(text)
     message = refusal(path)
-    assert message.startswith(path) and where in message
+    assert message.startswith(f"{path}, line 4: [provider:openai]: ") and "open_access" in message
+    assert "[provider:x]" in refusal({"provider:x": {"kind": "openai", "credential": SECRET}})
+    refusal({"filesproxy": {"open_access": "no"}, "provider:openai": {"credential": SECRET}})
 
 
-def test_file_that_is_not_utf8_is_refused_without_its_text(ini):
-    assert "UTF-8" in refusal(ini(b"[filesproxy]\nfolder = " + SECRET.encode() + b"\xff\n"))
-    assert "UTF-8" in refusal(ini(("[filesproxy]\nfolder = " + SECRET).encode("utf-16")))
+@pytest.mark.parametrize("guard", [{"key:a": KEY}, {"key:a": {**KEY, "providers": ""}}, OPEN])
+def test_saved_credential_starts_with_a_key_or_with_open_access(guard):
+    found = config({**guard, "provider:openai": {"credential": SECRET}})
+    assert found.providers["openai"]["credential"] == SECRET
 
 
-def test_file_that_cannot_be_read_is_refused_by_its_path(tmp_path):
-    for path in (tmp_path / "missing.ini", tmp_path):
-        assert refusal(path) == f"{path}: cannot be read."
-    assert "missing.ini" in refusal(environ={"FILESPROXY_CONFIG": str(tmp_path / "missing.ini")})
+def test_open_access_may_come_from_the_environment_or_a_keyword():
+    saved = {"provider:openai": {"credential": SECRET}}
+    assert config(saved, {"FILESPROXY_OPEN_ACCESS": "yes"}).settings["open_access"]
+    assert config(saved, open_access=True).settings["open_access"]
 
 
-@pytest.mark.parametrize("setting", ["ca_file", "ca_extra"])
-def test_trust_store_must_be_readable_at_the_start(setting, tmp_path):
-    assert setting in refusal(**{setting: str(tmp_path / "missing.pem")})
+@pytest.mark.parametrize("sha256", [hashed(SECRET), f"{hashed('fp_old')} {hashed(SECRET)}"])
+@pytest.mark.parametrize("credential", [SECRET, "env:A_CREDENTIAL"])
+def test_saved_credential_that_is_a_gateway_key_is_refused(sha256, credential, monkeypatch):
+    monkeypatch.setenv("A_CREDENTIAL", SECRET)
+    source = {"provider:x": {"kind": "openai", "credential": credential},
+              "key:a": {"sha256": hashed("fp_b")}, "key:b": {"sha256": sha256}}  # fmt: skip
+    assert refusal(source) == "[provider:x]: this is a gateway key."
 
 
-@pytest.mark.parametrize(
-    "text,url",
-    [("https://a.example", "https://a.example"), ("https://a.example//", "https://a.example"),
-     ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
-     ("https://a.example/openai/v1/", "https://a.example/openai/v1")],
-)  # fmt: skip
-def test_base_url_loses_its_end_slash_only(text, url):
-    assert base_url(text) == url
+SHARED = "share the files of the saved provider x"
+PLAIN = "sends its credential over plain http"
+SAVED = {"kind": "openai", "credential": SECRET}
+# providers of two keys, base_url, what is warned of
+WARNED = [
+    (("x", "x"), "https://a.example", [SHARED]),
+    (("*", "x"), "https://a.example", [SHARED]),
+    (("*", "*"), "https://a.example", [SHARED]),
+    (("x", "openai"), "https://a.example", []),
+    (("x", ""), "https://a.example", []),
+    (("x", ""), "http://a.example/v1", [PLAIN]),
+    (("x", ""), "http://10.0.0.5:8000", [PLAIN]),
+    (("x", ""), "HTTP://a.example/v1", [PLAIN]),
+    (("x", ""), "http://localhost.evil.example", [PLAIN]),
+    (("x", ""), "http://127.evil.example", [PLAIN]),
+    (("x", ""), "http://localhost:8000/v1", []),
+    (("x", ""), "http://localhost/v1", []),
+    (("x", ""), "http://localhost", []),
+    (("x", ""), "http://127.0.0.1:8000", []),
+    (("x", ""), "http://127.0.0.1", []),
+    (("x", ""), "http://[::1]:8000/v1", []),
+    (("x", "x"), "http://a.example", [SHARED, PLAIN]),
+]
 
 
-def test_every_setting_has_a_sentence_and_is_for_somebody():
-    assert all(setting.doc and (setting.app or setting.provider) for setting in SETTINGS)
-    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+@pytest.mark.parametrize("providers,url,said", WARNED)
+def test_start_warns_of_shared_files_and_of_plain_http(providers, url, said, caplog):
+    source = {"provider:x": {**SAVED, "base_url": url}}
+    for name, used in zip("ab", providers):
+        source[f"key:{name}"] = {"sha256": hashed(f"fp_{name}"), "providers": used}
+    warnings = config(source).warnings
+    assert len(warnings) == len(said) and all(part in text for part, text in zip(said, warnings))
+    caplog.set_level(logging.WARNING, logger="filesproxy")
+    create_app(source)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", text) for text in warnings
+    ]
+    assert SECRET not in caplog.text
+
+
+def test_plain_http_without_a_credential_and_a_store_that_keys_share_are_nothing_to_warn_of(tmp_path):
+    source = {
+        "provider:x": {"kind": "openai", "base_url": "http://a.example"},
+        "provider:local": {"folder": str(tmp_path)},
+        "key:a": KEY,
+        "key:b": {**KEY, "sha256": hashed("fp_b")},
+    }
+    assert config(source).warnings == ()
+
+
+def test_repr_of_a_configuration_shows_no_credential():
+    source = {"filesproxy": {"proxy": f"http://u:{SECRET}@proxy.example"}, "provider:openai": {"credential": SECRET},
+              "key:a": KEY}  # fmt: skip
+    assert SECRET not in repr(config(source))

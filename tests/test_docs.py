@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import filesproxy
-from filesproxy import auth, config, errors, headers, router, target
+from filesproxy import auth, errors, headers, router, settings, target
 from filesproxy.app import create_app
 from filesproxy.providers import PROVIDERS
 
@@ -28,14 +28,21 @@ def blocks(language):
 def settings_table():
     """The README's table of settings, from the one table in the code."""
     rows = ["| setting | default | where | what it is |", "|---|---|---|---|"]
-    for setting in config.SETTINGS:
-        default = ":".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
-        scopes = [
-            name for name, is_one in (("`[filesproxy]`", setting.app), ("`[provider:…]`", setting.provider)) if is_one
-        ]
-        shown = f"`{default:g}`" if isinstance(default, float) else f"`{default}`" if default != "" else ""
-        rows.append(f"| `{setting.name}` | {shown} | {', '.join(scopes)} | {setting.doc} |")
+    for setting in settings.SETTINGS:
+        scopes = {"`[filesproxy]`": setting.app, "`[provider:…]`": setting.provider, "`[key:…]`": setting.key}
+        default = shown(setting)
+        places = ", ".join(scope for scope, is_one in scopes.items() if is_one)
+        rows.append(f"| `{setting.name}` | {default and f'`{default}`'} | {places} | {setting.doc} |")
     return "\n".join(rows)
+
+
+def shown(setting):
+    """A default as it would be written in the file."""
+    if isinstance(setting.default, bool):
+        return "yes" if setting.default else "no"
+    if isinstance(setting.default, tuple):
+        return (":" if setting.name == "listen" else " ").join(map(str, setting.default))
+    return f"{setting.default:g}" if isinstance(setting.default, float) else str(setting.default)
 
 
 def test_settings_table_is_the_one_in_the_code():
@@ -48,8 +55,12 @@ def test_every_route_header_and_error_code_is_in_the_readme():
     }
     codes -= {errors.ConfigError.code}  # never an answer
     names = set(headers.RELAYED | headers.RELAYED_WITH_CONTENT) | set(target._REFUSED) | auth._PLACEHOLDERS
-    names |= {name for provider in PROVIDERS.values() for name in provider.get("client_headers", ())}
-    names |= set(re.findall(r'"(x-(?:portkey|filesproxy)-[a-z-]+)"', CODE)) - {"x-filesproxy-owner"}  # stays inside
+    names |= target._SCOPE_HEADERS | {f"{prefix}*" for prefix in target._SCOPE_PREFIXES}
+    for provider in PROVIDERS.values():
+        names |= {*provider.get("client_headers", ()), *provider.get("client_settings", {})}
+        names |= set(provider.get("credential_headers", {}))
+    names |= set(re.findall(r'"(x-(?:portkey|filesproxy)-[a-z-]*[a-z])"', CODE))
+    names -= {"x-filesproxy-owner"}  # stays inside
     routes = {path for _, path, _ in router.ROUTES}
     missing = sorted(word for word in codes | names | routes if f"{word}`" not in README.replace("`GET ", "`"))
     assert missing == []
@@ -64,11 +75,18 @@ def test_every_provider_is_named():
     assert [name for name in PROVIDERS if f"`{name}`" not in README] == []
 
 
-def test_ini_example_is_a_configuration(tmp_path):
+def test_ini_example_is_a_configuration(tmp_path, monkeypatch):
     (example,) = blocks("ini")
-    path = tmp_path / "filesproxy.ini"
-    path.write_text(example.replace("/etc/ssl/certs/ca-certificates.crt", str(path)), encoding="utf-8")
-    assert set(create_app(str(path)).config.providers) == {"openai", "local", "compat"}
+    path, secret = tmp_path / "filesproxy.ini", tmp_path / "secret"
+    secret.write_text("azure-key\n", encoding="ascii")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    example = example.replace("/run/secrets/azure", str(secret))
+    example = example.replace("/etc/ssl/certs/ca-certificates.crt", str(ROOT / "tests" / "ca.pem"))
+    path.write_text(example, encoding="utf-8")
+    found = create_app(str(path)).config
+    assert set(found.providers) == {"openai", "azure-openai", "azure-prod", "local", "compat"}
+    assert found.providers["azure-prod"]["credential"] == "azure-key"
+    assert [(key.name, key.providers) for key in found.keys] == [("team-a", ("openai", "local"))]
 
 
 def test_embedding_example_makes_an_application(tmp_path, monkeypatch):
@@ -95,7 +113,7 @@ def running(tmp_path):
         command, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     try:
-        yield [process.stderr.readline().rstrip() for _ in range(4)]
+        yield [process.stderr.readline().rstrip() for _ in range(5)]
     finally:
         process.terminate()
         process.wait(timeout=10)
@@ -110,22 +128,24 @@ def test_banner_is_the_one_shown(running, tmp_path):
 
 
 def test_curl_lines_work_as_printed(running, tmp_path):
-    """Every curl line for the local store, in the order of the page; the one to OpenAI needs a key and a net."""
+    """Every curl line for the local store, in the order of the page; those to OpenAI need a key and a net."""
     port = re.search(r":(\d+) ", running[0])[1]
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
-    local = [line for line in lines if "OPENAI_API_KEY" not in line]
-    assert len(local) == 6
+    local = [line for line in lines if "x-portkey-api-key" not in line]
+    assert len(local) == 7
     answers = []
     for line in local:
         script = line.replace(":8787", f":{port}").replace("curl ", "curl -sS --fail ", 1)
-        script = script.replace("file_content.jsonl", str(tmp_path / "content"))
+        script = script.replace("--output ", f"--output {tmp_path}/")
         environ = {**os.environ, "ID": answers[0]["id"]} if answers else dict(os.environ)
         done = subprocess.run(["sh", "-ec", script], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20)
         assert done.returncode == 0, (line, done.stderr)
         answers.append(json.loads(done.stdout) if done.stdout else None)
-    upload, listed, filtered, retrieved, _, deleted = answers
+    upload, listed, filtered, retrieved, _, _, deleted = answers
     assert [file["id"] for file in listed["data"]] == [file["id"] for file in filtered["data"]] == [upload["id"]]
     assert retrieved == upload and deleted["deleted"] is True
-    assert (tmp_path / "content").read_bytes() == (ROOT / "README.md").read_bytes()
+    readme = (ROOT / "README.md").read_bytes()
+    assert (tmp_path / "file_content.jsonl").read_bytes() == readme
+    assert (tmp_path / "first_100_bytes").read_bytes() == readme[:100]
     (shown,) = (json.loads(block) for block in blocks("json"))
     assert list(shown) == list(upload)

@@ -23,8 +23,10 @@ FACES = {
     "LengthRequired": (411, "invalid_request_error", "length_required"),
     "TooLarge": (413, "invalid_request_error", "request_too_large"),
     "UnsupportedMedia": (415, "invalid_request_error", "unsupported_media_type"),
+    "RangeNotSatisfiable": (416, "invalid_request_error", "range_not_satisfiable"),
     "UpstreamError": (502, "server_error", "upstream_error"),
     "UpstreamTimeout": (504, "server_error", "upstream_timeout"),
+    "RequestTimeout": (408, "timeout_error", "request_timeout"),
     "StoreError": (500, "server_error", "store_error"),
     "StoreFull": (507, "server_error", "store_full"),
     "ConfigError": (500, "server_error", "config_error"),
@@ -74,3 +76,12 @@ def test_answer_of_an_upstream_keeps_its_status_and_its_words(status):
     words = {"message": "No.", "type": "rate_limit", "param": "p", "code": None}
     error = UpstreamAnswered(status, words, {"retry-after": "7"})
     assert (error.status, error.headers, error.envelope()) == (status, {"retry-after": "7"}, {"error": words})
+
+
+def test_times_out_at_the_clients_own_limit_as_a_kind_of_upstream_timeout():
+    assert issubclass(CLASSES["RequestTimeout"], CLASSES["UpstreamTimeout"])
+
+
+def test_words_of_a_saved_credentials_refusal_are_a_502_that_is_not_the_callers_fault():
+    error = CLASSES["UpstreamError"]("Refused.", code="upstream_credential_rejected")
+    assert (error.status, error.type, error.code) == (502, "server_error", "upstream_credential_rejected")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from filesproxy import create_app, files, router
-from filesproxy.config import SETTINGS
 from filesproxy.provider import Provider
 from filesproxy.providers import PROVIDERS
+from filesproxy.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "filesproxy"
@@ -31,20 +31,22 @@ LADDER = [
     {"app"},
     {"files"},
     {"target"},
-    {"auth", "config"},
+    {"auth"},
+    {"config"},
+    {"ini"},
     {"exchange", "wsgi"},
     {"store"},
     {"upstream"},
     {"blobs", "connect"},
-    {"tls"},
+    {"settings", "tls"},
     {"providers/__init__"},
-    {"providers/local"},
+    {"providers/azure_openai", "providers/local"},
     {"providers/openai"},
-    {"listing", "multipart"},
+    {"listing", "multipart", "ranges"},
     {"headers", "provider", "router"},
     {"errors"},
 ]
-NO_IO = {"errors", "headers", "listing", "multipart", "provider", "router"}
+NO_IO = {"errors", "headers", "listing", "multipart", "provider", "ranges", "router"}
 IO = {
     "http",
     "os",
@@ -159,7 +161,17 @@ def test_every_operation_has_one_name_everywhere():
 def test_settings_are_told_apart_by_name_and_documented():
     names = [setting.name for setting in SETTINGS]
     assert len(names) == len(set(names))
-    assert all(setting.doc and (setting.app or setting.provider) for setting in SETTINGS)
+    assert all(setting.doc and (setting.app or setting.provider or setting.key) for setting in SETTINGS)
+    assert not [setting.name for setting in SETTINGS if setting.key and (setting.app or setting.provider)]
+    assert {"credential", "base_url", "resource"} <= {setting.name for setting in SETTINGS if not setting.app}
+
+
+def test_settings_that_clients_may_choose_exist_and_are_no_address():
+    for provider in PROVIDERS.values():
+        chosen = set(provider.get("client_settings", {}).values())
+        assert chosen <= {setting.name for setting in SETTINGS if setting.provider}
+        assert not chosen & {"base_url", "credential", "folder", "proxy", "ca_file", "ca_extra", "kind", "auth"}
+        assert set(provider.get("credential_headers", {}).values()) <= {"key", "bearer"}
 
 
 def test_creating_an_application_opens_nothing(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from filesproxy.errors import UpstreamError
-from filesproxy.provider import Answer, Call, Target, Upload, exchange, need
+from filesproxy.provider import Answer, Call, Secret, Target, Upload, exchange, need
 from filesproxy.providers import PROVIDERS
 from filesproxy.router import ROUTES
 
@@ -110,8 +110,16 @@ def test_upload_keeps_its_count_when_it_breaks_off():
 
 def test_no_repr_shows_a_credential():
     call = Call("x", "GET", "/", headers={"authorization": "Bearer sk-secret"})
-    target = Target("a", PROVIDERS["openai"], "https://a.example", {"credential": "sk-secret"}, "sk-secret")
+    target = Target("a", PROVIDERS["openai"], "https://a.example", {"credential": "sk-secret"}, Secret("sk-secret"))
     assert "sk-secret" not in repr(call) + repr(target)
+
+
+def test_secret_is_its_text_everywhere_but_in_a_repr():
+    secret = Secret("sk-secret")
+    assert (secret, f"Bearer {secret}", secret[:3], len(secret), bool(Secret())) == (
+        "sk-secret", "Bearer sk-secret", "sk-", 9, False)  # fmt: skip
+    assert "sk-secret" not in f"{secret!r} {[secret]!r} { {'a': secret}!r} {(secret,)}"
+    assert hash(secret) == hash("sk-secret")
 
 
 def test_calls_and_answers_do_not_change():
@@ -127,4 +135,15 @@ def test_every_provider_has_or_explains_each_operation(name):
     operations = {operation for _, _, operation in ROUTES} - {"health"}
     assert operations <= {*provider["operations"], *provider.get("unsupported", {})}
     assert not set(provider["operations"]) & set(provider.get("unsupported", {}))
-    assert set(provider.get("required_fields", ())) <= set(provider.get("fields", ()))
+    for settings in ({"api_version": "v1"}, {"api_version": "2024-10-21"}):
+        fields = provider.get("fields", ())
+        known = fields(Target(name, provider, "", settings)) if callable(fields) else fields
+        assert set(provider.get("required_fields", ())) <= set(known) <= set(PROVIDERS["openai"]["fields"])
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_client_headers_and_credential_headers_are_lower_case_names_that_meet_nowhere(name):
+    provider = PROVIDERS[name]
+    groups = [set(provider.get(key, ())) for key in ("client_headers", "client_settings", "credential_headers")]
+    assert all(header == header.lower() for group in groups for header in group)
+    assert sum(map(len, groups)) == len(set().union(*groups))

@@ -261,7 +261,7 @@ def test_version_that_nobody_speaks_is_505_in_the_envelope():
     [
         b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\na: " + b"a" * 70_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + (b"a: " + b"a" * 1000 + b"\r\n") * 70 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"a: " + b"a" * 1000 + b"\r\n") * 70 + b"\r\n",
         b"GET / HTTP/1.1\r\n" + b"a: 1\r\n" * 200 + b"\r\n",
         b"a" * 70_000,
     ],
@@ -276,7 +276,9 @@ def test_head_over_its_limit_is_431_in_the_envelope(head):
 def test_head_just_under_its_limit_is_taken():
     with served(unread) as server:
         assert (
-            ask(server.server_port, b"GET / HTTP/1.1\r\n" + (b"a: " + b"a" * 1000 + b"\r\n") * 60 + b"\r\n").status
+            ask(
+                server.server_port, b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"a: " + b"a" * 1000 + b"\r\n") * 60 + b"\r\n"
+            ).status
             == 200
         )
 
@@ -311,7 +313,18 @@ def test_id_with_an_encoded_slash_is_400(path, local):
 
 def test_host_that_is_not_this_machine_is_403(local):
     assert get(local, "/v1/files", {"host": "evil.example"}).status == 403
-    assert get(local, "/v1/files", {"host": None}).status == 403
+    assert get(local, "/v1/files", {"host": "evil.example:8787"}).status == 403
+
+
+def test_request_without_one_host_is_400(local):
+    """RFC 9112 §3.2."""
+    assert get(local, "/v1/files", {"host": None}).status == 400
+    assert ask(local, b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n").status == 400
+
+
+def test_absolute_target_is_taken_for_its_path(local):
+    """RFC 9112 §3.2.2: a server must accept it."""
+    assert ask(local, b"GET http://elsewhere.example/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 200
 
 
 def test_head_answers_without_a_body_and_with_the_length_of_get(local):

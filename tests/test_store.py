@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from contextlib import closing, suppress
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote
 from wsgiref.util import setup_testing_defaults
@@ -84,7 +85,8 @@ def ask(store, operation, file_id="", owner="", **query):
     path = {"list_files": "/files", "retrieve_file_content": f"/files/{file_id}/content"}.get(
         operation, f"/files/{file_id}"
     )
-    return store(Call(operation, "GET", path, query=query, headers={"x-filesproxy-owner": owner}))
+    headers = {"x-filesproxy-owner": owner}
+    return store(Call(operation, "GET", path, query=query, headers=headers, file_id=file_id))
 
 
 def ids(store, **query):
@@ -141,7 +143,17 @@ def fill(folder, count, purposes=("batch",), owner="", expires_at=None):
     """Rows without blobs, in one transaction. Their ids, oldest first."""
     names = [f"file-{stamp:014x}{'0' * 24}" for stamp in range(1, count + 1)]
     rows = (
-        (owner, name, "a", "text/plain", purposes[at % len(purposes)], 1, 1, expires_at, f"{owner}{at}")
+        (
+            owner,
+            name,
+            "a",
+            "text/plain",
+            purposes[at % len(purposes)],
+            1,
+            1,
+            expires_at,
+            sha256(f"{owner}{at}".encode()).hexdigest()[:32],
+        )
         for at, name in enumerate(names)
     )
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
@@ -790,6 +802,50 @@ def test_sweep_removes_what_is_abandoned_and_nothing_else(store, folder):
     rows, kept, incoming = stored(folder)
     assert rows == kept and len(rows) == 1 and incoming == []
     assert content_of(store, file["id"]) == b"hello"
+
+
+def test_sweep_spares_a_strangers_files(store, folder):
+    """The folder may be one that somebody else put files into before it became ours."""
+    for place in ("incoming", "blobs"):
+        (folder / place / "invoice.pdf").write_bytes(b"important")
+        (folder / place / ("c" * 31)).write_bytes(b"important")
+        (folder / place / ("d" * 32)).symlink_to(folder / place / "invoice.pdf")
+        (folder / place / ("e" * 32)).mkdir()
+    store.sweep()
+    assert all(len(list((folder / place).iterdir())) == 4 for place in ("incoming", "blobs"))
+    assert all((folder / place / "invoice.pdf").read_bytes() == b"important" for place in ("incoming", "blobs"))
+
+
+def test_folder_with_files_but_without_its_index_is_refused_and_nothing_removed(store, folder):
+    upload(store, b"hello")
+    for name in ("index.sqlite3", "index.sqlite3-wal", "index.sqlite3-shm"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(StoreError) as refused:
+        Store(str(folder))
+    assert "no index" in refused.value.message
+    assert len(list((folder / "blobs").iterdir())) == 1 and not (folder / "index.sqlite3").exists()
+
+
+@pytest.mark.parametrize("place", ["", "incoming", "blobs"])
+def test_folder_that_others_can_write_to_is_refused(place, store, folder):
+    (folder / place).chmod(0o777)
+    with pytest.raises(StoreError) as refused:
+        Store(str(folder))
+    assert "nobody else" in refused.value.message
+    (folder / place).chmod(0o700)
+
+
+def test_index_that_names_a_file_elsewhere_is_not_followed(store, folder):
+    """A planted index must not make us read or remove what is not ours."""
+    victim = folder.parent / "victim.txt"
+    victim.write_bytes(b"victim")
+    file = upload(store, b"hello!")
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as index, index:
+        index.execute("UPDATE files SET blob = '../../victim.txt'")
+    for operation in ("retrieve_file_content", "delete_file"):
+        with pytest.raises(StoreError):
+            ask(store, operation, file["id"])
+    assert victim.read_bytes() == b"victim"
 
 
 def test_sweep_of_another_store_spares_an_upload_until_it_is_listed(store, folder, monkeypatch):

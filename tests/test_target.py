@@ -1,20 +1,26 @@
-"""Where a request goes: the provider its headers name, with that provider's settings and the caller's credential."""
+"""Where a request goes: the provider its headers name, with that provider's settings, and whose credential."""
 
 from __future__ import annotations
 
 import io
 
 import pytest
+from configurations import hashed
+from fakes import FILE
 
 from filesproxy.auth import Caller
-from filesproxy.config import load
+from filesproxy.config import Key, load
 from filesproxy.errors import BadRequest, Forbidden, Unauthorized
+from filesproxy.provider import Secret
 from filesproxy.providers import PROVIDERS
 from filesproxy.target import resolve
 from filesproxy.wsgi import Request
 
 COMPATIBLE = {"provider:vllm": {"kind": "openai", "base_url": "http://10.0.0.5:8000/v1/", "read_timeout": "5"}}
-CALLER = Caller("team", "sk-a")
+TEAM = Key("team", (hashed("fp_team"),), ("*",), ("*",), True)
+CALLER = Caller(TEAM, Secret("sk-a"))
+NOBODY = Caller(None, Secret("sk-a"))
+SAVED = {"filesproxy": {"open_access": "yes"}, "provider:openai": {"credential": "sk-saved", "read_timeout": "5"}}
 
 
 def target(headers, config=None, caller=CALLER, providers=PROVIDERS, client_address="127.0.0.1", **settings):
@@ -30,8 +36,7 @@ def target(headers, config=None, caller=CALLER, providers=PROVIDERS, client_addr
 
 @pytest.mark.parametrize(
     "headers",
-    [{"x-portkey-provider": "openai"}, {"x-portkey-provider": "@openai"}, {"x-portkey-virtual-key": "openai"},
-     {"x-portkey-provider": " openai "}, {"x-portkey-provider": "openai", "x-portkey-virtual-key": "nobody"}],
+    [{"x-portkey-provider": "openai"}, {"x-portkey-provider": " openai "}],
 )  # fmt: skip
 def test_provider_is_the_one_that_a_header_names(headers):
     found = target(headers)
@@ -63,8 +68,8 @@ def test_configured_provider_has_its_own_url_and_settings():
 def test_base_url_of_a_provider_may_be_a_function_of_the_target():
     providers = {"azure": {**PROVIDERS["openai"], "base_url": lambda target: f"https://{target.name}.example/v1"}}
     assert target({"x-portkey-provider": "azure"}, providers=providers).base_url == "https://azure.example/v1"
-    set_one = {"provider:azure": {"base_url": "https://other.example"}}
-    assert target({"x-portkey-provider": "azure"}, set_one, providers=providers).base_url == "https://other.example"
+    config = {"provider:own": {"kind": "azure-openai", "base_url": "https://other.example/openai", "api_version": "v1"}}
+    assert target({"x-portkey-provider": "own"}, config).base_url == "https://other.example/openai/v1"
 
 
 @pytest.mark.parametrize("name", ["", "none", "@none"])
@@ -112,7 +117,7 @@ def test_other_headers_change_no_host():
 
 def test_missing_credential_is_401():
     with pytest.raises(Unauthorized) as refused:
-        target({"x-portkey-provider": "openai"}, caller=Caller("team"))
+        target({"x-portkey-provider": "openai"}, caller=Caller(TEAM))
     assert refused.value.code == "invalid_api_key"
 
 
@@ -135,7 +140,8 @@ def test_local_store_answers_this_machine_only(tmp_path):
     ):
         headers = {"x-portkey-provider": "local", **elsewhere.pop("headers", {})}
         with pytest.raises(Forbidden):
-            target(headers, folder=str(tmp_path), **elsewhere)
+            target(headers, folder=str(tmp_path), caller=NOBODY, **elsewhere)
+        assert target(headers, folder=str(tmp_path), **elsewhere).owner == "team"
 
 
 def test_two_local_stores_have_two_folders(tmp_path):
@@ -145,3 +151,193 @@ def test_two_local_stores_have_two_folders(tmp_path):
         for name in ("local", "other")
     ]
     assert folders == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+# how a request names it, whether the saved credential is used, with one saved and without
+NAMED = [
+    ({"x-portkey-provider": "@openai"}, True),
+    ({"x-portkey-virtual-key": "openai"}, True),
+    ({"x-portkey-virtual-key": "@openai"}, True),
+    ({"x-portkey-provider": "@openai", "x-portkey-virtual-key": "openai"}, True),
+    ({"x-portkey-provider": "openai"}, False),
+    ({"x-portkey-provider": " openai "}, False),
+    ({}, True),
+]
+
+
+@pytest.mark.parametrize("headers,saved", NAMED)
+@pytest.mark.parametrize("caller", [CALLER, NOBODY], ids=["key", "no_key"])
+def test_saved_provider_uses_the_saved_credential_and_a_plain_name_never(headers, saved, caller):
+    found = target(headers, SAVED, caller, default_provider="openai")
+    assert (found.name, found.is_saved) == ("openai", saved)
+    assert found.credential == ("sk-saved" if saved else "sk-a") and type(found.credential) is Secret
+    assert found.settings["read_timeout"] == 5.0  # the section's settings apply to both
+    assert found.owner == caller.name
+
+
+@pytest.mark.parametrize("headers,saved", NAMED)
+def test_without_a_saved_credential_a_plain_name_works_and_a_saved_one_is_400(headers, saved):
+    if headers and saved:
+        with pytest.raises(BadRequest, match="without @") as refused:
+            target(headers, default_provider="openai")
+        assert refused.value.code == "unknown_provider"
+    else:
+        found = target(headers, default_provider="openai")
+        assert (found.name, found.is_saved, found.credential) == ("openai", False, "sk-a")
+
+
+def test_plain_name_without_a_credential_of_the_callers_is_401_though_one_is_saved():
+    for caller in (Caller(TEAM), Caller()):
+        with pytest.raises(Unauthorized):
+            target({"x-portkey-provider": "openai"}, SAVED, caller)
+
+
+def test_saved_credential_is_its_own_providers_only():
+    config = {**SAVED, "provider:second": {"kind": "openai", "base_url": "https://second.example/v1"}}
+    for caller in (CALLER, NOBODY, Caller(TEAM)):
+        with pytest.raises(BadRequest) as refused:
+            target({"x-portkey-provider": "@second"}, config, caller)
+        assert refused.value.code == "unknown_provider"
+    with pytest.raises(Unauthorized):
+        target({"x-portkey-provider": "second"}, config, Caller(TEAM))
+    assert target({"x-portkey-provider": "second"}, config).credential == "sk-a"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-portkey-provider": "openai", "x-portkey-virtual-key": "openai"},
+     {"x-portkey-provider": "@openai", "x-portkey-virtual-key": "nobody"}, {"x-portkey-provider": "@"}],
+)  # fmt: skip
+def test_two_headers_that_name_two_providers_are_400(headers):
+    with pytest.raises(BadRequest) as refused:
+        target(headers, SAVED)
+    assert refused.value.param == "x-portkey-provider"
+
+
+def test_saved_azure_goes_to_its_resource_and_version():
+    config = {
+        "provider:prod": {"kind": "azure-openai", "resource": "mine", "credential": "sk-saved", "api_version": "v1"}
+    }
+    found = target({"x-portkey-provider": "@prod"}, config, open_access=True)
+    assert (found.base_url, found.credential) == ("https://mine.openai.azure.com/openai/v1", "sk-saved")
+
+
+SCOPE_HEADERS = [
+    "api-key",
+    "x-api-key",
+    "openai-organization",
+    "openai-project",
+    "anthropic-workspace-id",
+    "x-portkey-openai-organization",
+    "x-portkey-openai-project",
+    "x-portkey-azure-resource-name",
+    "x-portkey-azure-api-version",
+    "x-portkey-azure-ad-token",
+    "x-portkey-azure-auth-mode",
+    "x-portkey-azure-entra-tenant-id",
+    "x-portkey-azure-model-name",
+    "x-portkey-azure-anything",
+    "x-portkey-aws-access-key-id",
+    "x-portkey-aws-secret-access-key",
+    "x-portkey-aws-session-token",
+    "x-portkey-aws-region",
+    "x-portkey-aws-s3-bucket",
+    "x-portkey-aws-role-arn",
+    "x-portkey-amz-server-side-encryption",
+    "x-portkey-vertex-project-id",
+    "x-portkey-vertex-region",
+    "x-portkey-vertex-storage-bucket-name",
+    "x-portkey-custom-host",
+    "x-portkey-config",
+]
+SEVERAL = {
+    "filesproxy": {"default_provider": "openai"},
+    "provider:openai": {"credential": "sk-saved"},
+    "provider:azure": {"kind": "azure-openai", "resource": "mine", "credential": "sk-azure"},
+}
+WITH_KEY = {**SEVERAL, "key:team": {"sha256": hashed("fp_team"), "providers": "*", "caller_credentials": "yes"}}
+WITHOUT = {**SEVERAL, "filesproxy": {"default_provider": "openai", "open_access": "yes"}}
+NAMES = [{"x-portkey-provider": "@openai"}, {"x-portkey-virtual-key": "azure"}, {"x-portkey-provider": "@azure"}, {}]
+
+
+@pytest.mark.parametrize("value", ["evil.example", "", " "])
+@pytest.mark.parametrize("header", SCOPE_HEADERS)
+def test_header_that_changes_address_or_scope_beside_a_saved_provider_is_400(header, value, make_client, upstream):
+    for config in (WITH_KEY, WITHOUT):
+        client = make_client(config)
+        for named in NAMES:
+            for method, path in (("GET", "/v1/files"), ("GET", "/v1/files/file-1/content"), ("DELETE", "/v1/files/a")):
+                headers = {**named, "x-portkey-api-key": "fp_team", header: value}
+                answer = client.request(path, method=method, headers=headers, status=400)
+                assert answer.json["error"]["param"] == header and "evil" not in answer.text
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("header", ["x-portkey-azure-deployment-id", "x-portkey-metadata", "x-portkey-trace-id",
+                                    "x-portkey-retry", "user-agent", "x-stainless-lang", "openai-beta"])  # fmt: skip
+def test_header_that_changes_neither_is_let_pass_and_not_sent(header, make_client, upstream):
+    upstream.answers(FILE)
+    headers = {"x-portkey-provider": "@openai", "x-portkey-api-key": "fp_team", header: "value-1"}
+    make_client(WITH_KEY).get("/v1/files/file-1", headers=headers)
+    assert upstream.calls[0].headers == {"authorization": "Bearer sk-saved"}
+
+
+ELSEWHERE = [
+    ({"host": "gateway.example"}, "127.0.0.1"),
+    ({"host": "127.0.0.1.evil.example"}, "127.0.0.1"),
+    ({"origin": "http://evil.example"}, "127.0.0.1"),
+    ({"origin": "null"}, "127.0.0.1"),
+    ({"origin": "http://localhost:1"}, "127.0.0.1"),
+    ({}, "192.0.2.1"),
+    ({"x-forwarded-for": "127.0.0.1"}, "192.0.2.1"),
+    ({"authorization": "Bearer sk-a"}, "192.0.2.1"),
+    ({"x-portkey-api-key": "fp_team"}, "192.0.2.1"),
+]
+
+
+@pytest.mark.parametrize("headers,address", ELSEWHERE)
+def test_open_access_is_for_this_machine_only(headers, address, make_client, upstream):
+    client = make_client(WITHOUT)
+    for named in NAMES:
+        client.get("/v1/files", headers={**named, **headers}, extra_environ={"REMOTE_ADDR": address}, status=403)
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"origin": "http://localhost"}, {"host": "[::1]:8787"}, {"host": "127.0.0.1"},
+                                     {"authorization": "Bearer OPENAI_API_KEY"}, {"authorization": "Bearer sk-a"},
+                                     {"x-portkey-api-key": "fp_anything"}])  # fmt: skip
+def test_open_access_lets_this_machine_use_the_saved_credential(headers, make_client, upstream):
+    upstream.answers(FILE)
+    make_client(WITHOUT).get("/v1/files/file-1", headers={"x-portkey-provider": "@openai", **headers})
+    assert upstream.calls[0].headers == {"authorization": "Bearer sk-saved"}
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_saved_credential_that_the_provider_refuses_is_502_and_the_callers_own_keeps_its_status(
+    status, make_client, upstream, access_log
+):
+    words = {
+        "message": "Incorrect API key provided: sk-saved.",
+        "type": "auth",
+        "param": None,
+        "code": "invalid_api_key",
+    }
+    upstream.answers({"error": words}, status, x_request_id="req_1")
+    client = make_client(WITH_KEY)
+    key = {"x-portkey-api-key": "fp_team"}
+    answer = client.get("/v1/files/file-1", headers={**key, "x-portkey-provider": "@openai"}, status=502)
+    assert answer.json["error"]["code"] == "upstream_credential_rejected" and "sk-saved" not in answer.text
+    own = {**key, "x-portkey-provider": "openai", "authorization": "Bearer sk-a"}
+    answer = client.get("/v1/files/file-1", headers=own, status=status)
+    assert answer.json["error"]["message"] == words["message"] and answer.json["error"]["code"] == "invalid_api_key"
+    assert [line["status"] for line in access_log()] == [502, status]
+    assert all(body.closed for body in upstream.bodies)
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500])
+def test_other_refusals_of_a_saved_credentials_request_keep_their_status(status, make_client, upstream):
+    upstream.answers({"error": {"message": "No."}}, status)
+    headers = {"x-portkey-provider": "@openai", "x-portkey-api-key": "fp_team"}
+    assert (
+        make_client(WITH_KEY).get("/v1/files/file-1", headers=headers, status=status).json["error"]["message"] == "No."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -82,14 +83,16 @@ def test_head_that_is_sent_has_these_bytes_and_no_others(name):
     from_client = {
         **COMPAT, "connection": "keep-alive, x-evil", "x-evil": "1", "cookie": "a=b", "user-agent": "curl/8",
         "x-forwarded-for": "10.0.0.1", "proxy": "http://10.0.0.1:1", "accept-encoding": "br", "expect": "100-continue",
-        "te": "trailers", "upgrade": "h2c", "range": "bytes=0-1", "x-portkey-openai-project": "proj-1",
+        "te": "trailers", "upgrade": "h2c", "range": "bytes=0-1", "if-range": '"tag 1"', "if-none-match": '"tag 1"',
+        "x-portkey-openai-project": "proj-1", "x-portkey-request-timeout": "60000",
     }  # fmt: skip
+    ranged = 'range: bytes=0-1\r\nif-range: "tag 1"\r\n' if name == "content" else ""
     with Upstream(answering(answer(FILE))) as upstream, served(compat(upstream.port)) as server:
         get(server.server_port, path, from_client, method)
         head = (
             f"{line} HTTP/1.1\r\nhost: 127.0.0.1:{upstream.port}\r\nuser-agent: filesproxy/{__version__}\r\n"
             f"accept-encoding: identity\r\nconnection: close\r\naccept: {accept}\r\nopenai-project: proj-1\r\n"
-            "authorization: Bearer sk-caller\r\n\r\n"
+            f"{ranged}authorization: Bearer sk-caller\r\n\r\n"
         )
         assert bytes(upstream.peer.received) == head.encode()
 
@@ -315,19 +318,25 @@ def test_name_that_does_not_resolve_is_502(host):
         assert host in reply.error["message"]
 
 
-def test_host_that_swallows_connections_is_504_in_connect_timeout():
+@contextlib.contextmanager
+def swallowing():
+    """A port that takes no connection and refuses none: a full accept queue drops what comes without a word."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         port, waiting = listener.getsockname()[1], []
         try:
-            for _ in range(4):  # fills the accept queue; what comes then is dropped without a word
+            for _ in range(4):
                 waiting.append(socket.socket())
                 waiting[-1].setblocking(False)
                 waiting[-1].connect_ex(("127.0.0.1", port))
-            with served(compat(port, connect_timeout=0.2)) as server:
-                reply = get(server.server_port, "/v1/files/file-1")
+            yield port
         finally:
             for sock in waiting:
                 sock.close()
+
+
+def test_host_that_swallows_connections_is_504_in_connect_timeout():
+    with swallowing() as port, served(compat(port, connect_timeout=0.2)) as server:
+        reply = get(server.server_port, "/v1/files/file-1")
     assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
 
 
@@ -360,6 +369,159 @@ def test_upload_that_fails_after_it_was_sent_must_not_be_retried(name):
     with Upstream(script) as upstream, served(compat(upstream.port, answer_timeout=0.2)) as server:
         reply = upload(server.server_port)
         assert (reply.status, reply.headers.get("x-should-retry")) == (status, "false")
+
+
+# A limit of the client's own
+
+
+def limited(milliseconds):
+    return {**COMPAT, "x-portkey-request-timeout": str(milliseconds)}
+
+
+def is_timed_out(reply):
+    return (reply.status, reply.error["type"], reply.error["code"]) == (408, "timeout_error", "request_timeout")
+
+
+def silent(peer):
+    """A script: never answer, and see when the gateway hangs up."""
+    peer.read_to_end()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_upstream_that_never_answers_is_408_in_the_clients_time(name):
+    method, path, _, _ = HEADS[name]
+    with Upstream(silent) as upstream, served(compat(upstream.port)) as server:
+        started = time.monotonic()
+        reply = get(server.server_port, path, limited(200), method)
+        assert 0.2 <= time.monotonic() - started < 1
+        assert is_timed_out(reply)
+        assert upstream.peer.ended  # the gateway has hung up
+
+
+def test_upload_that_is_never_answered_is_408_and_must_not_be_retried():
+    with Upstream(silent) as upstream, served(compat(upstream.port)) as server:
+        reply = upload(server.server_port, **{"x-portkey-request-timeout": "200"})
+        assert is_timed_out(reply)
+        assert upstream.peer.complete
+        assert reply.headers.get("x-should-retry") == "false"  # SDKs retry a 408, and the file has arrived
+
+
+def test_upstream_that_stops_reading_an_upload_is_408_in_the_clients_time():
+    def script(peer):
+        peer.read_head()
+        peer.stall()
+
+    with Upstream(script) as upstream, served(compat(upstream.port)) as server:
+        started = time.monotonic()
+        reply = upload(server.server_port, BIG, **{"x-portkey-request-timeout": "300"})
+        seconds = time.monotonic() - started
+        assert is_timed_out(reply)
+        assert not upstream.peers[0].complete
+        assert reply.headers.get("x-should-retry") == "false"
+        assert seconds < 1.5
+
+
+def test_host_that_swallows_connections_is_408_in_the_clients_time():
+    with swallowing() as port, served(compat(port)) as server:
+        started = time.monotonic()
+        replies = [get(server.server_port, "/v1/files/file-1", limited(200)),
+                   upload(server.server_port, **{"x-portkey-request-timeout": "200"})]  # fmt: skip
+        assert time.monotonic() - started < 1.5
+    assert all(map(is_timed_out, replies))
+    assert "x-should-retry" not in replies[1].headers  # nothing was sent: a retry may help
+
+
+def test_clients_limit_does_not_cut_a_download_that_has_begun():
+    def script(peer):
+        peer.read_request()
+        peer.send(answer(b"abc", content_length="9"))
+        for _ in range(2):
+            time.sleep(0.15)
+            peer.send(b"abc")
+
+    with Upstream(script) as upstream, served(compat(upstream.port)) as server:
+        reply = get(server.server_port, "/v1/files/file-1/content", limited(150))
+        assert (reply.status, reply.body, reply.end) == (200, b"abcabcabc", "fin")
+
+
+def test_answer_in_the_clients_time_is_that_answer():
+    with Upstream(answering(answer(FILE))) as upstream, served(compat(upstream.port)) as server:
+        assert get(server.server_port, "/v1/files/file-1", limited(5000)).json == FILE
+        assert upload(server.server_port, **{"x-portkey-request-timeout": "5000"}).json == FILE
+
+
+@pytest.mark.parametrize("headers", [COMPAT, {**COMPAT, "x-portkey-request-timeout": ""}, limited(999_999_999)],
+                         ids=["none", "empty", "eleven_days"])  # fmt: skip
+def test_configured_limits_hold_where_the_client_has_none_or_a_longer_one(headers):
+    with Upstream(never_answers) as upstream, served(compat(upstream.port, answer_timeout=0.2)) as server:
+        reply = get(server.server_port, "/v1/files/file-1", headers)
+    assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
+    with swallowing() as port, served(compat(port, connect_timeout=0.2)) as server:
+        assert get(server.server_port, "/v1/files/file-1", headers).status == 504
+
+
+BAD_LIMITS = ["0", "-1", "+1", "1.5", "1e3", "0x10", "007", "soon", "10 ms", "10ms", "1,2", "1_000", "1000000000",
+              "inf", "\xb2"]  # fmt: skip
+
+
+def test_limit_that_is_no_number_of_milliseconds_is_400_and_calls_nobody():
+    with Upstream(answering(answer(FILE))) as upstream, served(compat(upstream.port)) as server:
+        for text in BAD_LIMITS:
+            for reply in (get(server.server_port, "/v1/files/file-1", limited(text)),
+                          upload(server.server_port, **{"x-portkey-request-timeout": text})):  # fmt: skip
+                assert (reply.status, reply.error["param"]) == (400, "x-portkey-request-timeout"), text
+        assert upstream.connections == 0
+
+
+# Ranges
+
+
+def test_partial_answer_of_the_upstream_is_passed_on():
+    ranged = answer(b"cd", "206 Partial Content", content_range="bytes 2-3/9", etag='"1"', accept_ranges="bytes")
+    with Upstream(answering(ranged)) as upstream, served(compat(upstream.port)) as server:
+        reply = get(server.server_port, "/v1/files/file-1/content", {**COMPAT, "range": "bytes=2-3"})
+        assert b"\r\nrange: bytes=2-3\r\n" in upstream.peer.head
+    assert (reply.status, reply.body, reply.end) == (206, b"cd", "fin")
+    assert (reply.headers["content-range"], reply.headers["content-length"]) == ("bytes 2-3/9", "2")
+
+
+def test_whole_answer_of_the_upstream_is_cut_and_its_rest_is_not_waited_for():
+    def script(peer):
+        peer.read_request()
+        peer.send(answer(bytes(range(100)), content_length=str(1 << 40)))
+        peer.read_to_end()
+
+    with Upstream(script) as upstream, served(compat(upstream.port)) as server:
+        reply = get(server.server_port, "/v1/files/file-1/content", {**COMPAT, "range": "bytes=10-19"})
+        assert (reply.status, reply.body, reply.end) == (206, bytes(range(10, 20)), "fin")
+        assert reply.headers["content-range"] == f"bytes 10-19/{1 << 40}"
+        assert upstream.peer.ended  # the gateway has hung up
+
+
+def test_range_behind_the_end_is_416_from_either_side():
+    asked = {**COMPAT, "range": "bytes=9-"}
+    refused = answer({"error": {"message": "No."}}, "416 Range Not Satisfiable", content_range="bytes */9")
+    for framed in (refused, answer(b"x" * 9)):
+        with Upstream(answering(framed)) as upstream, served(compat(upstream.port)) as server:
+            reply = get(server.server_port, "/v1/files/file-1/content", asked)
+        assert (reply.status, reply.headers["content-range"]) == (416, "bytes */9")
+        assert reply.error["type"] == "invalid_request_error"
+
+
+def test_range_of_an_answer_that_is_cut_never_ends_quietly():
+    framed = answer(DATA[:99], content_length="300000")
+    with Upstream(breaking(framed)) as upstream, served(compat(upstream.port)) as server:
+        reply = get(server.server_port, "/v1/files/file-1/content", {**COMPAT, "range": "bytes=50-199"})
+        assert (reply.status, reply.headers["content-length"]) == (206, "150")
+        assert reply.body == DATA[:49]
+        before_it = get(server.server_port, "/v1/files/file-1/content", {**COMPAT, "range": "bytes=99-199"})
+        assert before_it.status == 502
+
+
+def test_if_range_that_cannot_be_sent_is_no_fault_of_the_providers():
+    with Upstream(answering(answer(b"x" * 9))) as upstream, served(compat(upstream.port)) as server:
+        asked = {**COMPAT, "range": "bytes=0-1", "if-range": '"a\tb"'}
+        assert get(server.server_port, "/v1/files/file-1/content", asked).status in (200, 400)
 
 
 # Answers

@@ -22,9 +22,10 @@ _STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "d
 def base_url(target: Target) -> str:
     """The resource's URL. BadRequest if neither the configuration nor the client named a resource."""
     resource = target.settings["resource"]
-    if not resource:
+    if not (resource or target.settings["base_url"]):
         raise BadRequest("Name the Azure resource.", param="x-portkey-azure-resource-name", code="missing_resource")
-    return f"https://{resource}.openai.azure.com/openai" + ("/v1" if _is_v1(target) else "")
+    root: str = target.settings["base_url"] or f"https://{resource}.openai.azure.com/openai"
+    return root if root.endswith("/v1") or not _is_v1(target) else f"{root}/v1"
 
 
 def authorize(call: Call, target: Target) -> Call:
@@ -87,6 +88,7 @@ AZURE_OPENAI: Provider = {
         "retrieve_file": exchange(answer=azure_file),
     },
     "fields": fields,
+    "settings": ("resource", "api_version", "auth"),
     "client_headers": (),
     "client_settings": {
         "x-portkey-azure-resource-name": "resource",

@@ -18,5 +18,6 @@ LOCAL: Provider = {
     "base_url": "local:",
     "authorize": as_owner,
     "client_headers": (),
+    "settings": ("folder",),
     "keyless": True,
 }

@@ -1,0 +1,38 @@
+"""What the tests of settings, of the INI file and of the configuration share: a secret, a file, a refusal."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from filesproxy.config import load
+from filesproxy.errors import ConfigError
+from filesproxy.providers import PROVIDERS
+
+SECRET = "sk-canary-0123"
+
+
+def hashed(key):
+    """What the configuration holds of a gateway key."""
+    return sha256(key.encode()).hexdigest()
+
+
+def written(folder, text):
+    """The path of an INI file with this text."""
+    path = folder / "filesproxy.ini"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    return str(path)
+
+
+def config(source=None, environ=None, **keywords):
+    return load(source, keywords, PROVIDERS, environ or {})
+
+
+def refusal(source=None, environ=None, secret=SECRET, **keywords):
+    """The message of a ConfigError, which must not hold the secret."""
+    with pytest.raises(ConfigError) as refused:
+        config(source, environ, **keywords)
+    assert secret not in refused.value.message
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__ or refused.value.__context__ is None
+    return refused.value.message

@@ -1,0 +1,112 @@
+"""The local store as a provider: OpenAI's contract, files that belong to gateway keys, no credential anywhere."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+from fakes import FILE, form, form_type
+
+from filesproxy.provider import Call, Target
+from filesproxy.providers import PROVIDERS
+from filesproxy.providers.local import as_owner
+from filesproxy.store import LocalTransport
+
+CONTENT = bytes(range(256))
+UPLOAD = form(("purpose", "batch"), ("file", "naïve.jsonl", "application/jsonl", CONTENT))
+ALICE, BOB = ({"authorization": f"Bearer fp_{name}"} for name in ("alice", "bob"))
+
+
+@pytest.fixture
+def local(make_client, tmp_path):
+    """A client of a gateway without keys, whose default is the store."""
+    return make_client(transports={"local": LocalTransport()}, folder=str(tmp_path), default_provider="local")
+
+
+@pytest.fixture
+def keyed(make_client, tmp_path):
+    """The same with two gateway keys, and a third that may not use the store."""
+    keys = {
+        f"key:{name}": {"sha256": sha256(f"fp_{name}".encode()).hexdigest(), "providers": providers}
+        for name, providers in (("alice", "local"), ("bob", "*"), ("carol", ""))
+    }
+    config = {"filesproxy": {"folder": str(tmp_path), "default_provider": "local"}, **keys}
+    return make_client(config, transports={"local": LocalTransport()})
+
+
+def post(client, headers=None, body=UPLOAD):
+    return client.post("/v1/files", body, {**(headers or {}), "content-type": form_type()}).json
+
+
+def test_all_five_operations(local):
+    stored = post(local)
+    assert {name: stored[name] for name in ("object", "bytes", "filename", "purpose", "status", "expires_at")} == {
+        "object": "file", "bytes": 256, "filename": "naïve.jsonl", "purpose": "batch", "status": "processed",
+        "expires_at": None,
+    }  # fmt: skip
+    assert set(FILE) <= set(stored)
+    path = f"/v1/files/{stored['id']}"
+    assert local.get(path).json == stored
+    assert local.get("/v1/files").json == {
+        "object": "list", "data": [stored], "first_id": stored["id"], "last_id": stored["id"], "has_more": False,
+    }  # fmt: skip
+    content = local.get(f"{path}/content")
+    assert (content.body, content.content_type) == (CONTENT, "application/jsonl")
+    assert (content.headers["accept-ranges"], content.headers["x-content-type-options"]) == ("bytes", "nosniff")
+    assert local.delete(path).json == {"id": stored["id"], "object": "file", "deleted": True}
+    for method, where in (("GET", path), ("GET", f"{path}/content"), ("DELETE", path)):
+        error = local.request(where, method=method, status=404).json["error"]
+        assert (error["type"], error["param"]) == ("invalid_request_error", "id")
+
+
+def test_expiry_is_kept(local):
+    body = form(("file", "a", "", b""), ("purpose", "batch"), ("expires_after[anchor]", "created_at"),
+                ("expires_after[seconds]", "3600"))  # fmt: skip
+    stored = post(local, body=body)
+    assert (stored["bytes"], stored["expires_at"] - stored["created_at"]) == (0, 3600)
+
+
+def test_files_belong_to_the_gateway_key_that_brought_them(keyed):
+    hers, his = post(keyed, ALICE), post(keyed, BOB)
+    assert [file["id"] for file in keyed.get("/v1/files", headers=ALICE).json["data"]] == [hers["id"]]
+    assert [file["id"] for file in keyed.get("/v1/files", headers=BOB).json["data"]] == [his["id"]]
+    for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+        keyed.request(f"/v1/files/{hers['id']}{path}", method=method, headers=BOB, status=404)
+    assert keyed.get(f"/v1/files/{hers['id']}", headers=ALICE).json == hers
+
+
+@pytest.mark.parametrize("owner", ["alice", "", "*"])
+def test_owner_is_never_a_clients_to_say(owner, keyed):
+    hers = post(keyed, {**ALICE, "x-filesproxy-owner": "bob"})
+    said = {**BOB, "x-filesproxy-owner": owner}
+    assert keyed.get("/v1/files", headers=said).json["data"] == []
+    keyed.get(f"/v1/files/{hers['id']}", headers=said, status=404)
+    keyed.get(f"/v1/files/{hers['id']}", headers=ALICE)
+
+
+def test_key_that_is_not_for_the_store_is_403_and_no_key_is_401(keyed):
+    keyed.get("/v1/files", headers={"authorization": "Bearer fp_carol"}, status=403)
+    keyed.get("/v1/files", headers={"authorization": "Bearer fp_nobody"}, status=401)
+    keyed.get("/v1/files", status=401)
+
+
+def test_owner_is_the_targets_and_replaces_any_other():
+    target = Target("local", PROVIDERS["local"], "local:", {}, owner="alice")
+    call = Call("list_files", "GET", "/files", headers={"x-filesproxy-owner": "bob", "range": "bytes=0-1"})
+    assert as_owner(call, target).headers == {"x-filesproxy-owner": "alice", "range": "bytes=0-1"}
+
+
+def test_store_is_never_asked_over_the_net(local, upstream):
+    for name in ("local", "@local"):
+        local.get("/v1/files", headers={"x-portkey-provider": name, "authorization": "Bearer sk-caller"})
+    assert upstream.calls == []
+
+
+def test_there_is_no_local_without_a_folder(client):
+    error = client.get("/v1/files", headers={"x-portkey-provider": "local"}, status=400).json["error"]
+    assert error["code"] == "unknown_provider"
+
+
+def test_limit_of_time_is_checked_here_too(local):
+    local.get("/v1/files", headers={"x-portkey-request-timeout": "60000"})
+    local.get("/v1/files", headers={"x-portkey-request-timeout": "soon"}, status=400)

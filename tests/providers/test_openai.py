@@ -1,0 +1,120 @@
+"""OpenAI, which every other provider is a difference from: its functions alone, and through the application."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import FILE, OPENAI, form, form_type
+
+from filesproxy.provider import Answer, Call, Secret, Target
+from filesproxy.providers import PROVIDERS
+from filesproxy.providers.openai import bearer, error_object
+
+OPENAI_DICT = PROVIDERS["openai"]
+URL = "https://api.openai.com/v1/files"
+
+
+def performed(operation, reply, **call):
+    """What the dict's operation makes of this JSON of the provider's."""
+    asked = Call(operation, "GET", "/files", **call)
+    return OPENAI_DICT["operations"][operation](asked, lambda sent: Answer(200, json=reply)).json
+
+
+def test_credential_is_a_bearer_token_beside_what_the_call_has():
+    call = Call("retrieve_file", "GET", "/files/file-1", headers={"openai-project": "p"})
+    target = Target("openai", OPENAI_DICT, "", {}, Secret("sk-1"))
+    assert bearer(call, target).headers == {"openai-project": "p", "authorization": "Bearer sk-1"}
+    assert call.headers == {"openai-project": "p"}
+    assert "sk-1" not in repr(bearer(call, target))
+
+
+def test_five_operations_go_to_five_routes(client, upstream):
+    upload = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
+    upstream.answers(FILE)
+    client.post("/v1/files", upload, {**OPENAI, "content-type": form_type()})
+    upstream.answers({"object": "list", "data": []})
+    client.get("/v1/files?limit=3&purpose=batch", headers=OPENAI)
+    upstream.answers(FILE)
+    client.get("/v1/files/file-1", headers=OPENAI)
+    client.get("/v1/files/file-1/content", headers=OPENAI)
+    upstream.answers({"id": "file-1"})
+    client.delete("/v1/files/file-1", headers=OPENAI)
+    assert [(call.method, call.url, dict(call.query)) for call in upstream.calls] == [
+        ("POST", URL, {}),
+        ("GET", URL, {"limit": "3", "purpose": "batch"}),
+        ("GET", f"{URL}/file-1", {}),
+        ("GET", f"{URL}/file-1/content", {}),
+        ("DELETE", f"{URL}/file-1", {}),
+    ]
+    assert all(call.headers == {"authorization": "Bearer sk-caller"} for call in upstream.calls)
+
+
+def test_answer_of_openais_own_is_handed_on_as_it_is():
+    whole = {**FILE, "expires_at": 1680202602, "status_details": None, "news": {"a": [1]}}
+    assert performed("retrieve_file", whole) == performed("upload_file", whole) == whole
+    page = {"object": "list", "data": [whole], "first_id": FILE["id"], "last_id": FILE["id"], "has_more": True}
+    assert performed("list_files", page) == page
+
+
+def test_compatible_host_may_leave_out_what_can_be_known():
+    bare = {name: FILE[name] for name in FILE if name not in ("object", "status")}
+    assert performed("retrieve_file", bare) == FILE
+    assert performed("list_files", {"data": [bare]}) == {
+        "object": "list", "data": [FILE], "first_id": FILE["id"], "last_id": FILE["id"], "has_more": False,
+    }  # fmt: skip
+    assert performed("delete_file", {"id": "file-1"}) == {"id": "file-1", "object": "file", "deleted": True}
+
+
+def test_content_is_not_touched():
+    answer = Answer(200, {"content-type": "text/csv"}, body=None)
+    call = Call("retrieve_file_content", "GET", "/files/file-1/content", stream=True)
+    assert OPENAI_DICT["operations"]["retrieve_file_content"](call, lambda sent: answer) is answer
+
+
+ERRORS = {
+    "openai": ({"error": {"message": "No such File object: f", "type": "invalid_request_error", "param": "id",
+                          "code": None}}, ("No such File object: f", "invalid_request_error", "id", None)),
+    "code_that_is_a_number": ({"error": {"message": "m", "code": 404}}, ("m", None, None, "404")),
+    "code_that_is_true": ({"error": {"message": "m", "code": True}}, ("m", None, None, None)),
+    "text": ({"code": "Client specified an invalid argument", "error": "text"},
+             ("text", None, None, "Client specified an invalid argument")),
+    "detail_text": ({"detail": "Unauthorized"}, ("Unauthorized", None, None, None)),
+    "detail_list": ({"detail": [{"loc": ["body", "purpose"], "msg": "needed", "type": "x"}, {"msg": "bad"}, 5]},
+                    ("body.purpose: needed; bad", None, None, None)),
+    "flat": ({"object": "error", "message": "m", "type": "t", "param": "p", "code": "c"}, ("m", "t", "p", "c")),
+    "empty": ({}, ("The provider gave no reason.", None, None, None)),
+    "null": (None, ("The provider gave no reason.", None, None, None)),
+    "list": ([1], ("The provider gave no reason.", None, None, None)),
+    "kinds_of_another_type": ({"error": {"message": ["m"], "type": 5, "param": {}, "code": []}},
+                              ("['m']", None, None, None)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_is_the_object_inside_openais_envelope(name):
+    body, (message, kind, param, code) = ERRORS[name]
+    assert error_object(body) == {"message": message, "type": kind, "param": param, "code": code}
+
+
+@pytest.mark.parametrize("status,kind", [(400, "invalid_request_error"), (429, "invalid_request_error"),
+                                         (500, "server_error"), (529, "server_error")])  # fmt: skip
+def test_error_without_a_type_gets_one_by_its_status(status, kind, client, upstream):
+    upstream.answers({"error": "text"}, status)
+    error = client.get("/v1/files", headers=OPENAI, status=status).json["error"]
+    assert error == {"message": "text", "type": kind, "param": None, "code": None}
+
+
+@pytest.mark.parametrize("header", ["openai-organization", "openai-project"])
+def test_scope_may_be_said_in_two_spellings_of_which_portkeys_wins(header, client, upstream):
+    upstream.answers(FILE)
+    for said, wanted in (({header: "a"}, "a"), ({f"x-portkey-{header}": "b"}, "b"),
+                         ({header: "a", f"x-portkey-{header}": "b"}, "b")):  # fmt: skip
+        client.get("/v1/files/file-1", headers={**OPENAI, **said})
+        assert upstream.calls[-1].headers == {"authorization": "Bearer sk-caller", header: wanted}
+
+
+def test_headers_of_azure_mean_nothing_here(client, upstream):
+    upstream.answers(FILE)
+    azure = {"x-portkey-azure-resource-name": "evil#", "api-key": "k", "x-portkey-azure-ad-token": "t"}
+    client.get("/v1/files/file-1", headers={**OPENAI, **azure})
+    (call,) = upstream.calls
+    assert (call.url, call.headers) == (f"{URL}/file-1", {"authorization": "Bearer sk-caller"})

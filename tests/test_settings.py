@@ -1,0 +1,300 @@
+"""Settings: each from keyword, environment, mapping and INI file; errors that name it and never repeat its value."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from configurations import SECRET, config, hashed, refusal, written
+
+from filesproxy.errors import ConfigError
+from filesproxy.provider import Secret
+from filesproxy.settings import BY_NAME, SETTINGS, base_url, is_name, values
+
+ABOVE = {setting.name for setting in SETTINGS if setting.app}
+BELOW = {setting.name for setting in SETTINGS if setting.provider}
+OF_KEYS = {setting.name for setting in SETTINGS if setting.key}
+ONE, TWO = hashed("one"), hashed("two")
+
+# setting → (text, value); {file} is a readable file
+GOOD = {
+    "listen": [("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:8787", ("::1", 8787)), (":0", ("", 0)),
+               ("localhost:65535", ("localhost", 65535))],
+    "default_provider": [("openai", "openai"), ("none", "none")],
+    "max_upload_bytes": [("1", 1), ("0", 0), ("536870912", 536870912)],
+    "max_answer_bytes": [("1000", 1000)],
+    "folder": [("/var/lib/a b", "/var/lib/a b"), ("/a/../b/", "/b"), ("", ""), ("/a%b", "/a%b"), ("/a;b#c", "/a;b#c")],
+    "proxy": [("none", "none"), ("env", "env"),
+              ("http://user:pw@proxy.example:3128", "http://user:pw@proxy.example:3128")],
+    "ca_file": [("{file}", "{file}"), ("", "")],
+    "ca_extra": [("{file}", "{file}")],
+    "connect_timeout": [("3", 3.0), ("0.5", 0.5)],
+    "send_timeout": [("999999.999", 999999.999)],
+    "answer_timeout": [("60", 60.0)],
+    "read_timeout": [("0.001", 0.001)],
+    "open_access": [("yes", True), ("no", False)],
+    "kind": [("openai", "openai"), ("azure-openai", "azure-openai")],
+    "base_url": [("https://a.example/v1/", "https://a.example/v1"), ("http://[::1]:8000", "http://[::1]:8000")],
+    "credential": [("sk-a", "sk-a"), ("a=b;c#d%e", "a=b;c#d%e"), ("env:A_CREDENTIAL", "sk-of-the-environment"),
+                   ("file:{credential}", "sk-of-a-file"), ("a" * 4096, "a" * 4096), ("environment", "environment")],
+    "resource": [("my-resource", "my-resource"), ("A" * 64, "A" * 64)],
+    "api_version": [("v1", "v1"), ("2024-10-21", "2024-10-21"), ("2025-04-01-preview", "2025-04-01-preview")],
+    "auth": [("key", "key"), ("bearer", "bearer")],
+    "sha256": [(ONE, (ONE,)), (f"{ONE} {TWO}", (ONE, TWO)), (f"{ONE}\t{TWO}", (ONE, TWO))],
+    "providers": [("*", ("*",)), ("openai", ("openai",)), ("openai  azure-openai", ("openai", "azure-openai")),
+                  ("", ())],
+    "operations": [("*", ("*",)), ("list_files", ("list_files",)), ("", ()),
+                   ("upload_file delete_file", ("upload_file", "delete_file"))],
+    "caller_credentials": [("yes", True), ("no", False)],
+}  # fmt: skip
+NUMBERS = ["", "-1", "+1", "1.0", "1e3", "0x1", "1_0", "٣", "１", " 1", "9" * 19, SECRET, "True", "None"]
+SECONDS = ["", "0", "0.0", "-1", "1e3", "inf", "nan", "1.", ".5", "1.0000", "9" * 7, "٣", SECRET]
+WORDS = ["", "OpenAI", "-a", "a b", "a/b", "a" * 65, "é", "../x"]
+TRUTHS = ["", "Yes", "true", "True", "1", "on", "y", "yes no", SECRET]
+BAD = {
+    "listen": ["", "80", "localhost", "a:b", "a:65536", "a:-1", "a:٣", "a:", SECRET],
+    "default_provider": [*WORDS, "nobody", "local", SECRET],
+    "max_upload_bytes": NUMBERS,
+    "max_answer_bytes": NUMBERS,
+    "folder": [],
+    "proxy": ["", "https://proxy.example", "proxy.example:3128", "http://", "socks5://a", "http://a:x", "http://a b",
+              "None", SECRET],
+    "ca_file": ["/nonexistent/" + SECRET, SECRET],
+    "ca_extra": ["/nonexistent/" + SECRET],
+    "connect_timeout": SECONDS,
+    "send_timeout": SECONDS,
+    "answer_timeout": SECONDS,
+    "read_timeout": SECONDS,
+    "open_access": TRUTHS,
+    "kind": [*WORDS, "nobody", "none"],
+    "base_url": ["", "a.example", "ftp://a.example", "//a.example", "https://", "https:///v1",
+                 "https://user@a.example", SECRET,
+                 "https://user:" + SECRET + "@a.example", "https://:" + SECRET + "@a.example", "https://@a.example",
+                 "https://a.example?x=" + SECRET, "https://a.example#x", "https://a.example/v1?",
+                 "https://a.example/v1#",
+                 "https://a b", "https://é.example", "https://a.example:x", "https://a.example:0",
+                 "https://a.example:99999",
+                 "https://[::1", "https://a.example/\\x/ y", "file:///etc/passwd", "javascript:alert(1)", "local:"],
+    "credential": ["", SECRET + " b", SECRET + "\tb", SECRET + "é", SECRET + "\0", SECRET + "\x7f", "a" * 4097,
+                   "env:", "env:UNSET_" + SECRET, "env:AN_EMPTY_VARIABLE", "env:TWO_WORDS", "env:A_CREDENTIAL ",
+                   "file:", "file:/nonexistent/" + SECRET, "file:/", "file:{empty}", "file:{two_lines}",
+                   "file:{binary}", "file:{long}"],
+    "resource": ["", "a.b", "a/b", "a@b", "evil.example#", "a" * 65, "é", "a b", "a:1", SECRET + "."],
+    "api_version": ["", "v2", "V1", "2024-1-1", "2024-10-21-beta", "2024-10-21&x=y", "٢٠٢٤-10-21", "latest", SECRET],
+    "auth": ["", "Key", "api-key", "entra", SECRET],
+    "sha256": ["", ONE[:-1], ONE + "0", ONE.upper(), ONE + "," + TWO, "g" * 64, "sha256:" + ONE, "fp_" + SECRET,
+               ONE + " " + SECRET],
+    "providers": ["* openai", "OpenAI", "@openai", "openai,local", "nobody", "openai nobody", SECRET, "é"],
+    "operations": ["* list_files", "LIST_FILES", "list_files,delete_file", "list", "list_files nothing", SECRET],
+    "caller_credentials": TRUTHS,
+}  # fmt: skip
+FILES = {
+    "file": b"",
+    "credential": b"sk-of-a-file\n",
+    "empty": b"\n",
+    "two_lines": b"sk-canary-0123\nsk-canary-0123\n",
+    "binary": b"\xff\xfe" + SECRET.encode("utf-16-le"),
+    "long": SECRET.encode() * 400,
+}
+
+
+@pytest.fixture
+def filled(tmp_path, monkeypatch):
+    """Puts paths of real files into a text; and sets the variables that the tables name."""
+    for name, text in (("A_CREDENTIAL", "sk-of-the-environment"), ("AN_EMPTY_VARIABLE", ""), ("TWO_WORDS", "a b")):
+        monkeypatch.setenv(name, text)
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+
+    def fill(text):
+        for name in FILES if isinstance(text, str) else ():
+            text = text.replace(f"{{{name}}}", str(tmp_path / name))
+        return text
+
+    return fill
+
+
+def cases(table, names):
+    return [
+        (name, *case) if isinstance(case, tuple) else (name, case) for name in sorted(names) for case in table[name]
+    ]
+
+
+def source(section, name, text):
+    """A mapping that can be used if `name = text` can, and says nothing else that matters."""
+    kind = {"folder": "local", "resource": "azure-openai", "api_version": "azure-openai", "auth": "azure-openai"}
+    needed = {"provider:x": {"kind": kind.get(name, "openai")}, "key:x": {"sha256": ONE}}.get(section, {})
+    access = {"filesproxy": {"open_access": "yes"}} if name == "credential" else {}
+    return {**access, section: {**needed, name: text}}
+
+
+def ini(sections):
+    return "".join(
+        f"[{section}]\n" + "".join(f"{key} = {text}\n" for key, text in keys.items())
+        for section, keys in sections.items()
+    )
+
+
+def test_these_tables_know_every_setting():
+    assert ABOVE | BELOW | OF_KEYS == set(GOOD) == set(BAD) == set(BY_NAME)
+
+
+@pytest.mark.parametrize("name,text,value", cases(GOOD, ABOVE))
+def test_application_setting_comes_from_keyword_environment_mapping_and_file(name, text, value, filled, tmp_path):
+    text, value = filled(text), filled(value)
+    assert config(**{name: text}).settings[name] == value
+    assert config(environ={f"FILESPROXY_{name.upper()}": text}).settings[name] == value
+    assert config({"filesproxy": {name: text}}).settings[name] == value
+    assert config(written(tmp_path, f"[filesproxy]\n{name} = {text}\n")).settings[name] == value
+
+
+@pytest.mark.parametrize("name,text,value", [case for case in cases(GOOD, BELOW - {"ca_file", "ca_extra"}) if case[1]])
+def test_provider_setting_comes_from_mapping_and_file(name, text, value, filled, tmp_path):
+    given, value = source("provider:x", name, filled(text)), filled(value)
+    assert config(given).providers["x"][name] == value
+    assert config(written(tmp_path, ini(given))).providers["x"][name] == value
+
+
+@pytest.mark.parametrize("name,text,value", cases(GOOD, OF_KEYS))
+def test_setting_of_a_key_comes_from_mapping_and_file(name, text, value, tmp_path):
+    given = source("key:x", name, text)
+    for found in (config(given), config(written(tmp_path, ini(given)))):
+        assert [(key.name, getattr(key, name)) for key in found.keys] == [("x", value)]
+
+
+@pytest.mark.parametrize("name,text", cases(BAD, ABOVE))
+def test_bad_application_setting_is_refused_from_everywhere_by_name_and_never_repeated(name, text, tmp_path):
+    messages = [
+        refusal(**{name: text}),
+        refusal(environ={f"FILESPROXY_{name.upper()}": text}),
+        refusal({"filesproxy": {name: text}}),
+    ]
+    if text.strip() == text:  # the file's values have no blanks around them
+        messages.append(refusal(written(tmp_path, f"[filesproxy]\n{name} = {text}\n")))
+        assert "filesproxy.ini, line 2: [filesproxy]" in messages[-1]
+    assert all(name in message for message in messages)
+    assert all(len(text) < 8 or text not in message for message in messages)
+
+
+@pytest.mark.parametrize("name,text", cases(BAD, BELOW))
+def test_bad_provider_setting_is_refused_by_section_and_name_and_never_repeated(name, text, filled):
+    text = filled(text)
+    message = refusal(source("provider:x", name, text))
+    assert "[provider:x]" in message and name in message
+    assert len(text) < 8 or text not in message
+
+
+@pytest.mark.parametrize("name,text", cases(BAD, OF_KEYS))
+def test_bad_setting_of_a_key_is_refused_by_section_and_name_and_never_repeated(name, text):
+    message = refusal(source("key:x", name, text))
+    assert "[key:x]" in message and name in message
+    assert len(text) < 8 or text not in message
+
+
+@pytest.mark.parametrize("scope,names", [("app", ABOVE), ("provider", BELOW), ("key", OF_KEYS)])
+def test_setting_in_a_section_that_it_is_not_for_is_refused(scope, names):
+    for name in set(BY_NAME) - names:
+        with pytest.raises(ConfigError) as refused:
+            values({name: SECRET}, scope, lambda key: f"here, at {key}")
+        assert refused.value.message == f"here, at {name}: the setting '{name}' does not belong here."
+
+
+@pytest.mark.parametrize("name", sorted(BELOW - ABOVE | OF_KEYS))
+def test_setting_of_a_section_is_none_of_the_keywords_and_the_environment(name):
+    assert name in refusal(**{name: SECRET})
+    assert f"FILESPROXY_{name.upper()}" in refusal(environ={f"FILESPROXY_{name.upper()}": SECRET})
+
+
+def test_keywords_may_be_values_of_python(tmp_path):
+    found = config(max_upload_bytes=5, read_timeout=2.5, connect_timeout=3, folder=tmp_path, open_access=True).settings
+    assert (found["max_upload_bytes"], found["read_timeout"], found["connect_timeout"]) == (5, 2.5, 3.0)
+    assert (found["folder"], found["open_access"]) == (str(tmp_path), True)
+
+
+@pytest.mark.parametrize("name", sorted(ABOVE))
+@pytest.mark.parametrize("value", [None, True, b"bytes", ["a"]])
+def test_keyword_of_another_type_is_refused_and_never_becomes_a_name(name, value):
+    if (name, value) == ("open_access", True):
+        assert config(**{name: value}).settings[name] is True
+    else:
+        assert name in refusal(**{name: value})
+
+
+def test_folder_may_be_relative_and_may_name_a_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert config(folder="~/files").settings["folder"] == "/home/somebody/files"
+    assert config(folder="files").settings["folder"] == os.path.abspath("files")
+
+
+@pytest.mark.parametrize(
+    "near,name",
+    [("max_upload_byte", "max_upload_bytes"), ("Folder", "folder"), ("read-timeout", "read_timeout"),
+     ("default_providers", "default_provider"), ("open-access", "open_access")],
+)  # fmt: skip
+def test_unknown_setting_is_refused_and_the_nearest_is_named(near, name):
+    assert f"Did you mean {name}?" in refusal({"filesproxy": {near: SECRET}})
+    assert f"Did you mean {name}?" in refusal(**{near: SECRET})
+
+
+@pytest.mark.parametrize("section,near,name", [("provider:openai", "credentials", "credential"),
+                                               ("provider:openai", "api-version", "api_version"),
+                                               ("key:a", "provider", "providers"), ("key:a", "sha_256", "sha256"),
+                                               ("key:a", "operation", "operations")])  # fmt: skip
+def test_nearest_setting_is_one_of_the_same_section(section, near, name):
+    message = refusal({section: {near: SECRET}})
+    assert f"[{section}]" in message and (f"Did you mean {name}?" in message or near == "sha_256")
+
+
+@pytest.mark.parametrize(
+    "key", [SECRET, "credential " + SECRET, "credential1", "qqqq", "folder" + SECRET, "kredential\0"]
+)
+def test_key_that_is_like_no_setting_or_may_be_a_secret_is_not_repeated(key):
+    assert refusal({"provider:openai": {key: "x"}}) == "[provider:openai]: there is a key that is no setting."
+
+
+@pytest.mark.parametrize("name", ["proxy", "credential"])
+def test_what_may_hold_a_secret_is_hidden_from_every_repr(name):
+    text = "http://user:" + SECRET + "@proxy.example" if name == "proxy" else SECRET
+    found = config(source("provider:x", name, text))
+    assert type(found.providers["x"][name]) is Secret and found.providers["x"][name] == text
+    assert SECRET not in f"{found!r} {found.providers['x']!r} {found.providers['x'][name]!r}"
+
+
+@pytest.mark.parametrize("name", ["ca_file", "ca_extra"])
+def test_trust_store_of_a_provider_must_be_pem_at_the_start(name, filled):
+    assert "[provider:x]" in refusal(source("provider:x", name, filled("{credential}")))
+    assert config(source("provider:x", name, "")).providers["x"][name] == ""
+
+
+@pytest.mark.parametrize("name", ["folder", "resource", "api_version", "auth"])
+def test_setting_of_one_kind_of_provider_is_refused_in_another(name):
+    text = GOOD[name][0][0]
+    assert f"a provider of the kind openai has no {name}" in refusal({"provider:x": {"kind": "openai", name: text}})
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "ca_extra"])
+def test_trust_store_must_be_readable_at_the_start(setting, tmp_path):
+    assert setting in refusal(**{setting: str(tmp_path / "missing.pem")})
+
+
+@pytest.mark.parametrize(
+    "text,url",
+    [("https://a.example", "https://a.example"), ("https://a.example//", "https://a.example"),
+     ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+     ("https://a.example/openai/v1/", "https://a.example/openai/v1")],
+)  # fmt: skip
+def test_base_url_loses_its_end_slash_only(text, url):
+    assert base_url(text) == url
+
+
+@pytest.mark.parametrize("text", ["a", "0", "azure-prod", "team_a", "a" * 64])
+def test_name_is_of_small_letters_digits_hyphen_and_underscore(text):
+    assert is_name(text)
+    assert not any(
+        is_name(other) for other in (f"-{text}", f"{text}\n", f"{text} ", text + "É", f"@{text}", "a" + text * 64)
+    )
+
+
+def test_every_setting_has_a_sentence_and_is_for_somebody():
+    assert all(setting.doc and (setting.app or setting.provider or setting.key) for setting in SETTINGS)
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
