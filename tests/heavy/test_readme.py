@@ -231,18 +231,18 @@ def _answers(port, path):
             return False
 
 
-def roundtrip(port, content):
-    """Upload and download by http.client; the upload's object."""
+def roundtrip(port, content, **more):
+    """Upload and download by http.client, with more headers; the upload's object."""
     form = (
         b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n' + content + b"\r\n--b--\r\n"
     )
-    headers = {"content-type": "multipart/form-data; boundary=b"}
+    headers = {"content-type": "multipart/form-data; boundary=b", **more}
     with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("POST", "/v1/files", form, headers)
         with connection.getresponse() as response:
             made = json.loads(response.read())
-        connection.request("GET", f"/v1/files/{made['id']}/content")
+        connection.request("GET", f"/v1/files/{made['id']}/content", headers=more)
         with connection.getresponse() as response:
             assert sha(response.read()) == sha(content)
     assert made["bytes"] == len(content)
@@ -283,9 +283,30 @@ NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + SBIN)
 
 
 @pytest.mark.skipif(NGINX is None, reason="needs nginx")
-def test_nginx_in_front_passes_20_mb_both_ways_and_keeps_no_body(start, tmp_path):
+def test_nginx_in_front_passes_20_mb_both_ways_and_keeps_no_body(tmp_path):
     pytest.importorskip("gunicorn", reason="needs gunicorn")
-    gateway, port = start("gunicorn"), free_port()
+    (tmp_path / "filesproxy.ini").write_text(
+        f"[filesproxy]\nfolder = {tmp_path / 'store'}\ndefault_provider = local\n"
+        f"[key:team]\nsha256 = {sha(GATEWAY_KEY.encode())}\nproviders = local\n", encoding="utf-8",
+    )  # fmt: skip
+    with running("gunicorn", tmp_path / "run", FILESPROXY_CONFIG=tmp_path / "filesproxy.ini") as gateway:
+        made = through_nginx(gateway, tmp_path, {"x-portkey-api-key": GATEWAY_KEY})
+        (uploaded,) = gateway.wait_for_lines(1, operation="upload_file", file_id=made["id"])
+    assert uploaded["status"] == 200
+    assert "buffered to a temporary file" not in (tmp_path / "error.log").read_text("utf-8")
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_nginx_does_not_make_everybody_this_machine(start, tmp_path):
+    """Without keys: behind nginx each peer is 127.0.0.1, and a client may say that the host is localhost."""
+    pytest.importorskip("gunicorn", reason="needs gunicorn")
+    with pytest.raises(KeyError, match="id"):
+        through_nginx(start("gunicorn"), tmp_path, {"host": "localhost"})
+
+
+def through_nginx(gateway, tmp_path, headers):
+    """20 MB up and down through the README's location block."""
+    port = free_port()
     location = block("nginx", "location").replace(PRINTED_URL, gateway.root_url)
     assert gateway.root_url in location
     kept = " ".join(
@@ -297,10 +318,7 @@ def test_nginx_in_front_passes_20_mb_both_ways_and_keeps_no_body(start, tmp_path
         f"server {{ listen 127.0.0.1:{port};\n{location}}} }}\n", encoding="utf-8",
     )  # fmt: skip
     with shell_server(f"exec '{NGINX}' -c '{tmp_path}/nginx.conf' -p '{tmp_path}'", tmp_path, port):
-        made = roundtrip(port, random.Random(2).randbytes(20_000_000))
-    (uploaded,) = gateway.wait_for_lines(1, operation="upload_file", file_id=made["id"])
-    assert uploaded["status"] == 200
-    assert "buffered to a temporary file" not in (tmp_path / "error.log").read_text("utf-8")
+        return roundtrip(port, random.Random(2).randbytes(20_000_000), **headers)
 
 
 # Packages
@@ -323,6 +341,6 @@ def test_wheel_is_built_and_installed_without_an_index_as_printed(tree, tmp_path
 def test_zip_that_is_made_as_printed_runs(tree):
     (line,) = block("sh", "zipapp").splitlines()
     sh(line, tree)
-    out = sh("python3 -I -S filesproxy.pyz demo && ./filesproxy.pyz --version", tree.parent)
+    out = sh("python3 -I -S filesproxy.pyz demo && ./filesproxy.pyz --version", tree)
     assert "All five calls did what they should" in out
     assert re.search(r"filesproxy [0-9.]+$", out.strip())
