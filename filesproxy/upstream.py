@@ -106,6 +106,8 @@ class _Handler(urllib.request.BaseHandler):
 
 
 def _exchange(sock: socket.socket, request: _Request, url: SplitResult) -> ResponseBody:
+    if request.call.upload:
+        request.call.upload.is_begun = True
     try:
         whole = _send(sock, request, _request_blocks(request, url))
         return _receive(sock, request, whole)
