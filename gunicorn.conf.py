@@ -81,6 +81,16 @@ def post_fork(server, worker):
         logger.addHandler(logging.StreamHandler(stream))
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    worker.log.error_log.addFilter(_discreet)
+
+
+def _discreet(record):
+    """Keep gunicorn's log from repeating a header that it could not read, and from a traceback for a stalled head."""
+    if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+        return False
+    if str(record.msg).startswith("Invalid request"):
+        record.msg, record.args = "Invalid request", ()
+    return True
 
 
 def post_worker_init(worker):

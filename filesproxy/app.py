@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import random
-import re
-import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .accesslog import Record
 from .auth import authenticate, own, permit, require_this_machine
 from .config import Config, Sections, load
 from .errors import FilesproxyError
 from .exchange import run
 from .files import HANDLERS, client_headers, time_limit
 from .headers import redact, relayed
-from .provider import Answer, Provider, Target, Transport, Upload
+from .provider import Answer, Provider, Target, Transport
 from .providers import PROVIDERS
 from .ranges import partial
-from .router import Match, is_id, route
+from .router import Match, route
 from .store import LocalTransport
 from .target import resolve
 from .upstream import Sender
-from .wsgi import Request, RequestBody, Response, error_response, json_response, respond
+from .wsgi import Request, Response, error_response, json_response, respond
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _log = logging.getLogger("filesproxy")
-_access = logging.getLogger("filesproxy.access")
 # What a browser must not do with a stranger's file: guess its type, or run it as a page of this origin.
 _CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
-_TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def create_app(
@@ -140,7 +135,7 @@ def _response(answer: Answer, target: Target, record: Record) -> Response:
     if record.upload and record.upload.ignored:
         headers["x-filesproxy-ignored"] = ", ".join(record.upload.ignored)
     if answer.body is None:
-        record.note_file(answer.json)
+        record.note_file(answer.json, target.credential)
         return json_response(200, answer.json, headers, target.credential)
     headers.setdefault("content-type", "application/octet-stream")
     return Response(answer.status, {**headers, **_CONTENT_HEADERS}, answer.body)
@@ -154,51 +149,3 @@ def _where(error: BaseException) -> str:
     """A traceback without the exception's text, which may hold what must not be logged."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} at " + " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
-
-
-class Record:
-    """What one request leaves in the access log: one JSON line, never a secret, never a body."""
-
-    def __init__(self, environ: WSGIEnvironment) -> None:
-        self.started = time.time()
-        self._clock = time.perf_counter()
-        given = str(environ.get("HTTP_X_PORTKEY_TRACE_ID", ""))
-        # An id needs no secrecy, and os.urandom would give up the GIL.
-        self.id = given if _TRACE_ID.fullmatch(given) else f"fpr-{random.getrandbits(96):024x}"
-        self.fields: dict[str, Any] = {}
-        self.body: RequestBody | None = None
-        self.upload: Upload | None = None
-        self.error = ""
-
-    def headers(self) -> dict[str, str]:
-        """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""
-        name = self.fields.get("provider")
-        return {
-            "x-request-id": self.id,
-            "x-portkey-trace-id": self.id,
-            **({"x-portkey-provider": name} if name else {}),
-        }
-
-    def note_file(self, json: Any) -> None:
-        """Take the file's id from an answer, if it is one: providers are no more trusted than clients."""
-        file_id = json.get("id") if isinstance(json, dict) else None
-        if isinstance(file_id, str) and is_id(file_id):
-            self.fields["file_id"] = file_id
-
-    def write(self, status: int, sent: int, error: str) -> None:
-        """Log the request, once it is over."""
-        if not _access.isEnabledFor(logging.INFO):
-            return
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.started))
-            + f".{int(self.started % 1 * 1000):03d}Z",
-            "request_id": self.id,
-            **{name: self.fields.get(name) for name in ("key", "operation", "provider", "file_id")},
-            "purpose": self.upload.fields.get("purpose") if self.upload else None,
-            "bytes_in": self.body.size if self.body else 0,
-            "bytes_out": sent,
-            "status": status,
-            "error": error or self.error or None,
-            "ms": round((time.perf_counter() - self._clock) * 1000, 1),
-        }
-        _access.info(json.dumps(line))

@@ -99,8 +99,10 @@ def serve(arguments: Mapping[str, Any]) -> int:
         reason = error.strerror or error
         print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
         return 1
+    _stop_on_signals(server)
     print(_banner(server, application), file=sys.stderr, flush=True)
-    _run(server)
+    server.serve_forever(poll_interval=0.1)
+    server.drain(GRACE_SECONDS)
     return 0
 
 
@@ -149,12 +151,10 @@ def _address(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _run(server: Server) -> None:
+def _stop_on_signals(server: Server) -> None:
     def stop(signum: int, frame: Any) -> None:
         signal.signal(signum, signal.SIG_DFL)  # the second one does not wait
         threading.Thread(target=server.shutdown, daemon=True).start()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    server.serve_forever(poll_interval=0.1)
-    server.drain(GRACE_SECONDS)

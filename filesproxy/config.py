@@ -67,6 +67,8 @@ def load(
     settings.update(_section(found, "filesproxy", "app"))
     settings.update(values(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}"))
     settings.update(values(keywords, "app", lambda name: "the arguments"))
+    if settings["ca_file"] or settings["ca_extra"]:
+        _check_trust(found.place("filesproxy"), settings)
     providers, keys = _providers(found, settings, table), _keys(found)
     _check(found, settings, providers, keys)
     return Config(settings, providers, keys, tuple(_warnings(providers, keys)))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from fakes import FILE, OPENAI, form, form_type
+import io
+from wsgiref.util import setup_testing_defaults
 
-from filesproxy.errors import UpstreamError
+import pytest
+from configurations import hashed
+from fakes import FILE, OPENAI, FakeUpstream, form, form_type
+
+from filesproxy import create_app
+from filesproxy.errors import FINAL_CODES, UpstreamError
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 
@@ -335,7 +340,7 @@ def test_bug_of_ours_is_500_and_its_text_is_not_logged(make_client, caplog):
 
     client = make_client(transports={"https": broken})
     answer = client.get("/v1/files/file-1", headers=OPENAI, status=500)
-    assert answer.json["error"]["type"] == "server_error"
+    assert (answer.json["error"]["type"], answer.json["error"]["code"]) == ("server_error", "internal_error")
     assert "ValueError" in caplog.text and "sk-caller" not in caplog.text + answer.text
 
 
@@ -359,3 +364,144 @@ def test_local_store_answers_this_machine_only(make_client, tmp_path):
     ):
         client.get("/v1/files", headers=headers, status=403)
     client.get("/v1/files", extra_environ={"REMOTE_ADDR": "192.0.2.1"}, status=403)
+
+
+def test_transports_that_are_given_leave_the_others_as_they_are(make_client, upstream, tmp_path):
+    client = make_client(transports={"https": upstream}, folder=str(tmp_path), default_provider="local")
+    file = client.post("/v1/files", UPLOAD, {"content-type": form_type()}).json["id"]
+    assert client.get(f"/v1/files/{file}/content").body == b"hello"
+    assert upstream.calls == []
+    upstream.answers(FILE)
+    assert client.get("/v1/files/file-1", headers=OPENAI).json == FILE
+    plain = {"provider:compat": {"kind": "openai", "base_url": "http://127.0.0.1:1/v1"}}
+    compat = {**OPENAI, "x-portkey-provider": "compat"}
+    answer = make_client(plain, transports={"https": upstream}).get("/v1/files/file-1", headers=compat, status=502)
+    assert answer.json["error"]["code"] == "upstream_unreachable"  # it was tried: http is served
+
+
+@pytest.mark.parametrize("config", [{}, {"filesproxy": {"max_upload_bytes": "8"}}])
+def test_configuration_that_is_given_is_not_read_from_the_environment_even_if_it_is_empty(
+    config, monkeypatch, tmp_path
+):
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(f"[filesproxy]\nread_timeout = 7\n[key:a]\nsha256 = {hashed('fp_a')}\n")
+    for named in (path, tmp_path / "missing.ini"):
+        monkeypatch.setenv("FILESPROXY_CONFIG", str(named))
+        found = create_app(config).config
+        assert (found.keys, found.settings["read_timeout"]) == ((), 60.0)
+
+
+@pytest.mark.parametrize("count,status", [(10_000, 200), (10_001, 502)])
+def test_list_that_is_longer_than_any_page_is_502(count, status, client, upstream):
+    upstream.answers({"object": "list", "data": [{"id": "f"}] * count})
+    answer = client.get("/v1/files", headers=OPENAI, status=status).json
+    assert answer["error"]["code"] == "upstream_invalid_answer" if status == 502 else len(answer["data"]) == count
+
+
+SAVED_AND_KEYED = {
+    "provider:openai": {"credential": "sk-saved"},
+    "key:a": {"sha256": hashed("fp_a"), "providers": "*", "caller_credentials": "yes"},
+}
+REFUSED_401 = {
+    "no_key": (SAVED_AND_KEYED, {}),
+    "wrong_key": (SAVED_AND_KEYED, {"x-portkey-api-key": "fp_wrong", "x-portkey-provider": "@openai"}),
+    "key_without_a_credential": (SAVED_AND_KEYED, {"x-portkey-api-key": "fp_a", "x-portkey-provider": "openai"}),
+    "no_credential": (None, {"x-portkey-provider": "openai"}),
+    "placeholder": (None, {"x-portkey-provider": "openai", "authorization": "Bearer DUMMY-KEY"}),
+    "refused_by_the_provider": (None, OPENAI),
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize("name", REFUSED_401)
+def test_every_401_says_how_to_authenticate(name, method, make_client, upstream):
+    upstream.answers({"error": {"message": "No."}}, 401, www_authenticate="Basic realm=provider")
+    config, headers = REFUSED_401[name]
+    answer = make_client(config).request("/v1/files/file-1", method=method, headers=headers, status=401)
+    assert answer.headers.getall("www-authenticate") == ['Bearer realm="filesproxy"']
+
+
+@pytest.mark.parametrize("code", sorted(FINAL_CODES))
+def test_failure_that_a_retry_would_meet_again_says_so(code, make_client):
+    def failing(call, target):
+        raise UpstreamError("What happened.", code=code)
+
+    for headers in (OPENAI, {**OPENAI, "x-portkey-trace-id": "t"}):
+        answer = make_client(transports={"https": failing}).get("/v1/files/file-1", headers=headers, status=502)
+        assert (answer.json["error"]["code"], answer.headers["x-should-retry"]) == (code, "false")
+
+
+FINAL = {
+    "upstream_redirect": (None, OPENAI, 302, {}),
+    "upstream_credential_rejected": (SAVED_AND_KEYED, {"x-portkey-api-key": "fp_a", "x-portkey-provider": "@openai"},
+                                     401, {"error": {"message": "No."}}),
+    "upstream_answer_too_large": ({"filesproxy": {"max_answer_bytes": "9"}}, OPENAI, 200, FILE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", FINAL)
+def test_what_a_provider_will_answer_again_is_not_to_be_retried(code, make_client, upstream):
+    config, headers, status, value = FINAL[code]
+    upstream.answers(value, status, x_should_retry="true")
+    answer = make_client(config).get("/v1/files/file-1", headers=headers, status=502)
+    assert (answer.json["error"]["code"], answer.headers["x-should-retry"]) == (code, "false")
+
+
+def test_failure_that_may_pass_is_left_to_the_client(make_client):
+    def failing(call, target):
+        raise UpstreamError("Cannot connect.", code="upstream_unreachable")
+
+    answer = make_client(transports={"https": failing}).get("/v1/files/file-1", headers=OPENAI, status=502)
+    assert "x-should-retry" not in answer.headers
+
+
+def test_content_is_never_a_page_of_this_origin(make_client, upstream, tmp_path):
+    upstream.chunks = [b"<script>"]
+    upstream.headers = {"content-type": "text/html", "content-security-policy": "default-src *",
+                        "x-content-type-options": "sniff"}  # fmt: skip
+    client = make_client(transports={"https": upstream}, folder=str(tmp_path), default_provider="local")
+    file = client.post("/v1/files", UPLOAD, {"content-type": form_type()}).json["id"]
+    for path, headers in (("/v1/files/file-1/content", OPENAI), (f"/v1/files/{file}/content", {})):
+        for more in ({}, {"range": "bytes=1-2"}):
+            for method in ("GET", "HEAD"):
+                answer = client.request(path, method=method, headers={**headers, **more})
+                assert answer.headers.getall("content-security-policy") == ["sandbox"]
+                assert answer.headers.getall("x-content-type-options") == ["nosniff"]
+
+
+class Counting(io.BytesIO):
+    """A request's body that counts how often it was asked for bytes."""
+
+    reads = 0
+
+    def read(self, size=-1):
+        self.reads += 1
+        return super().read(size)
+
+
+OUT_OF_FORM = [
+    ("x-portkey-request-timeout", "soon"),
+    ("x-portkey-request-timeout", "0"),
+    ("x-portkey-request-timeout", "1,2"),
+    ("openai-project", "a b"),
+    ("openai-project", "a,b"),
+    ("openai-organization", "a\tb"),
+    ("x-portkey-openai-project", "a,b"),
+    ("x-portkey-openai-organization", "\xe9"),
+]
+
+
+@pytest.mark.parametrize("name,value", OUT_OF_FORM)
+def test_header_out_of_form_is_refused_before_a_byte_of_the_upload_is_read(name, value):
+    upstream, body, said = FakeUpstream(), Counting(UPLOAD), []
+    headers = {**OPENAI, name: value}
+    environ = {"HTTP_" + header.upper().replace("-", "_"): text for header, text in headers.items()}
+    environ.update(REQUEST_METHOD="POST", PATH_INFO="/v1/files", CONTENT_TYPE=form_type(),
+                   CONTENT_LENGTH=str(len(UPLOAD)))  # fmt: skip
+    environ["wsgi.input"] = body
+    setup_testing_defaults(environ)
+    answered = create_app(transports={"https": upstream})(
+        environ, lambda status, sent, exc_info=None: said.append(status)
+    )
+    assert (said, name.encode() in b"".join(answered)) == (["400 Bad Request"], True)
+    assert (body.reads, upstream.calls) == (0, [])

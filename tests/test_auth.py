@@ -413,3 +413,72 @@ def test_any_other_machine_is_403_whatever_it_says(client_address):
 def test_page_of_another_origin_is_403(origin):
     with pytest.raises(Forbidden):
         require_this_machine(request(host="localhost:8787", origin=origin))
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize("other", ["fp_reader", PLAIN, OLD])
+def test_gateway_key_of_another_team_beside_ones_own_never_goes_upstream(other, name, make_client, upstream):
+    upstream.answers(FILE)
+    provider, headers = POSITIONS[name]
+    sent = {header: text.replace("KEY", other) for header, text in headers.items()}
+    for named in (provider, "@openai"):
+        for path in ("/v1/files/file-1", "/v1/files/file-1/content"):
+            own = {"x-portkey-provider": named, "x-portkey-api-key": "fp_own"}
+            if provider == "azure-openai" and named == provider:
+                own["x-portkey-azure-resource-name"] = "mine"
+            make_client(KEYED).get(path, headers={**sent, **own}, status="*")
+    assert other not in everything_sent(upstream)
+
+
+def test_bearer_that_is_another_teams_gateway_key_is_no_credential(make_client, upstream):
+    for other in ("fp_reader", PLAIN, OLD, TEAM):
+        headers = {"x-portkey-provider": "openai", "x-portkey-api-key": "fp_own", "authorization": f"Bearer {other}"}
+        error = make_client(KEYED).get("/v1/files/file-1", headers=headers, status=401).json["error"]
+        assert error["code"] == "invalid_api_key" and other not in error["message"]
+    assert upstream.calls == []
+
+
+# what a client says about scope or form, all of it out of place
+OUT_OF_PLACE = [
+    {"x-portkey-azure-resource-name": "theirs"},
+    {"x-portkey-anthropic-workspace-id": "w"},
+    {"openai-project": "a b"},
+    {"openai-project": "proj-1"},
+    {"x-portkey-request-timeout": "soon"},
+    {"x-portkey-azure-api-version": "?"},
+    {"api-key": "a,b"},
+]
+
+
+@pytest.mark.parametrize("headers", OUT_OF_PLACE)
+@pytest.mark.parametrize("key,provider,operation", FORBIDDEN)
+def test_key_without_the_right_hears_403_before_any_complaint_about_headers(
+    key, provider, operation, headers, make_client, upstream
+):
+    named = {"x-portkey-provider": provider, "x-portkey-api-key": key, "authorization": "Bearer sk-a"}
+    error = perform(make_client(KEYED), operation, {**named, **headers}, 403).json["error"]
+    assert error["code"] == "forbidden" and upstream.calls == []
+
+
+@pytest.mark.parametrize("client_address", ["::ffff:127.0.0.1", "::ffff:127.9.9.9", "::FFFF:7F00:1"])
+def test_loopback_peer_as_a_server_on_version_6_sees_it_is_this_machine(client_address):
+    require_this_machine(request(client_address, host="localhost:8787"))
+    require_this_machine(request(client_address, host="[::1]:8787", origin="http://[::1]:8787"))
+
+
+@pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_real_ip", "via"])
+@pytest.mark.parametrize("value", ["127.0.0.1", "for=127.0.0.1", "192.0.2.1", "1.1 proxy", ""])
+def test_request_that_came_through_a_proxy_is_not_this_machines(header, value):
+    with pytest.raises(Forbidden):
+        require_this_machine(request(host="localhost", **{header: value}))
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site", "", "anything"])
+def test_page_of_another_site_is_403_even_without_an_origin(site):
+    with pytest.raises(Forbidden):
+        require_this_machine(request(host="localhost", sec_fetch_site=site))
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+def test_browser_on_this_machine_is_let_in(site):
+    require_this_machine(request(host="localhost:8787", sec_fetch_site=site, origin="http://localhost:8787"))

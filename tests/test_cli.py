@@ -214,6 +214,7 @@ def test_check_says_what_a_configuration_means_in_plain_words_and_no_value_of_it
 def test_check_without_a_configuration_is_about_the_defaults_and_writes_nothing(tmp_path):
     done = run(tmp_path, "check")
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    assert done.stdout.splitlines()[0] == "There is no configuration file; these are the defaults."
     assert "provider openai: https://api.openai.com/v1\n" in done.stdout
 
 
@@ -311,3 +312,27 @@ def test_files_outlive_the_process(tmp_path):
         assert gateway.stop()[0] == 0
     with program(tmp_path) as gateway:
         assert get(gateway.port, f"/v1/files/{file}/content", LOCAL).body == b"hello"
+
+
+def test_demo_works_beside_a_configuration_with_keys(tmp_path):
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(f"[filesproxy]\nfolder = {tmp_path}/files\n[key:a]\nsha256 = {hashed('fp_a')}\nproviders = *\n")
+    done = run(tmp_path, "demo", FILESPROXY_CONFIG=str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "All five calls did what they should" in done.stdout
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_keys_no_other_host_and_no_web_page_reaches_any_provider(tmp_path):
+    plain = {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller", "host": "localhost"}
+    foreign = [{"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"},
+               {"sec-fetch-site": "cross-site"}, {"x-forwarded-for": "192.0.2.1"}]  # fmt: skip
+    path = tmp_path / "filesproxy.ini"
+    path.write_text("[provider:openai]\nbase_url = http://127.0.0.1:1/v1\n")
+    with program(tmp_path, "--config", str(path)) as gateway:
+        for headers in foreign:
+            for asked in ({**plain, **headers}, {**LOCAL, **headers}):
+                reply = get(gateway.port, "/v1/files", asked)
+                assert (reply.status, reply.error["code"]) == (403, "forbidden")
+        assert get(gateway.port, "/v1/files", plain).error["code"] == "upstream_unreachable"
+        assert get(gateway.port, "/v1/health", {"host": "evil.example"}).status == 200

@@ -29,7 +29,7 @@ LADDER = [
     {"server"},
     {"__init__"},
     {"app"},
-    {"files"},
+    {"accesslog", "files"},
     {"target"},
     {"auth"},
     {"config"},

@@ -6,6 +6,8 @@ import contextlib
 import json
 import logging
 import traceback
+from base64 import b64encode
+from urllib.parse import quote
 
 import pytest
 from configurations import config, hashed, written
@@ -267,6 +269,99 @@ def test_error_of_an_upstream_that_repeats_the_credential_is_relayed_without_it(
         for method, path in REQUESTS[2:4]:
             answer = ask(make_client(source), method, path, headers, upstream)
             assert answer.status_int >= 400 and set(answer.json["error"]) == {"message", "type", "param", "code"}
+
+
+# A credential that JSON, URLs and base64 write in other ways; what hidden() looks for stays in it.
+ODD = 'sk/canary-7f3a9c+"=%'
+FORMS = {
+    "plain": ODD,
+    "percent_encoded": quote(ODD, safe=""),
+    "base64": b64encode(ODD.encode()).decode(),
+    "bearer": f"Bearer {ODD}",
+}
+QUOTED = {**FORMS, "json": json.dumps(ODD)[1:-1]}
+ODD_CREDENTIALS = {
+    "saved": ({**OPEN, "provider:openai": {"credential": ODD}}, {"x-portkey-provider": "@openai"}),
+    "own": (None, {"x-portkey-provider": "openai", "authorization": f"Bearer {ODD}"}),
+}
+
+
+def shows_it_in_no_form(answer, access_log):
+    """Neither the answer nor a line of the log holds the odd credential, however it is written."""
+    seen = f"{answer.status} {answer.headers!r} {answer.text} {access_log()!r}"
+    hidden(seen, "answer or access log")
+    for name, text in QUOTED.items():
+        assert text not in seen, name
+
+
+@pytest.mark.parametrize("whose", ODD_CREDENTIALS)
+@pytest.mark.parametrize("name", FORMS)
+def test_success_of_a_provider_that_repeats_the_credential_is_relayed_without_it(
+    name, whose, make_client, upstream, access_log
+):
+    source, headers = ODD_CREDENTIALS[whose]
+    said = {"filename": FORMS[name], "note": {"a": [f"x{FORMS[name]}y"]}, FORMS[name]: 1}
+    told = {"x-request-id": f"req-{FORMS[name]}", "request-id": FORMS[name], "openai-version": FORMS[name],
+            "x-ratelimit-limit-requests": FORMS[name], "anthropic-ratelimit-tokens": FORMS[name]}  # fmt: skip
+    shapes = {"/v1/files/file-1": {**FILE, **said}, "/v1/files": {"data": [{**FILE, **said}], **said}}
+    for path, value in shapes.items():
+        upstream.answers(value)
+        upstream.headers = told
+        answer = make_client(source).get(path, headers=headers)
+        assert "[redacted]" in answer.text and "[redacted]" in answer.headers["x-request-id"]
+        shows_it_in_no_form(answer, access_log)
+
+
+@pytest.mark.parametrize("whose", ODD_CREDENTIALS)
+@pytest.mark.parametrize("name", FORMS)
+def test_headers_of_content_that_repeat_the_credential_are_relayed_without_it(
+    name, whose, make_client, upstream, access_log
+):
+    source, headers = ODD_CREDENTIALS[whose]
+    upstream.chunks = [b"hello"]
+    upstream.headers = {"x-request-id": FORMS[name], "etag": f'"{FORMS[name]}"', "x-ratelimit-a": FORMS[name],
+                        "content-disposition": f"attachment; filename*=UTF-8''{FORMS[name]}"}  # fmt: skip
+    answer = make_client(source).get("/v1/files/file-1/content", headers=headers)
+    assert answer.body == b"hello"
+    shows_it_in_no_form(answer, access_log)
+
+
+@pytest.mark.parametrize("whose", ODD_CREDENTIALS)
+@pytest.mark.parametrize("name", QUOTED)
+def test_refusal_that_repeats_the_credential_in_another_form_is_relayed_without_it(
+    name, whose, make_client, upstream, access_log
+):
+    source, headers = ODD_CREDENTIALS[whose]
+    text = QUOTED[name]
+    for status in (400, 429, 500):
+        upstream.answers(words(message=f"No: ({text})", type=text, param=text, code=text), status)
+        upstream.headers = {"x-request-id": text, "x-ratelimit-reset": f"a{text}", "retry-after": text}
+        answer = make_client(source).get("/v1/files/file-1", headers=headers, status=status)
+        assert answer.json["error"]["message"] == f"No: ({'Bearer ' if name == 'bearer' else ''}[redacted])"
+        shows_it_in_no_form(answer, access_log)
+
+
+@pytest.mark.parametrize("whose", CREDENTIALS)
+def test_id_that_is_the_credential_is_in_no_answer_and_no_log_line(whose, make_client, upstream, access_log):
+    source, headers = CREDENTIALS[whose]
+    upstream.answers({**FILE, "id": CANARY, "deleted": True})
+    for method, path in REQUESTS[:3] + REQUESTS[4:]:
+        ask(make_client(source), method, path, headers, upstream)
+    hidden(repr(access_log()), "the access log")
+
+
+NO_IDS = ["file 1", "file-1\n", 'file-1", "status": "999', "../file", "..", "", "é", "file/1", "a" * 129,
+          "\ud800", "x" * 7_000_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("file_id", NO_IDS, ids=range(len(NO_IDS)))
+def test_id_of_a_provider_that_is_none_does_not_get_into_the_log(file_id, make_client, upstream, access_log):
+    upstream.answers({**FILE, "id": file_id})
+    source, headers = CREDENTIALS["own"]
+    typed = {"content-type": form_type(), **headers}
+    make_client(source).request("/v1/files", method="POST", body=UPLOAD, headers=typed, status="*")
+    (line,) = access_log()
+    assert (line["file_id"], line["operation"]) == (None, "upload_file")
 
 
 SUCCESS = [b"", CANARY.encode(), b'"' + CANARY.encode() + b'"', f'{{"{CANARY}": 1'.encode(), f'["{CANARY}"]'.encode(),

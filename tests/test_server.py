@@ -210,6 +210,7 @@ BAD_HEADS = {
     "other_coding": LINE + b"transfer-encoding: gzip\r\n\r\nhello",
     "two_codings": LINE + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "coding_twice": LINE + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks_under_http_1_0": b"POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "obscured_coding": LINE + b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
     "underscore": LINE + b"x_portkey_api_key: evil\r\n\r\n",
     "underscore_length": LINE + b"content_length: 5\r\n\r\nhello",
@@ -473,6 +474,19 @@ def test_connection_over_the_limit_is_503_and_the_next_one_is_served():
         assert until(lambda: get(server.server_port, "/", LOCAL).status == 200)
 
 
+def test_refused_connections_are_not_kept():
+    with served(unread, max_connections=1) as server, connect(server.server_port):
+        assert until(lambda: len(server.silent) == 1)
+        for _ in range(20):
+            assert get(server.server_port, "/", LOCAL).status == 503
+        assert len(server.silent) == 1
+    assert until(lambda: not server.silent)
+    with served(unread) as server:
+        for line in (b"GET /\rx HTTP/1.1\r\n\r\n", b"GET /\0 HTTP/1.1\r\n\r\n", b"a" * 70_000, b"garbage\r\n\r\n"):
+            assert ask(server.server_port, line).status in (400, 431)
+        assert until(lambda: not server.silent, 1)
+
+
 def test_slots_come_back_however_a_connection_ended(monkeypatch):
     with served(breaking(OSError(), True), max_connections=1) as server:
         for data in (
@@ -508,6 +522,28 @@ def test_client_of_a_refused_20_megabyte_upload_reads_the_answer(path, headers, 
     app = create_app(folder=str(tmp_path), default_provider="local", max_upload_bytes=1 << 20)
     with served(app) as server, connect(server.server_port) as client:
         client.sendall(request("POST", path, body, headers))  # raises where the server has closed too early
+        client.shutdown(socket.SHUT_WR)
+        reply = receive(client)
+    assert (reply.status, reply.end) == (status, "fin")
+
+
+BAD_LINES = {
+    "words": (b"garbage\r\n\r\n", 400),
+    "four_words": (b"POST / a HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    "version": (b"POST / HTTP/2.0\r\nhost: a\r\n\r\n", 505),
+    "odd_version": (b"POST / HTTP/x.1\r\nhost: a\r\n\r\n", 400),
+    "bare_cr": (b"POST /\rx HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    "too_long": (b"POST /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", 431),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_client_that_goes_on_sending_behind_a_refused_request_line_reads_the_answer(name):
+    line, status = BAD_LINES[name]
+    with served(unread) as server, connect(server.server_port) as client:
+        client.sendall(line)
+        for at in range(0, len(BIG), 1 << 20):
+            client.sendall(BIG[at : at + (1 << 20)])  # raises where the server has closed too early
         client.shutdown(socket.SHUT_WR)
         reply = receive(client)
     assert (reply.status, reply.end) == (status, "fin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from configurations import SECRET, config, hashed, refusal, written
@@ -89,7 +90,7 @@ BAD = {
     "caller_credentials": TRUTHS,
 }  # fmt: skip
 FILES = {
-    "file": b"",
+    "file": (Path(__file__).parent / "ca.pem").read_bytes(),
     "credential": b"sk-of-a-file\n",
     "empty": b"\n",
     "two_lines": b"sk-canary-0123\nsk-canary-0123\n",

@@ -228,6 +228,8 @@ SCOPE_HEADERS = [
     "openai-organization",
     "openai-project",
     "anthropic-workspace-id",
+    "x-portkey-anthropic-workspace-id",
+    "x-portkey-x-api-key",
     "x-portkey-openai-organization",
     "x-portkey-openai-project",
     "x-portkey-azure-resource-name",

@@ -295,6 +295,78 @@ def test_success_before_the_upload_has_ended_is_502():
         assert left_without_success(upstream)
 
 
+def read_more(peer, size):
+    """Read some more of an upload, so that what is sent next comes in its middle."""
+    wanted = len(peer.received) + size
+    while len(peer.received) < wanted and peer.read():
+        pass
+
+
+def interrupting(*pieces, then=lambda peer: (peer.read_request(), peer.send(answer(FILE)))):
+    """A script: send these pieces in the middle of the upload, one after another, and then do that."""
+
+    def script(peer):
+        peer.read_head()
+        for piece in pieces:
+            read_more(peer, 1 << 20)
+            peer.send(piece)
+        then(peer)
+
+    return script
+
+
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\nlink: </b>\r\n\r\n"
+INFORMATIONAL = {
+    "100": (GO_ON,),
+    "102": (b"HTTP/1.1 102 Processing\r\n\r\n",),
+    "103": (HINTS,),
+    "100_and_103_at_once": (GO_ON + HINTS,),
+    "100_then_103": (GO_ON, HINTS),
+    "halves_in_the_version": (HINTS[:6], HINTS[6:]),
+    "halves_in_the_status": (HINTS[:10], HINTS[10:]),
+    "halves_in_a_header": (HINTS[:35], HINTS[35:]),
+    "halves_in_the_last_line": (HINTS[:-3], HINTS[-3:]),
+    "one_and_a_half": (GO_ON + HINTS[:20], HINTS[20:]),
+}
+
+
+@pytest.mark.parametrize("name", INFORMATIONAL)
+def test_informational_answer_in_the_middle_of_an_upload_does_not_end_it(name):
+    data = random.Random(11).randbytes(12 << 20)
+    body = form(("purpose", "batch"), ("file", "a.bin", "", data))
+    with Upstream(interrupting(*INFORMATIONAL[name])) as upstream, served(compat(upstream.port)) as server:
+        reply = upload(server.server_port, body)
+        assert (reply.status, reply.json) == (200, FILE)
+        file = upstream.peer.body.split(b"\r\n\r\n", 2)[2].rpartition(b"\r\n--")[0]
+    assert hashlib.sha256(file).hexdigest() == hashlib.sha256(data).hexdigest()
+
+
+TOO_BIG = answer({"error": {"message": "Too big."}}, "413 Content Too Large")
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+FINAL_AFTER_INFORMATIONAL = {
+    "413_later": ((HINTS, TOO_BIG), 413),
+    "413_at_once": ((GO_ON + TOO_BIG,), 413),
+    "413_in_halves": ((GO_ON, TOO_BIG[:6], TOO_BIG[6:]), 413),
+    "413_behind_half_a_103": ((HINTS[:20], HINTS[20:] + TOO_BIG), 413),
+    "101_later": ((HINTS, SWITCHING), 502),
+    "101_at_once": ((GO_ON + SWITCHING,), 502),
+    "101_in_halves": ((SWITCHING[:10], SWITCHING[10:]), 502),
+}
+
+
+@pytest.mark.parametrize("name", FINAL_AFTER_INFORMATIONAL)
+def test_final_answer_behind_an_informational_one_still_ends_an_upload_early(name):
+    pieces, status = FINAL_AFTER_INFORMATIONAL[name]
+    with Upstream(interrupting(*pieces, then=lambda peer: peer.stall())) as upstream:
+        with served(compat(upstream.port)) as server:
+            started = time.monotonic()
+            reply = upload(server.server_port, BIG)
+            assert time.monotonic() - started < 3
+        assert (reply.status, reply.headers.get("x-should-retry")) == (status, "false" if status == 502 else None)
+        assert not upstream.peers[0].complete
+
+
 # Upstreams that cannot be had, or say nothing
 
 
@@ -652,6 +724,11 @@ BROKEN_ANSWERS = {
     "length_and_chunks": b"HTTP/1.1 200 OK\r\n" + FRAME + b"transfer-encoding: chunked\r\n\r\n" + chunked(BODY),
     "gzip_and_chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n" + chunked(BODY),
     "two_codings": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\n" + chunked(BODY),
+    "chunked_and_a_space": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked \r\n\r\n" + chunked(BODY),
+    "chunked_and_a_tab": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\t\r\n\r\n" + chunked(BODY),
+    "chunked_and_a_no_break_space": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\xa0\r\n\r\n" + chunked(BODY),
+    "length_and_a_no_break_space": b"HTTP/1.1 200 OK\r\ncontent-length: 5\xa0\r\n\r\n" + BODY,
+    "length_behind_a_no_break_space": b"HTTP/1.1 200 OK\r\ncontent-length: \xa05\r\n\r\n" + BODY,
     "unknown_coding": b"HTTP/1.1 200 OK\r\n" + FRAME + b"transfer-encoding: xchunked\r\n\r\n" + BODY,
     "line_without_colon": b"HTTP/1.1 200 OK\r\nno colon here\r\n" + FRAME + b"\r\n" + BODY,
     "space_before_colon": b"HTTP/1.1 200 OK\r\nx-a : 1\r\n" + FRAME + b"\r\n" + BODY,
@@ -675,6 +752,13 @@ def test_answer_that_two_readers_could_read_differently_is_502(name):
     for ask_for in (metadata, content):
         reply = ask_for(answering(BROKEN_ANSWERS[name]))
         assert (reply.status, reply.error["type"]) == (502, "server_error")
+
+
+@pytest.mark.parametrize("status", ["201 Created", "202 Accepted", "204 No Content", "205 Reset Content"])
+def test_content_that_is_answered_with_another_success_than_200_is_502(status):
+    for framed in (answer(b"", status, content_length=None), answer(b"not the file", status)):
+        reply = content(answering(framed))
+        assert (reply.status, reply.error["code"]) == (502, "upstream_invalid_answer")
 
 
 def test_bare_cr_in_an_answers_header_goes_no_further():

@@ -17,7 +17,7 @@ import threading
 import time
 
 import pytest
-from servers import ROOT
+from servers import ROOT, running
 from strict_openai import KEY, LEAKS
 
 pytest.importorskip("gunicorn", reason="needs gunicorn")
@@ -145,14 +145,53 @@ def timed_calls(gateway, path, count):
 
 
 @pytest.fixture(scope="module")
-def impatient(start, tmp_path_factory):
-    """One worker with one thread, whose clients may be idle for a second."""
+def impatient_conf(tmp_path_factory):
+    """The configuration as shipped, but clients may be idle for a second only."""
     text = (ROOT / "gunicorn.conf.py").read_text("utf-8")
     changed = re.sub(r"(?m)^CLIENT_IDLE_SECONDS = .*$", "CLIENT_IDLE_SECONDS = 1", text)
     assert changed != text
     conf = tmp_path_factory.mktemp("conf") / "impatient.conf.py"
     conf.write_text(changed, "utf-8")
-    return start("gunicorn", "--workers", "1", "--threads", "1", conf=conf)
+    return conf
+
+
+@pytest.fixture(scope="module")
+def impatient(start, impatient_conf):
+    """One worker with one thread, whose clients may be idle for a second."""
+    return start("gunicorn", "--workers", "1", "--threads", "1", conf=impatient_conf)
+
+
+UNFINISHED_HEADS = {
+    "request_line": b"GET /v1/fi",
+    "header": b"GET /v1/files HTTP/1.1\r\nhost: loc",
+    "no_empty_line": b"GET /v1/files HTTP/1.1\r\nhost: localhost\r\n",
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED_HEADS)
+def test_clients_that_never_finish_a_request_head_are_closed(name, start, impatient_conf):
+    gateway = start("gunicorn", conf=impatient_conf)
+    with contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        held = [stack.enter_context(gateway.connect(8)) for _ in range(40)]
+        for sock in held:
+            sock.sendall(UNFINISHED_HEADS[name])
+        answered = timed_calls(gateway, "/v1/health", 5)
+        for sock in held:
+            read_all(sock)  # the server gives up, we do not
+        assert time.monotonic() - began < 4
+        answered += timed_calls(gateway, "/v1/health", 5)
+    assert {status for status, _ in answered} == {200}
+    assert max(seconds for _, seconds in answered) < 1
+    assert "Traceback" not in gateway.err()  # one a connection would fill the log
+
+
+def test_header_line_that_gunicorn_cannot_read_is_not_in_its_log(start):
+    gateway = start("gunicorn")
+    with gateway.connect(8) as sock:
+        sock.sendall(b"GET /v1/health HTTP/1.1\r\nhost: localhost\r\nauthorization Bearer sk-canary\r\n\r\n")
+        assert status_of(read_all(sock)) == 400
+    assert "Invalid request" in gateway.err() and "sk-canary" not in gateway.err() + gateway.out()
 
 
 # An upload is relayed by blocks of 1 MiB: before the first is whole the upstream knows nothing of it.
@@ -331,6 +370,18 @@ def test_stop_lets_a_download_end(start, fake):
 
 
 # What is left behind
+
+
+def test_warnings_of_a_configuration_are_on_standard_error(fake, tmp_path):
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in ("fp_a", "fp_b")]
+    keys = "".join(f"[key:team-{n}]\nsha256 = {digest}\nproviders = saved\n" for n, digest in enumerate(hashes))
+    saved = f"[provider:saved]\nkind = openai\nbase_url = {fake.base_url}\ncredential = {KEY}\n"
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(saved + keys, "utf-8")
+    with running("gunicorn", tmp_path / "run", FILESPROXY_CONFIG=path) as gateway:
+        said = "The keys team-0, team-1 share the files of the saved provider saved."
+        assert said in gateway.err()
+        assert said not in gateway.out() and KEY not in gateway.err()
 
 
 def test_access_log_has_one_line_a_request_with_the_bytes_that_went(start, fake):

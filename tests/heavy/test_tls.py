@@ -21,6 +21,7 @@ from fakes import FILE, form, form_type
 from sockets import COMPAT, WAIT, Upstream, answer, answering, ask, chunked, get, open_files, request, served, until
 
 from filesproxy import create_app
+from filesproxy.errors import ConfigError
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 BIG = form(("purpose", "batch"), ("file", "a.bin", "", bytes(50 << 20)))
@@ -224,6 +225,39 @@ def test_handshake_that_stalls_is_504_in_connect_timeout(authority):
         assert time.monotonic() - started < 2
 
 
+def test_session_keys_are_not_written_to_sslkeylogfile(authority, good, tmp_path, monkeypatch):
+    path = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(path))
+    with secure(answering(answer(FILE)), good) as upstream:
+        for setting in ("ca_file", "ca_extra"):
+            assert metadata(upstream.port, **{setting: authority.ca}).json == FILE
+    assert not path.exists()
+
+
+UNUSABLE = {"no_pem": b"no certificate", "empty": b"", "key_alone": b"-----BEGIN PRIVATE KEY-----\nAAAA\n",
+            "half_a_certificate": b"-----BEGIN CERTIFICATE-----\nMIIB\n"}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "ca_extra"])
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_trust_store_stops_the_start(name, setting, tmp_path):
+    path = tmp_path / "unusable.pem"
+    path.write_bytes(UNUSABLE[name])
+    with pytest.raises(ConfigError, match=r"\[provider:compat\].*ca_file or ca_extra"):
+        compat(1, **{setting: path})
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "ca_extra"])
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_trust_store_of_all_providers_stops_the_start(name, setting, tmp_path):
+    path = tmp_path / "unusable.pem"
+    path.write_bytes(UNUSABLE[name])
+    with pytest.raises(ConfigError, match="ca_file or ca_extra"):
+        create_app({"filesproxy": {setting: str(path)}})
+    with pytest.raises(ConfigError, match="ca_file or ca_extra"):
+        create_app(**{setting: str(path)})
+
+
 # Bytes over TLS
 
 
@@ -306,6 +340,54 @@ def test_truncated_tls_download_never_ends_quietly(name, close, authority, good)
         assert reply.end == "reset" or len(reply.body) < int(reply.headers["content-length"])
         if name == "chunked":
             assert reply.end == "reset"
+
+
+VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+DATA = bytes(range(256)) * 2000
+FRAMED = {
+    "length": answer(DATA),
+    "chunked": answer(chunked(DATA), content_length=None, transfer_encoding="chunked"),
+    "to_the_end_of_the_stream": answer(DATA, content_length=None),
+}
+
+
+def closed_by(close, framed, version, authority, path="/v1/files/file-1/content"):
+    """What a client gets from an upstream that sends these bytes and then closes in this way."""
+    context = authority.issue(f"closing-{version.name}", x509.DNSName("localhost"))
+    context.maximum_version = version
+
+    def script(peer):
+        peer.read_request()
+        peer.send(framed)
+        close(peer)
+
+    with secure(script, context) as upstream, served(compat(upstream.port, ca_file=authority.ca)) as server:
+        return get(server.server_port, path)
+
+
+@VERSIONS
+def test_download_to_the_end_of_the_stream_without_close_notify_is_a_cut(version, authority):
+    reply = closed_by(cut, FRAMED["to_the_end_of_the_stream"], version, authority)
+    assert (reply.status, reply.end) == (200, "reset")
+    cut_at_the_head = closed_by(cut, answer(b"", content_length=None), version, authority)
+    assert cut_at_the_head.status == 502
+    metadata_of_it = closed_by(cut, answer(FILE, content_length=None), version, authority, "/v1/files/file-1")
+    assert metadata_of_it.status == 502
+
+
+@VERSIONS
+@pytest.mark.parametrize("name", FRAMED)
+def test_download_that_ends_with_close_notify_is_whole(name, version, authority):
+    reply = closed_by(unwrap, FRAMED[name], version, authority)
+    assert (reply.status, reply.body, reply.end) == (200, DATA, "fin")
+
+
+@VERSIONS
+@pytest.mark.parametrize("name", ["length", "chunked"])
+def test_download_that_says_where_it_ends_needs_no_close_notify(name, version, authority):
+    reply = closed_by(cut, FRAMED[name], version, authority)
+    assert (reply.status, reply.body, reply.end) == (200, DATA, "fin")
+    assert closed_by(cut, answer(FILE), version, authority, "/v1/files/file-1").json == FILE
 
 
 def test_client_that_leaves_mid_download_frees_the_tls_connection(authority, good):
