@@ -69,7 +69,8 @@ def pre_request(worker, req):
     sock = getattr(req.unreader, "sock", None)  # not public in gunicorn; a test of ours watches it
     if sock is not None:
         sock.settimeout(CLIENT_IDLE_SECONDS)
-    if any(name in ("CONTENT-LENGTH", "TRANSFER-ENCODING") for name, _ in req.headers):
+    has_body = any(name in ("CONTENT-LENGTH", "TRANSFER-ENCODING") for name, _ in req.headers)
+    if has_body and not hasattr(util, "close_graceful"):
         # After a body that was not read to its end, gunicorn 23 would wait for the rest without a time limit.
         req.force_close()
 

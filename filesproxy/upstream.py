@@ -27,6 +27,7 @@ from .multipart import encode
 from .provider import Answer, Call, Target, Upload
 
 BLOCK_BYTES = 1 << 18  # of a download: more costs memory and gains little
+UNCOPIED_BYTES = 1 << 16  # of an upload: a block from this size on is sent by itself, not copied into its frame
 EARLY_ANSWER_SECONDS = 2.0  # for the answer of an upstream that stopped reading an upload
 MAX_INFORMATIONAL = 16  # 1xx answers before the real one
 MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
@@ -134,7 +135,12 @@ def _request_blocks(request: _Request, url: SplitResult) -> Iterator[bytes]:
 
 def _chunked(upload: Upload, boundary: str) -> Iterator[bytes]:
     for block in encode(upload, boundary):
-        yield b"%x\r\n%b\r\n" % (len(block), block)
+        if len(block) < UNCOPIED_BYTES:
+            yield b"%x\r\n%b\r\n" % (len(block), block)
+        else:
+            yield b"%x\r\n" % len(block)
+            yield block
+            yield b"\r\n"
     yield b"0\r\n\r\n"
 
 
