@@ -88,7 +88,7 @@ def _matching(token: str, keys: Sequence[Key]) -> list[Key]:
 
 def _bearer(headers: Mapping[str, str]) -> str:
     value = headers.get("authorization", "")
-    if value[:7].lower() != "bearer ":
+    if "bearer " not in value.lower():
         return ""  # another scheme is for whoever stands before us
     found = _BEARER.fullmatch(value.rstrip(" "))
     if not found:

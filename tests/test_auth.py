@@ -68,7 +68,7 @@ def test_credential_is_the_one_that_the_caller_meant(headers, credential):
 @pytest.mark.parametrize(
     "value",
     ["Bearer a,b", "Bearer a, Bearer b", "Bearer a b", "Bearer a\tb", "Bearer é", "Bearer a\r\nb", "Bearer a\0",
-     "Bearer " + "a" * 4097, "Bearer ,", "bearer a,bearer a"],
+     "Bearer " + "a" * 4097, "Bearer ,", "bearer a,bearer a", "Basic eDp5,Bearer a", "Bearer a,Basic eDp5"],
 )  # fmt: skip
 @pytest.mark.parametrize("keys", [(), KEYS], ids=["no_keys", "keys"])
 def test_bearer_that_repeats_or_holds_odd_characters_is_400_and_not_repeated(value, keys):
