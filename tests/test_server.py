@@ -615,6 +615,8 @@ def refuses(port):
         connect(port).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it closed while we connected: ask again
+        return False
     return False
 
 
