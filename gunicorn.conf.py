@@ -5,6 +5,7 @@ The gateway's own settings come from FILESPROXY_CONFIG and FILESPROXY_*; here is
 
 from __future__ import annotations
 
+import inspect
 import logging
 import socket
 import struct
@@ -54,6 +55,8 @@ errorlog = "-"
 
 # Seconds between two reads or writes of one client. A stalled client gives its thread back after this.
 CLIENT_IDLE_SECONDS = 30
+# What a refused client may still send, within 2 s, so that it reads the answer.
+MAX_DRAIN_BYTES = 1 << 30
 
 
 def when_ready(server):
@@ -97,6 +100,8 @@ def _discreet(record):
 def post_worker_init(worker):
     """Let no connection be closed on the thread that accepts."""
     # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
+    # It also reads only 64 KiB of what such a client still sends, then resets the answer away: nginx makes a 502 of it.
     close = getattr(util, "close_graceful", None)
     if close is not None:
-        util.close_graceful = lambda sock: worker.tpool.submit(close, sock)
+        more = {"max_drain": MAX_DRAIN_BYTES} if "max_drain" in inspect.signature(close).parameters else {}
+        util.close_graceful = lambda sock: worker.tpool.submit(close, sock, **more)

@@ -298,7 +298,10 @@ def test_nginx_in_front_passes_20_mb_both_ways_and_keeps_no_body(tmp_path):
 
 @pytest.mark.skipif(NGINX is None, reason="needs nginx")
 def test_nginx_does_not_make_everybody_this_machine(start, tmp_path):
-    """Without keys: behind nginx each peer is 127.0.0.1, and a client may say that the host is localhost."""
+    """Without keys: behind nginx each peer is 127.0.0.1, and a client may say that the host is localhost.
+
+    And the refusal of 20 MB gets through: gunicorn used to reset it away, so that nginx answered 502 with a page.
+    """
     pytest.importorskip("gunicorn", reason="needs gunicorn")
     with pytest.raises(KeyError, match="id"):
         through_nginx(start("gunicorn"), tmp_path, {"host": "localhost"})
