@@ -149,15 +149,24 @@ def _send(sock: socket.socket, request: _Request, blocks: Iterator[bytes]) -> bo
 
     An error of whoever makes the blocks passes: the connection is then closed without the final chunk.
     """
-    early = select.poll()
+    watch = None
     if not isinstance(sock, ssl.SSLSocket):  # TLS 1.3 session tickets look like an answer
-        early.register(sock, select.POLLIN)
-    for block in blocks:
-        if early.poll(0) and not _passes_informational(sock):
+        watch = select.poll()
+        watch.register(sock, select.POLLIN | select.POLLOUT)
+    return all(_sent(sock, block, request.seconds("send_timeout"), watch) for block in blocks)
+
+
+def _may_send(sock: socket.socket, watch: select.poll, seconds: float) -> bool:
+    """Wait until the upstream reads on. False if it has answered instead, or done neither in this time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        events = sum(event for _, event in watch.poll(left * 1000))
+        if not events or (events & ~select.POLLOUT and not _passes_informational(sock)):
             return False
-        if not _sent(sock, block, request.seconds("send_timeout")):
-            return False
-    return True
+        if events & select.POLLOUT:
+            return True
+        time.sleep(0.01)  # half of a 1xx head has come, of which poll would tell again at once
 
 
 def _passes_informational(sock: socket.socket) -> bool:
@@ -177,11 +186,13 @@ def _is_informational_so_far(head: bytes) -> bool:
     return _INFORMATIONAL_START.startswith(start) and not head.startswith(b"HTTP/1.1 101") and b"\r\n\r\n" not in head
 
 
-def _sent(sock: socket.socket, block: bytes, timeout: float) -> bool:
+def _sent(sock: socket.socket, block: bytes, timeout: float, watch: select.poll | None) -> bool:
     sock.settimeout(timeout)
     view = memoryview(block)
     try:
         while view:
+            if watch and not _may_send(sock, watch, timeout):
+                return False
             view = view[sock.send(view) :]  # each send has the whole timeout; sendall would share it
     except _STOPPED_READING:
         return False

@@ -367,6 +367,21 @@ def test_final_answer_behind_an_informational_one_still_ends_an_upload_early(nam
         assert not upstream.peers[0].complete
 
 
+def test_answer_that_comes_while_a_send_is_blocked_is_not_left_until_the_time_limit():
+    """The upstream stops reading, so that the send blocks, and only then refuses."""
+
+    def script(peer):
+        peer.read_head()
+        time.sleep(0.5)
+        peer.send(TOO_BIG)
+        peer.stall()
+
+    with Upstream(script) as upstream, served(compat(upstream.port, send_timeout="9")) as server:
+        started = time.monotonic()
+        assert upload(server.server_port, BIG).status == 413
+        assert time.monotonic() - started < 3
+
+
 # Upstreams that cannot be had, or say nothing
 
 
