@@ -23,8 +23,7 @@ MIB = 1 << 20
 SIZE = 1 << 30
 BLOCK = MIB - 3  # no multiple of anything that the gateway reads at once
 STORED = 256 * MIB
-# Of one worker over all the parts: each is a thread of its own, with a malloc arena of its own; 7 to 21 MiB were seen.
-MAX_GROWTH = 32 * MIB
+MAX_GROWTH = 16 * MIB
 KINDS = [["embedded"], ["gunicorn", "--workers", "1"]]
 
 
