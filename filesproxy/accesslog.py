@@ -46,7 +46,8 @@ class Record:
 
     def note_file(self, answer: Any, credential: str) -> None:
         """Take the file's id from an answer, if it is one: providers are no more trusted than clients."""
-        file_id = answer.get("id") if isinstance(answer, dict) else None
+        is_file = isinstance(answer, dict) and answer.get("object") == "file"
+        file_id = answer.get("id") if is_file else None
         if isinstance(file_id, str) and is_id(file_id) and redact(file_id, credential) == file_id:
             self.fields["file_id"] = file_id
 

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .accesslog import Record
 from .auth import authenticate, own, permit, require_this_machine
+from .chat import HANDLERS as JSON_HANDLERS
+from .chat import JSON_OPERATIONS
 from .config import Config, Sections, load
+from .documents import Budget, Document
 from .errors import FilesproxyError
-from .exchange import run
+from .exchange import EventStream, run
 from .files import HANDLERS, client_headers, time_limit
 from .headers import redact, relayed
-from .provider import Answer, Provider, Target, Transport
+from .provider import Answer, Call, Provider, Target, Transport
 from .providers import PROVIDERS
 from .ranges import partial
 from .router import Match, route
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("filesproxy")
 # What a browser must not do with a stranger's file: guess its type, or run it as a page of this origin.
 _CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
+# Events are of one moment, and nginx would wait until it has a buffer full of them.
+_EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def create_app(
@@ -64,6 +69,7 @@ class Application:
             _log.warning(warning)
         self._providers = providers
         self._transports = transports
+        self._budget = Budget(config.settings["max_json_in_flight"])
         #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
         self.this_machine_only = False
 
@@ -99,17 +105,28 @@ class Application:
         caller = authenticate(request, self.config.keys)
         record.fields["key"] = caller.name or None
         permit(caller, match.operation)
-        target = resolve(request, caller, self.config, self._providers)
-        record.fields["provider"] = ("@" if target.is_saved else "") + target.name
-        headers, timeout = client_headers(request, target), time_limit(request)
-        call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
-        headers = {name: value for name, value in {**headers, **call.headers}.items() if own(value, self.config.keys)}
-        call = replace(call, headers=headers, timeout=timeout, now=record.started)
-        record.upload = call.upload
-        answer = run(call, target, self._transports)
-        if call.stream:
-            answer = _partial(answer, headers)
+        document = Document(request, self.config.settings, self._budget, self.config.providers)
+        slug = (lambda: document.slug) if match.operation in JSON_OPERATIONS else str
+        try:
+            target = resolve(request, caller, self.config, self._providers, slug)
+            record.fields["provider"] = ("@" if target.is_saved else "") + target.name
+            call = replace(self._call(request, match, target, document), now=record.started)
+            record.upload = call.upload
+            answer = run(call, target, self._transports)
+        finally:
+            document.release()
+        if call.operation == "retrieve_file_content":
+            answer = _partial(answer, call.headers)
         return _response(answer, target, record)
+
+    def _call(self, request: Request, match: Match, target: Target, document: Document) -> Call:
+        said, timeout = client_headers(request, target), time_limit(request)
+        if match.operation in HANDLERS:
+            call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
+        else:
+            call = JSON_HANDLERS[match.operation](request, match.id, target, document)
+        headers = {name: value for name, value in {**said, **call.headers}.items() if own(value, self.config.keys)}
+        return replace(call, headers=headers, timeout=timeout)
 
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record
@@ -132,13 +149,15 @@ def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
 def _response(answer: Answer, target: Target, record: Record) -> Response:
     relayed_ones = relayed(answer.headers, content=answer.body is not None)
     headers = {**record.headers(), **{name: redact(text, target.credential) for name, text in relayed_ones.items()}}
-    if record.upload and record.upload.ignored:
-        headers["x-filesproxy-ignored"] = ", ".join(record.upload.ignored)
+    ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored]
+    if ignored:
+        headers["x-filesproxy-ignored"] = ", ".join(ignored)
     if answer.body is None:
         record.note_file(answer.json, target.credential)
         return json_response(200, answer.json, headers, target.credential)
     headers.setdefault("content-type", "application/octet-stream")
-    return Response(answer.status, {**headers, **_CONTENT_HEADERS}, answer.body)
+    own_headers = _EVENT_HEADERS if isinstance(answer.body, EventStream) else _CONTENT_HEADERS
+    return Response(answer.status, {**headers, **own_headers}, answer.body)
 
 
 def _health(record: Record) -> Response:

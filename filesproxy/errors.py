@@ -4,7 +4,8 @@ FilesproxyError
 ├── ClientError              whose fault: the caller's; nothing complete has gone upstream
 │   ├── BadRequest           400
 │   │   ├── MultipartError   400, the upload's framing
-│   │   └── ClientAborted    400, the body ended early
+│   │   ├── InvalidJson      400, a JSON body
+│   │   └── ClientAborted    400, the body ended early, or nobody waits for the answer
 │   ├── Unauthorized         401
 │   ├── Forbidden            403
 │   ├── NotFound             404
@@ -18,6 +19,7 @@ FilesproxyError
 │   ├── UpstreamTimeout      504
 │   │   └── RequestTimeout   408, the limit was the client's own
 │   └── UpstreamAnswered     the upstream's own status and text
+├── Saturated                503 + Retry-After, the gateway holds all it may
 ├── StoreError               500, the local store's disk
 │   └── StoreFull            507
 └── ConfigError              stops the start; never becomes an answer
@@ -89,7 +91,7 @@ class MultipartError(BadRequest):
 
 
 class ClientAborted(BadRequest):
-    """400, if anybody is left to read it: the body stopped before its end."""
+    """400, if anybody is left to read it: the body stopped before its end, or the client hung up."""
 
     code = "client_aborted"
 
@@ -131,6 +133,12 @@ class ClientTimeout(ClientError):
     code = "client_timeout"
 
 
+class InvalidJson(BadRequest):
+    """400: the body is not a JSON object as we take it."""
+
+    code = "invalid_json"
+
+
 class LengthRequired(ClientError):
     """411: the server hands us a body whose end we cannot see."""
 
@@ -146,7 +154,7 @@ class TooLarge(ClientError):
 
 
 class UnsupportedMedia(ClientError):
-    """415: an upload that is not multipart/form-data."""
+    """415: an upload that is not multipart/form-data, or a JSON request that is not JSON."""
 
     status = 415
     code = "unsupported_media_type"
@@ -189,6 +197,13 @@ class UpstreamAnswered(UpstreamError):
         self.status = status
         self.type = str(error["type"])
         self.code = error["code"]
+
+
+class Saturated(FilesproxyError):
+    """503: the gateway holds all that it may at once; the same request can be tried again."""
+
+    status = 503
+    code = "saturated"
 
 
 class StoreError(FilesproxyError):

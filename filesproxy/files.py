@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from .errors import BadRequest, UnsupportedMedia
-from .headers import single
+from .headers import media_type, single, words
 from .listing import checked_purpose, list_query
 from .multipart import Part, boundary_of, parts
 from .provider import Call, Target, Upload
@@ -21,12 +21,22 @@ _SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 def upload_file(request: Request, file_id: str, target: Target) -> Call:
     """POST /v1/files. Reads up to the file's first byte; its bytes and what follows are read as the call is sent."""
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+    fields = target.provider.get("fields", ())
+    known = fields(target) if callable(fields) else fields
+    form = Form(_form_parts(request, target), known, target.provider.get("required_fields", ()))
+    return Call("upload_file", "POST", "/files", upload=form.upload())
+
+
+def part_upload(request: Request, target: Target) -> Upload:
+    """The part `data` of an upload in parts, which has no fields beside it."""
+    return Form(_form_parts(request, target), name="data").upload()
+
+
+def _form_parts(request: Request, target: Target) -> Iterator[Part]:
+    if media_type(request.headers) != "multipart/form-data":
         raise UnsupportedMedia("An upload is multipart/form-data.", param="content-type")
     request.body.limit(target.settings["max_upload_bytes"])
-    form = Form(parts(request.body.read, boundary_of(content_type)), target)
-    return Call("upload_file", "POST", "/files", upload=form.upload())
+    return parts(request.body.read, boundary_of(request.headers["content-type"]))
 
 
 def list_files(request: Request, file_id: str, target: Target) -> Call:
@@ -65,6 +75,10 @@ def client_headers(request: Request, target: Target) -> dict[str, str]:
     """What the provider lets a client say in headers, such as its organisation; Portkey's spelling wins."""
     names = target.provider.get("client_headers", ())
     said = {name: single(request.headers, f"x-portkey-{name}") or single(request.headers, name) for name in names}
+    lists = {
+        name: words(request.headers, name, f"x-portkey-{name}") for name in target.provider.get("list_headers", ())
+    }
+    said.update({name: ",".join(found) for name, found in lists.items()})
     return {name: value for name, value in said.items() if value}
 
 
@@ -79,11 +93,13 @@ def time_limit(request: Request) -> float | None:
 class Form:
     """The fields and the one file of an upload's form, in whatever order they come."""
 
-    def __init__(self, form_parts: Iterator[Part], target: Target) -> None:
+    def __init__(
+        self, form_parts: Iterator[Part], known: Sequence[str] = (), needed: Sequence[str] = (), name: str = "file"
+    ) -> None:
         self._parts = form_parts
-        fields = target.provider.get("fields", ())
-        self._known = fields(target) if callable(fields) else fields
-        self._required = target.provider.get("required_fields", ())
+        self._known = known
+        self._required = needed
+        self._name = name
         self._fields: dict[str, str] = {}
         self._ignored: list[str] = []
 
@@ -92,22 +108,25 @@ class Form:
         for part in self._parts:
             if self._is_file(part):
                 name = part.filename or "upload"  # what SDKs say for bytes without a name
-                return Upload(name, part.content_type, self._fields, self._chunks(part), self._ignored)
-        raise BadRequest("The form has no part 'file' with a file name.", param="file", code="missing_file")
+                chunks = self._chunks(part)
+                return Upload(name, part.content_type, self._fields, chunks, self._ignored, self._name)
+        raise BadRequest(
+            f"The form has no part '{self._name}' with a file name.", param=self._name, code="missing_file"
+        )
 
     def _chunks(self, file: Part) -> Iterator[bytes]:
         yield from file.chunks
         for part in self._parts:
             if self._is_file(part):
-                raise BadRequest("The form has more than one file.", param="file")
+                raise BadRequest("The form has more than one file.", param=self._name)
         self._check_complete()
 
     def _is_file(self, part: Part) -> bool:
         """True for the file; a field is read and kept."""
-        if part.name == "file" and part.filename is not None:
+        if part.name == self._name and part.filename is not None:
             return True
-        if part.name == "file" or part.filename is not None:
-            raise BadRequest("The form's only file is a part 'file' with a file name.", param="file")
+        if part.name == self._name or part.filename is not None:
+            raise BadRequest(f"The form's only file is a part '{self._name}' with a file name.", param=self._name)
         self._keep(part.name, _text(part))
         return False
 

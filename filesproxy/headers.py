@@ -23,6 +23,9 @@ _VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
 # A single-valued header: no white space, and no comma, which is how servers join a header that came twice.
 _SINGLE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,4096}")
 
+MAX_WORDS = 32  # of a list; each beta of a provider is one
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
 _HEADER_DEFECTS = (
     FirstHeaderLineIsContinuationDefect,
     InvalidHeaderDefect,
@@ -63,6 +66,19 @@ def single(headers: Mapping[str, str], name: str) -> str:
     if value and not _SINGLE.fullmatch(value):
         raise BadRequest(f"The header {name} must come once and hold one value without spaces or commas.", param=name)
     return value
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """The media type of a Content-Type without its parameters, in lower case; "" where there is none."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def words(headers: Mapping[str, str], *names: str) -> list[str]:
+    """The words of headers that hold comma lists (RFC 9110 §5.6.1), each once. BadRequest for what is no word."""
+    found = [word.strip(" ") for name in names for word in headers.get(name, "").split(",")]
+    if len(found) > MAX_WORDS or not all(_WORD.fullmatch(word) for word in found if word):
+        raise BadRequest(f"The header {names[0]} is a comma list of at most {MAX_WORDS} words.", param=names[0])
+    return [word for word in dict.fromkeys(found) if word]
 
 
 def safe(name: str, value: str) -> bool:

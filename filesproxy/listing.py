@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from .errors import BadRequest, UpstreamError
-from .provider import Call, Json, need
+from .provider import Answer, Call, Json, Operation, Send, need
 from .router import checked_id
 
 MAX_LIMIT = 10_000  # OpenAI's: 1 to 10,000, and the default is 10,000
+MAX_PAGES = 100  # of one walk through a provider's list
 _LIMIT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _PURPOSE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -62,16 +64,72 @@ def page(data: list[Json], has_more: bool) -> Json:
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
 
 
-def sliced(data: list[Json], query: Mapping[str, str]) -> Json:
+class Page(NamedTuple):
+    """Some file objects of a provider's list, newest first, and whether more follow."""
+
+    data: list[Json]
+    has_more: bool
+
+
+def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
+    """The list of a provider whose pages are not OpenAI's, put together from `pages(call, send)`.
+
+    Those come from behind `after`, newest first, of every purpose. Oldest first needs all of them.
+    """
+
+    def operation(call: Call, send: Send) -> Answer:
+        limit, purpose = int(call.query.get("limit", MAX_LIMIT)), call.query.get("purpose")
+        if call.query.get("order") == "asc":
+            every = _bounded(pages(replace(call, query={}), send))
+            return Answer(200, json=_cut([file for each in every for file in each.data][::-1], call.query))
+        taken: list[Json] = []
+        for each in _bounded(pages(call, send)):
+            taken += _with_purpose(each.data, purpose)
+            if len(taken) > limit or (len(taken) == limit and each.has_more and not purpose):
+                return Answer(200, json=page(taken[:limit], True))
+        return Answer(200, json=page(taken, False))
+
+    return operation
+
+
+def behind(pages: Iterator[Page], after: str) -> Iterator[Page]:
+    """The pages from behind the file `after`. BadRequest if it is in none of them."""
+    for each in pages:
+        ids = [file["id"] for file in each.data]
+        if after in ids:
+            yield Page(each.data[ids.index(after) + 1 :], each.has_more)
+            yield from pages
+            return
+    raise BadRequest(_NO_AFTER, param="after")
+
+
+def _bounded(pages: Iterator[Page]) -> Iterator[Page]:
+    for number, each in enumerate(pages):
+        if number == MAX_PAGES:
+            raise UpstreamError("The provider's list is too long to walk.", code="upstream_answer_too_large")
+        yield each
+
+
+def _with_purpose(data: list[Json], purpose: str | None) -> list[Json]:
+    return [file for file in data if purpose in (None, file["purpose"])]
+
+
+_NO_AFTER = "No file of the list has the id that 'after' names."
+
+
+def sliced(data: list[Json], query: Mapping[str, Any]) -> Json:
     """The page that was asked for, out of a provider's whole list. BadRequest if it does not hold `after`."""
     newest_first = query.get("order", "desc") == "desc"
-    files = sorted(data, key=lambda file: need(file, "created_at", int), reverse=newest_first)
+    return _cut(sorted(data, key=lambda file: need(file, "created_at", int), reverse=newest_first), query)
+
+
+def _cut(files: list[Json], query: Mapping[str, Any]) -> Json:
     ids = [file["id"] for file in files]
     if "after" in query and query["after"] not in ids:
-        raise BadRequest("No file of the list has the id that 'after' names.", param="after")
-    start = ids.index(query["after"]) + 1 if "after" in query else 0
-    end = start + int(query.get("limit", MAX_LIMIT))
-    return page(files[start:end], end < len(files))
+        raise BadRequest(_NO_AFTER, param="after")
+    rest = files[ids.index(query["after"]) + 1 if "after" in query else 0 :]
+    rest, limit = _with_purpose(rest, query.get("purpose")), int(query.get("limit", MAX_LIMIT))
+    return page(rest[:limit], limit < len(rest))
 
 
 def deletion(obj: Any, call: Call) -> Json:

@@ -245,16 +245,16 @@ def _unquoted(text: str) -> str:
     return re.sub(r'\\(["\\])', r"\1", text[1:-1])
 
 
-def encode(upload: Upload, boundary: str, *, name: str = "file") -> Iterator[bytes]:
+def encode(upload: Upload, boundary: str) -> Iterator[bytes]:
     """The upload as multipart/form-data of our own making: known fields, the file, then fields that came behind it.
 
     Only what was parsed goes out, so no other parser can see other parts than we did. The boundary is the caller's to
     choose at random, 16 bytes or more. The closing delimiter follows only when the upload has ended whole.
     """
-    early = dict(upload.fields)
-    yield _encoded_fields(early, boundary) + _file_headers(upload, boundary, name)
+    early = upload.sent_fields(upload.fields)
+    yield _encoded_fields(early, boundary) + _file_headers(upload, boundary)
     yield from upload
-    late = {field: value for field, value in upload.fields.items() if field not in early}
+    late = {field: value for field, value in upload.sent_fields(upload.fields).items() if field not in early}
     yield b"\r\n" + _encoded_fields(late, boundary) + f"--{boundary}--\r\n".encode("ascii")
 
 
@@ -263,8 +263,8 @@ def _encoded_fields(fields: dict[str, str], boundary: str) -> bytes:
     return "".join(head % (_quoted(name), value) for name, value in fields.items()).encode()
 
 
-def _file_headers(upload: Upload, boundary: str, name: str) -> bytes:
-    disposition = f'form-data; name="{name}"; filename="{_quoted(upload.filename)}"'
+def _file_headers(upload: Upload, boundary: str) -> bytes:
+    disposition = f'form-data; name="{upload.part}"; filename="{_quoted(upload.filename)}"'
     return (
         f"--{boundary}\r\nContent-Disposition: {disposition}\r\nContent-Type: {upload.content_type}\r\n\r\n"
     ).encode()

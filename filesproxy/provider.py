@@ -29,6 +29,13 @@ class Body(Protocol):
     def close(self) -> None: ...
 
 
+class Client(Protocol):
+    """The client's socket, to see by it whether somebody still waits for the answer."""
+
+    def fileno(self) -> int:
+        """Its file descriptor, -1 once it is closed."""
+
+
 class Upload:
     """A file on its way: a name, a media type, form fields, and chunks that can be read once.
 
@@ -43,13 +50,16 @@ class Upload:
         fields: dict[str, str],
         chunks: Iterator[bytes],
         ignored: Sequence[str] = (),
+        part: str = "file",
     ) -> None:
+        self.part = part
         self.filename = filename
         self.content_type = content_type
         self.fields = fields
         self.ignored = ignored
         self.size = 0
         self.is_begun = False  # once it is, bytes of it may have arrived somewhere
+        self.sent_fields: Callable[[dict[str, str]], dict[str, str]] = dict  # what the provider gets of the fields
         self._chunks = chunks
 
     def __iter__(self) -> Iterator[bytes]:
@@ -61,20 +71,25 @@ class Upload:
 
 @dataclass(frozen=True)
 class Call:
-    """One request to an upstream, as data. `path` is relative to the target's base URL and already quoted.
+    """One request to an upstream, as data.
 
-    The exchange makes `url` of it, without the query.
+    `path` is relative to the target's base URL and already quoted, `query` holds texts and lists of texts. The exchange
+    makes `url` of the path, without the query.
     """
 
     operation: str
     method: str
     path: str
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # holds the credential once authorised
     upload: Upload | None = None
+    json: Json | None = field(default=None, repr=False)  # a body to be sent as JSON
     file_id: str = ""  # what the path names, for a transport that has no paths
     stream: bool = False  # the answer is bytes to relay, not JSON to read
     timeout: float | None = None  # seconds to the answer's first byte, if the client set a limit
+    is_generated: bool = False  # a model makes the answer, which takes longer than to fetch one
+    is_strict: bool = True  # the client wants OpenAI's fields only (x-portkey-strict-open-ai-compliance)
+    client: Client | None = field(default=None, repr=False)  # whose hanging up ends the call, where it can be seen
     url: str = ""
     now: float = 0.0  # the clock: seconds since the epoch when the request came
 
@@ -87,6 +102,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Any = None
     body: Body | None = None
+    ignored: Sequence[str] = ()  # fields of the request that the provider does not know and did not get
 
 
 Send = Callable[[Call], Answer]
@@ -114,6 +130,8 @@ class Provider(TypedDict, total=False):
 
     base_url: str | Callable[[Target], str]
     operations: dict[str, Operation]
+    #: the path of a call below the base URL, where it depends on the target
+    path: Callable[[Call, Target], str]
     #: adds what authenticates us upstream: headers or query
     authorize: Callable[[Call, Target], Call]
     #: the provider's error JSON → the object inside OpenAI's envelope
@@ -127,6 +145,10 @@ class Provider(TypedDict, total=False):
     required_fields: tuple[str, ...]
     #: client headers that are passed on, also read with an `x-portkey-` prefix
     client_headers: tuple[str, ...]
+    #: client headers that hold lists of words, such as betas; passed on, both spellings merged
+    list_headers: tuple[str, ...]
+    #: the client header that names the model, where the model is a part of the address
+    model_header: str
     #: settings that only this kind of provider has
     settings: tuple[str, ...]
     #: client headers that choose a setting, for a caller with a credential of its own: header → setting
@@ -153,5 +175,10 @@ def need(obj: Any, name: str, kind: type | tuple[type, ...]) -> Any:
     """The field of an upstream's object, or the 502 that names it: nothing is invented."""
     value = obj.get(name) if isinstance(obj, dict) else None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UpstreamError(f"The provider's answer has no usable field '{name}'.", code="upstream_invalid_answer")
+        raise unusable(name)
     return value
+
+
+def unusable(name: str) -> UpstreamError:
+    """The 502 for a field of an upstream's answer that is missing or of another type."""
+    return UpstreamError(f"The provider's answer has no usable field '{name}'.", code="upstream_invalid_answer")

@@ -7,13 +7,37 @@ from typing import NamedTuple
 
 from .errors import BadRequest, MethodNotAllowed, NotFound
 
-#: (method, path, operation); `:id` is one path segment, the id of a file.
+#: (method, path, operation); `:id` is one path segment, the id of a file, a batch, and so on.
 ROUTES = (
     ("POST", "/v1/files", "upload_file"),
     ("GET", "/v1/files", "list_files"),
     ("GET", "/v1/files/:id", "retrieve_file"),
     ("GET", "/v1/files/:id/content", "retrieve_file_content"),
     ("DELETE", "/v1/files/:id", "delete_file"),
+    ("POST", "/v1/chat/completions", "create_chat_completion"),
+    ("POST", "/v1/responses", "create_response"),
+    ("POST", "/v1/responses/input_tokens", "count_response_input_tokens"),
+    ("POST", "/v1/responses/compact", "compact_response"),
+    ("GET", "/v1/responses/:id", "retrieve_response"),
+    ("DELETE", "/v1/responses/:id", "delete_response"),
+    ("POST", "/v1/responses/:id/cancel", "cancel_response"),
+    ("GET", "/v1/responses/:id/input_items", "list_response_input_items"),
+    ("POST", "/v1/uploads", "create_upload"),
+    ("POST", "/v1/uploads/:id/parts", "add_upload_part"),
+    ("POST", "/v1/uploads/:id/complete", "complete_upload"),
+    ("POST", "/v1/uploads/:id/cancel", "cancel_upload"),
+    ("POST", "/v1/batches", "create_batch"),
+    ("GET", "/v1/batches", "list_batches"),
+    ("GET", "/v1/batches/:id", "retrieve_batch"),
+    ("POST", "/v1/batches/:id/cancel", "cancel_batch"),
+    ("POST", "/v1/fine_tuning/jobs", "create_fine_tuning_job"),
+    ("GET", "/v1/fine_tuning/jobs", "list_fine_tuning_jobs"),
+    ("GET", "/v1/fine_tuning/jobs/:id", "retrieve_fine_tuning_job"),
+    ("POST", "/v1/fine_tuning/jobs/:id/cancel", "cancel_fine_tuning_job"),
+    ("POST", "/v1/fine_tuning/jobs/:id/pause", "pause_fine_tuning_job"),
+    ("POST", "/v1/fine_tuning/jobs/:id/resume", "resume_fine_tuning_job"),
+    ("GET", "/v1/fine_tuning/jobs/:id/events", "list_fine_tuning_events"),
+    ("GET", "/v1/fine_tuning/jobs/:id/checkpoints", "list_fine_tuning_checkpoints"),
     ("GET", "/v1/health", "health"),
     ("GET", "/", "health"),
 )
@@ -23,7 +47,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Match(NamedTuple):
-    """An operation and, where the route has one, the file id."""
+    """An operation and, where the route has one, the id."""
 
     operation: str
     id: str = ""
@@ -35,7 +59,8 @@ def route(method: str, path: str) -> Match:
     Raises NotFound, MethodNotAllowed (with Allow), or BadRequest for an id that no provider could have issued.
     """
     segments = (path or "/").split("/")
-    found = [(verb, match) for verb, pattern, operation in _TABLE if (match := _match(pattern, segments, operation))]
+    rows = _TABLE.get(len(segments), ())
+    found = [(verb, match) for verb, pattern, operation in rows if (match := _match(pattern, segments, operation))]
     if not found:
         raise NotFound(_missing(path))
     for verb, match in found:
@@ -54,13 +79,11 @@ def is_id(text: str) -> bool:
 def checked_id(file_id: str, param: str = "id") -> str:
     """The id, if it is 1 to 128 characters of [A-Za-z0-9._-] and no dot segment; else BadRequest."""
     if not is_id(file_id):
-        raise BadRequest("A file id is 1 to 128 letters, digits, dots, underscores or hyphens.", param=param)
+        raise BadRequest("An id is 1 to 128 letters, digits, dots, underscores or hyphens.", param=param)
     return file_id
 
 
 def _match(pattern: list[str], segments: list[str], operation: str) -> Match | None:
-    if len(pattern) != len(segments):
-        return None
     file_id = ""
     for want, got in zip(pattern, segments):
         if want == ":id" and got:
@@ -80,4 +103,6 @@ def _missing(path: str) -> str:
     return "No such route."
 
 
-_TABLE = [(method, path.split("/"), operation) for method, path, operation in ROUTES]
+_TABLE: dict[int, list[tuple[str, list[str], str]]] = {}  # by the number of segments
+for _method, _path, _operation in ROUTES:
+    _TABLE.setdefault(_path.count("/") + 1, []).append((_method, _path.split("/"), _operation))

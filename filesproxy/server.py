@@ -159,6 +159,7 @@ class Handler(WSGIRequestHandler):
         environ["REQUEST_URI"] = self.path
         environ["REMOTE_ADDR"] = str(self.client_address[0])
         environ["wsgi.input_terminated"] = True
+        environ["filesproxy.socket"] = self.connection  # to see that the client has left
         return environ
 
     def _reset(self) -> None:

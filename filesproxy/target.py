@@ -6,7 +6,7 @@ scope, so whatever a client says about either is a 400. With a *plain name* the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,25 +30,37 @@ _SCOPE_HEADERS = frozenset({"api-key", "x-api-key", "anthropic-workspace-id"})
 _NO_SCOPE = "x-portkey-azure-deployment-id"  # which model, not which account
 
 
-def resolve(request: Request, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
-    """The target. BadRequest for a provider that is not named or not known, Unauthorized and Forbidden as they are."""
+def resolve(
+    request: Request,
+    caller: Caller,
+    config: Config,
+    providers: Mapping[str, Provider],
+    slug: Callable[[], str] = lambda: "",
+) -> Target:
+    """The target. BadRequest for a provider that is not named or not known, Unauthorized and Forbidden as they are.
+
+    `slug` is asked, where no header names a provider, for the saved one that the model names.
+    """
     name, is_slug = _name(request.headers)
+    param = "x-portkey-provider"
+    if not name and (named := slug()):
+        name, is_slug, param = named, True, "model"
     settings = config.providers.get(name or config.settings["default_provider"])
     if settings is None:
-        raise BadRequest(_UNKNOWN if name else _UNNAMED, param="x-portkey-provider", code="unknown_provider")
+        raise BadRequest(_UNKNOWN if name else _UNNAMED, param=param, code="unknown_provider")
     target = Target(name or config.settings["default_provider"], providers[settings["kind"]], "", settings)
     if target.provider.get("keyless"):
         target = _admit(target, request, caller)
     elif settings["credential"] and (is_slug or not name):
         target = _saved(target, request, caller, _scope_headers(providers))
     elif is_slug:
-        raise BadRequest(_NOT_SAVED, param="x-portkey-provider", code="unknown_provider")
+        raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
         target = _plain(target, request, caller, config.keys)
     return replace(target, base_url=_base_url(target))
 
 
-_UNNAMED = "Name a provider in the header x-portkey-provider."
+_UNNAMED = "Name a provider in the header x-portkey-provider, or in the model, as @NAME/model."
 _UNKNOWN = "This provider is not known here; see x-portkey-provider."
 _NOT_SAVED = "No credential is saved for this provider; name it without @ to bring one."
 

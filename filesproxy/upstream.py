@@ -21,10 +21,12 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 
 from . import __version__
 from .connect import TIMEOUTS, Connector
-from .errors import RequestTimeout, UpstreamError, UpstreamTimeout
+from .errors import ClientAborted, RequestTimeout, UpstreamError, UpstreamTimeout
 from .headers import misread, safe
 from .multipart import encode
 from .provider import Answer, Call, Target, Upload
+from .strictjson import dumps
+from .watchdog import Watch, Watchdog
 
 BLOCK_BYTES = 1 << 18  # of a download: more costs memory and gains little
 UNCOPIED_BYTES = 1 << 16  # of an upload: a block from this size on is sent by itself, not copied into its frame
@@ -51,7 +53,7 @@ class Sender:
     def __init__(self, connect: Connect | None = None) -> None:
         self._director = urllib.request.OpenerDirector()
         self._director.addheaders = []
-        self._director.add_handler(_Handler(connect or Connector()))
+        self._director.add_handler(_Handler(connect or Connector(), Watchdog()))
 
     def __call__(self, call: Call, target: Target) -> Answer:
         body: ResponseBody | None = self._director.open(_Request(call, target))
@@ -64,7 +66,7 @@ class _Request(urllib.request.Request):
     """urllib's request, with the call it came from and its target's settings."""
 
     def __init__(self, call: Call, target: Target) -> None:
-        query = f"?{urlencode(call.query)}" if call.query else ""
+        query = f"?{urlencode(call.query, doseq=True)}" if call.query else ""
         super().__init__(call.url + query, method=call.method)
         self.call = call
         self.settings = target.settings
@@ -73,7 +75,14 @@ class _Request(urllib.request.Request):
     def seconds(self, setting: str) -> float:
         """The time limit of a phase: its setting, or what is left of the client's own limit."""
         limit: float = self.settings[setting]
+        if self.call.is_generated and setting == "answer_timeout":
+            limit = self.settings["generation_timeout"]
         return limit if self._deadline is None else min(limit, max(0.001, self._deadline - time.monotonic()))
+
+    def read_seconds(self) -> float:
+        """The time limit between two reads of an answer, which the client's own limit is not about."""
+        limit: float = self.settings["generation_timeout" if self.call.is_generated else "read_timeout"]
+        return limit
 
     def is_overdue(self) -> bool:
         """Whether the client's own limit has passed."""
@@ -83,8 +92,9 @@ class _Request(urllib.request.Request):
 class _Handler(urllib.request.BaseHandler):
     """Opens http and https URLs: connect, send, receive, and every failure under one of our names."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, watchdog: Watchdog) -> None:
         self._connect = connect
+        self._watchdog = watchdog
 
     def http_open(self, request: _Request) -> ResponseBody:
         """What urllib's director calls for the scheme http."""
@@ -99,36 +109,54 @@ class _Handler(urllib.request.BaseHandler):
         url = urlsplit(request.full_url)
         try:
             sock = self._connect(url, {**request.settings, "connect_timeout": request.seconds("connect_timeout")})
-            return _exchange(sock, request, url)
+            watch = self._watchdog.watch(request.call.client, sock) if request.call.client else None
+            return _exchange(sock, request, url, watch)
         except UpstreamTimeout:
             if request.is_overdue():
                 raise RequestTimeout("The time in x-portkey-request-timeout has passed.") from None
             raise
 
 
-def _exchange(sock: socket.socket, request: _Request, url: SplitResult) -> ResponseBody:
+def _exchange(sock: socket.socket, request: _Request, url: SplitResult, watch: Watch | None) -> ResponseBody:
     if request.call.upload:
         request.call.upload.is_begun = True
     try:
         whole = _send(sock, request, _request_blocks(request, url))
-        return _receive(sock, request, whole)
-    except BaseException:
+        return _receive(sock, request, whole, watch)
+    except BaseException as error:
+        if watch:
+            watch.close()
         sock.close()
-        raise
+        raise _blamed(error, watch) from None
+
+
+def _blamed(error: BaseException, watch: Watch | None) -> BaseException:
+    """The failure, which is the client's if the watchdog has caused it."""
+    if watch and watch.has_left and isinstance(error, UpstreamError):
+        return ClientAborted("The client closed the connection before the answer.")
+    return error
 
 
 def _request_blocks(request: _Request, url: SplitResult) -> Iterator[bytes]:
-    """The bytes of a request: its head, then the upload in chunks (RFC 9112 §7.1). Framing is set nowhere else."""
+    """The bytes of a request: its head, then JSON, or an upload in chunks (RFC 9112 §7.1).
+
+    Framing is set nowhere else.
+    """
     call, boundary = request.call, secrets.token_hex(16)
+    content = b"" if call.json is None else dumps(call.json)
     headers = {"host": url.netloc, **_OWN_HEADERS, "accept": "*/*" if call.stream else "application/json"}
     headers.update(call.headers)
     if call.upload:
         headers["content-type"] = f"multipart/form-data; boundary={boundary}"
         headers["transfer-encoding"] = "chunked"
+    elif call.method == "POST":
+        headers["content-length"] = str(len(content))  # RFC 9110 §8.6: also of none
+    if call.json is not None:
+        headers["content-type"] = "application/json"
     if not all(safe(name, value) for name, value in headers.items()):
         raise UpstreamError("A header for the provider holds characters that cannot be sent.", code="upstream_address")
     lines = [f"{call.method} {request.selector} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
-    yield "\r\n".join([*lines, "", ""]).encode("latin-1")
+    yield "\r\n".join([*lines, "", ""]).encode("latin-1") + content
     if call.upload:
         yield from _chunked(call.upload, boundary)
 
@@ -213,7 +241,7 @@ class _Response(HTTPResponse):
         raise HTTPException("too many informational answers")
 
 
-def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBody:
+def _receive(sock: socket.socket, request: _Request, whole: bool, watch: Watch | None) -> ResponseBody:
     limit = request.seconds("answer_timeout")
     sock.settimeout(limit if whole else min(limit, EARLY_ANSWER_SECONDS))
     response = _Response(sock, method=request.call.method)
@@ -223,8 +251,8 @@ def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBod
     except BaseException as error:
         response.close()
         raise _receive_failure(error, whole) from None
-    sock.settimeout(request.settings["read_timeout"])
-    return ResponseBody(sock, response)
+    sock.settimeout(request.read_seconds())
+    return ResponseBody(sock, response, watch)
 
 
 def _receive_failure(error: BaseException, whole: bool) -> BaseException:
@@ -254,9 +282,10 @@ def _check(response: HTTPResponse, whole: bool) -> None:
 class ResponseBody:
     """The bytes of an answer as they arrive; raises if they stop early, frees the connection when closed."""
 
-    def __init__(self, sock: socket.socket, response: HTTPResponse) -> None:
+    def __init__(self, sock: socket.socket, response: HTTPResponse, watch: Watch | None = None) -> None:
         self._sock = sock
         self._response = response
+        self._watch = watch
         self.status = response.status
         self.headers: HTTPMessage = response.headers
 
@@ -266,19 +295,28 @@ class ResponseBody:
     def __next__(self) -> bytes:
         """The next bytes, whatever has come. UpstreamError if the answer ends before its own length."""
         try:
+            block = self._read()
+        except UpstreamError as error:
+            raise _blamed(error, self._watch) from None
+        if block:
+            return block
+        self.close()
+        raise StopIteration
+
+    def _read(self) -> bytes:
+        try:
             block = self._response.read1(BLOCK_BYTES)  # read() would wait for all of it
         except TIMEOUTS:
             raise UpstreamTimeout("The provider stopped sending.") from None
         except (OSError, HTTPException, ValueError):
             raise UpstreamError("The provider broke off its answer.") from None
-        if block:
-            return block
-        if self._response.length:  # http.client is silent about it
-            raise UpstreamError("The provider ended its answer early.")
-        self.close()
-        raise StopIteration
+        if not block and (self._response.length or (self._watch and self._watch.has_left)):
+            raise UpstreamError("The provider ended its answer early.")  # http.client is silent about it
+        return block
 
     def close(self) -> None:
         """Give the connection up; what was not read is discarded with it."""
+        if self._watch:
+            self._watch.close()
         self._response.close()
         self._sock.close()

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from .errors import FINAL_CODES, BadRequest, ClientAborted, ClientTimeout, FilesproxyError, LengthRequired, TooLarge
 from .headers import redact
-from .provider import Body
+from .provider import Body, Client
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -34,6 +34,12 @@ class Request:
         self.body = RequestBody(environ)
 
     @property
+    def client(self) -> Client | None:
+        """The client's socket, where the server shows it: gunicorn does, and the embedded server."""
+        found: Client | None = self._environ.get("gunicorn.socket") or self._environ.get("filesproxy.socket")
+        return found
+
+    @property
     def client_address(self) -> str:
         """The peer's address as the server saw it, "" on a Unix socket."""
         return str(self._environ.get("REMOTE_ADDR") or "")
@@ -46,14 +52,18 @@ class Request:
 
     def query(self) -> dict[str, str]:
         """The query's parameters; one that comes twice is a BadRequest, since each reader would pick another."""
-        try:
-            pairs = parse_qsl(self._environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=32)
-        except ValueError:
-            raise BadRequest("The query has more than 32 parameters.") from None
+        pairs = self.query_pairs()
         query = dict(pairs)
         if len(query) < len(pairs):
             raise BadRequest("A query parameter comes more than once.")
         return query
+
+    def query_pairs(self) -> list[tuple[str, str]]:
+        """The query's parameters in their order. BadRequest for more than 32."""
+        try:
+            return parse_qsl(self._environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=32)
+        except ValueError:
+            raise BadRequest("The query has more than 32 parameters.") from None
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
@@ -203,7 +213,7 @@ class ResponseStream:
         try:
             return next(self._body)
         except StopIteration:
-            self._error = ""
+            self._error = getattr(self._body, "error", "")  # of events, whose last one may be a failure
             raise
         except FilesproxyError as error:
             self._error = error.code or "error"

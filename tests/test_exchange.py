@@ -54,7 +54,7 @@ class Transport:
 
 
 def target(base_url="https://api.openai.com/v1", **provider):
-    return Target("openai", {**OPENAI, **provider}, base_url, {"max_answer_bytes": LIMIT}, "sk-secret")
+    return Target("openai", {**OPENAI, **provider}, base_url, {"max_answer_bytes": LIMIT, "answer_timeout": 5.0}, "sk-secret")
 
 
 def perform(transport, call=CALL, where=None):
@@ -212,9 +212,17 @@ def test_refusal_without_a_type_gets_one_from_its_status(status, kind):
     assert refusal((status, b'{"error": {"message": "No."}}')).type == kind
 
 
+@pytest.mark.parametrize("status,becomes", [(403, 502), (404, 502), (503, 502), (520, 502), (413, 413), (429, 429)])
+@pytest.mark.parametrize("body", [b"\n<!DOCTYPE html><title>edge</title>", b"<HTML>sk-secret</HTML>"])
+def test_web_page_of_an_edge_is_a_502_but_where_its_status_says_what_to_do(body, status, becomes):
+    error = refusal((status, body, {"retry-after": "1"}))
+    assert (error.status, error.headers["retry-after"]) == (becomes, "1")
+    assert "edge" not in error.message
+
+
 @pytest.mark.parametrize(
     "body",
-    [b"<html>502</html>", b"", [b"x" * 4096] * 40, [b"{", UpstreamError("cut")], b"\xff", [UpstreamTimeout("slow")],
+    [b"<Error/>", b"", [b"x" * 4096] * 40, [b"{", UpstreamError("cut")], b"\xff", [UpstreamTimeout("slow")],
      b"[" * 60_000],
 )  # fmt: skip
 def test_refusal_that_cannot_be_read_keeps_its_status(body):

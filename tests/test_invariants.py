@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from filesproxy import create_app, files, router
+from filesproxy import chat, create_app, files, router
 from filesproxy.provider import Provider
 from filesproxy.providers import PROVIDERS
 from filesproxy.settings import SETTINGS
@@ -29,7 +29,8 @@ LADDER = [
     {"server"},
     {"__init__"},
     {"app"},
-    {"accesslog", "files"},
+    {"chat"},
+    {"accesslog", "documents", "files"},
     {"target"},
     {"auth"},
     {"config"},
@@ -40,13 +41,29 @@ LADDER = [
     {"blobs", "connect"},
     {"settings", "tls"},
     {"providers/__init__"},
-    {"providers/azure_openai", "providers/local"},
+    {"providers/anthropic"},
+    {"providers/anthropic_request", "providers/anthropic_stream"},
+    {"providers/anthropic_answer", "providers/anthropic_errors", "providers/anthropic_tools"},
+    {"providers/anthropic_content", "providers/azure_openai", "providers/local"},
     {"providers/openai"},
-    {"listing", "multipart", "ranges"},
+    {"sse"},
+    {"listing", "multipart", "ranges", "watchdog"},
     {"headers", "provider", "router"},
+    {"fields", "strictjson"},
     {"errors"},
 ]
-NO_IO = {"errors", "headers", "listing", "multipart", "provider", "ranges", "router"}
+NO_IO = {
+    "errors",
+    "fields",
+    "headers",
+    "listing",
+    "multipart",
+    "provider",
+    "ranges",
+    "router",
+    "sse",
+    "strictjson",
+}
 IO = {
     "http",
     "os",
@@ -152,7 +169,9 @@ def test_import_has_no_side_effects():
 
 def test_every_operation_has_one_name_everywhere():
     operations = {operation for _, _, operation in router.ROUTES} - {"health"}
-    assert set(files.HANDLERS) == operations
+    assert set(files.HANDLERS) | set(chat.HANDLERS) == operations
+    assert not set(files.HANDLERS) & set(chat.HANDLERS)
+    assert chat.JSON_OPERATIONS | chat.GENERATED <= set(chat.HANDLERS)
     for provider in PROVIDERS.values():
         assert set(provider["operations"]) | set(provider.get("unsupported", {})) == operations
         assert set(provider) <= set(Provider.__annotations__)

@@ -245,7 +245,7 @@ def test_field_that_comes_behind_the_file_is_encoded_behind_it():
 
 
 def test_file_goes_under_the_name_that_a_provider_wants():
-    body = b"".join(encode(Upload("a", "text/csv", {}, iter([b"x"])), "e", name="document"))
+    body = b"".join(encode(Upload("a", "text/csv", {}, iter([b"x"]), part="document"), "e"))
     assert outcome(body, b"e") == ([("document", "a", "text/csv", b"x")], None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from filesproxy.chat import HANDLERS as JSON_HANDLERS
 from filesproxy.errors import BadRequest, MethodNotAllowed, NotFound
 from filesproxy.files import HANDLERS
 from filesproxy.router import ROUTES, Match, checked_id, route
@@ -19,6 +20,13 @@ FOUND = {
     ("HEAD", "/v1/files/file-1/content"): Match("retrieve_file_content", "file-1"),
     ("GET", "/v1/files/content"): Match("retrieve_file", "content"),
     ("GET", "/v1/files/content/content"): Match("retrieve_file_content", "content"),
+    ("POST", "/v1/chat/completions"): Match("create_chat_completion"),
+    ("POST", "/v1/uploads/upload_1/parts"): Match("add_upload_part", "upload_1"),
+    ("GET", "/v1/batches/batch_1"): Match("retrieve_batch", "batch_1"),
+    ("POST", "/v1/fine_tuning/jobs/ftjob-1/cancel"): Match("cancel_fine_tuning_job", "ftjob-1"),
+    ("POST", "/v1/responses/input_tokens"): Match("count_response_input_tokens"),
+    ("GET", "/v1/responses/input_tokens"): Match("retrieve_response", "input_tokens"),
+    ("GET", "/v1/responses/resp_1/input_items"): Match("list_response_input_items", "resp_1"),
     ("GET", "/v1/health"): Match("health"),
     ("GET", "/"): Match("health"),
     ("GET", ""): Match("health"),
@@ -32,14 +40,14 @@ def test_method_and_path_name_an_operation(method, path):
 
 
 def test_every_operation_of_the_table_has_a_handler_but_health():
-    assert {operation for _, _, operation in ROUTES} - {"health"} == set(HANDLERS)
+    assert {operation for _, _, operation in ROUTES} - {"health"} == {*HANDLERS, *JSON_HANDLERS}
 
 
 @pytest.mark.parametrize(
     "path",
     ["/v1", "/v1/", "/v1/files/", "/v1//files", "//v1/files", "/V1/files", "/v1/Files", "/v2/files", "v1/files",
      "/v1/files/a/", "/v1/files//content", "/v1/files/a/b", "/v1/files/a/content/", "/v1/files/a/contents",
-     "/v1/filesx", "/health", "*", "/v1/files/a/b/content", "//", "/v1/chat/completions", "/v1/files?limit=1",
+     "/v1/filesx", "/health", "*", "/v1/files/a/b/content", "//", "/v1/chat", "/v1/chat/completions/", "/v1/models", "/v1/files?limit=1",
      "/v1/health/", "https://a/v1/files"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PATCH"])

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from ..provider import Provider
+from .anthropic import ANTHROPIC
 from .azure_openai import AZURE_OPENAI
 from .local import LOCAL
 from .openai import OPENAI
 
-PROVIDERS: dict[str, Provider] = {"openai": OPENAI, "azure-openai": AZURE_OPENAI, "local": LOCAL}
+PROVIDERS: dict[str, Provider] = {
+    "openai": OPENAI,
+    "azure-openai": AZURE_OPENAI,
+    "anthropic": ANTHROPIC,
+    "local": LOCAL,
+}

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import BadRequest
 from ..listing import file_list, file_object, sliced
 from ..provider import Call, Json, Provider, Target, exchange, need
+from ..router import checked_id
 from .openai import OPENAI, error_object
 
 # Azure's seven, of which OpenAI has three (FileState in its specification).
@@ -32,14 +33,22 @@ def authorize(call: Call, target: Target) -> Call:
     """`api-key`, or an Entra token as bearer, never both; and on the dated surface the api-version, with every call."""
     bearer = target.settings["auth"] == "bearer"
     own = {"authorization": f"Bearer {target.credential}"} if bearer else {"api-key": target.credential}
-    return replace(call, headers={**call.headers, **own}, query=_query(call.query, target))
+    return replace(call, headers={**call.headers, **own}, query=_query(call, target))
 
 
-def _query(query: Mapping[str, str], target: Target) -> Mapping[str, str]:
+def _query(call: Call, target: Target) -> Mapping[str, Any]:
     if _is_v1(target):
-        return query
-    filtered = {"purpose": query["purpose"]} if "purpose" in query else {}  # all that a dated list knows
-    return {**filtered, "api-version": target.settings["api_version"]}
+        return call.query
+    known = {name: text for name, text in call.query.items() if call.operation != "list_files" or name == "purpose"}
+    return {**known, "api-version": target.settings["api_version"]}
+
+
+def path(call: Call, target: Target) -> str:
+    """The call's path; on the dated surface a chat completion is below its deployment, which the model names."""
+    if call.operation != "create_chat_completion" or _is_v1(target):
+        return call.path
+    assert call.json is not None
+    return f"/deployments/{checked_id(call.json['model'], 'model')}{call.path}"
 
 
 def azure_file(obj: Any, call: Call) -> Json:
@@ -79,6 +88,7 @@ def _is_v1(target: Target) -> bool:
 AZURE_OPENAI: Provider = {
     **OPENAI,
     "base_url": base_url,
+    "path": path,
     "authorize": authorize,
     "error": azure_error,
     "operations": {
@@ -90,6 +100,7 @@ AZURE_OPENAI: Provider = {
     "fields": fields,
     "settings": ("resource", "api_version", "auth"),
     "client_headers": (),
+    "model_header": "x-portkey-azure-deployment-id",
     "client_settings": {
         "x-portkey-azure-resource-name": "resource",
         "x-portkey-azure-api-version": "api_version",

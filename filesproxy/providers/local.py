@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..provider import Call, Provider, Target
-from .openai import OPENAI
+from .openai import FILE_OPERATIONS, OPENAI, PASSED_THROUGH
 
 
 def as_owner(call: Call, target: Target) -> Call:
@@ -17,6 +17,8 @@ LOCAL: Provider = {
     **OPENAI,
     "base_url": "local:",
     "authorize": as_owner,
+    "operations": {name: OPENAI["operations"][name] for name in FILE_OPERATIONS},
+    "unsupported": dict.fromkeys(("create_chat_completion", *PASSED_THROUGH), "The local store keeps files only."),
     "client_headers": (),
     "settings": ("folder",),
     "keyless": True,

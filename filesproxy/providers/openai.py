@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from .. import sse
 from ..listing import deletion, file_list, file_object
-from ..provider import Call, Json, Provider, Target, exchange
+from ..provider import Answer, Call, Json, Provider, Send, Target, exchange
+from ..router import ROUTES
 
 
 def bearer(call: Call, target: Target) -> Call:
@@ -44,6 +46,42 @@ def _problems(detail: list[Any]) -> Iterator[str]:
             yield f"{where}: {item.get('msg')}" if where else str(item.get("msg"))
 
 
+def passed_through(call: Call, send: Send) -> Answer:
+    """The provider's own call and answer, of a stream its whole events: what OpenAI has is passed as it is."""
+    reply = send(call)
+    return replace(reply, body=sse.passed_through(reply.body)) if reply.body and sse.is_stream(reply) else reply
+
+
+def create_chat_completion(call: Call, send: Send) -> Answer:
+    """A chat completion, whose file parts go without the `mime_type` that only other providers know."""
+    assert call.json is not None
+    return passed_through(replace(call, json=without_mime_types(call.json)), send)
+
+
+def without_mime_types(body: Json) -> Json:
+    """The body of a chat completion without what Portkey adds to OpenAI's file parts."""
+    return {**body, "messages": [_plain_message(message) for message in body["messages"]]}
+
+
+def _plain_message(message: Json) -> Json:
+    content = message.get("content")
+    return {**message, "content": list(map(_plain_part, content))} if isinstance(content, list) else message
+
+
+def _plain_part(part: Json) -> Json:
+    if part["type"] != "file":
+        return part
+    return {**part, "file": {name: value for name, value in part["file"].items() if name != "mime_type"}}
+
+
+FILE_OPERATIONS = tuple(operation for _, path, operation in ROUTES if path.startswith("/v1/files"))
+#: operations that every provider with OpenAI's own contract has, and others have not
+PASSED_THROUGH = tuple(
+    operation
+    for _, path, operation in ROUTES
+    if path.startswith(("/v1/responses", "/v1/uploads", "/v1/batches", "/v1/fine_tuning"))
+)
+
 OPENAI: Provider = {
     "base_url": "https://api.openai.com/v1",
     "authorize": bearer,
@@ -54,6 +92,8 @@ OPENAI: Provider = {
         "retrieve_file": exchange(answer=file_object),
         "retrieve_file_content": exchange(),
         "delete_file": exchange(answer=deletion),
+        "create_chat_completion": create_chat_completion,
+        **dict.fromkeys(PASSED_THROUGH, passed_through),
     },
     "fields": ("purpose", "expires_after[anchor]", "expires_after[seconds]"),
     "required_fields": ("purpose",),

@@ -1,0 +1,77 @@
+"""JSON as RFC 8259 has it, read strictly: what has no JSON to be sent on as is refused. No I/O."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+MAX_DEPTH = 100  # levels of lists and objects; Python's own limit differs between its versions
+MAX_DIGITS = 400  # of a whole number: converting more costs time that grows with their square
+
+
+class Unreadable(ValueError):
+    """The text is not the JSON that was asked for; the message says why and holds nothing of the text."""
+
+
+def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
+    """The value of a JSON text in UTF-8. Raises Unreadable: also for NaN, numbers out of range, and over MAX_DEPTH.
+
+    `unique_keys` refuses an object that holds a key twice, of which two readers could take another (RFC 8259 §4).
+    """
+    hooks: dict[str, Any] = {"object_pairs_hook": _unique} if unique_keys else {}
+    try:
+        value = json.loads(
+            text.decode("utf-8"), parse_constant=_finite, parse_float=_finite, parse_int=_integer, **hooks
+        )
+    except Unreadable:
+        raise
+    except RecursionError:
+        raise Unreadable(_TOO_DEEP) from None
+    except ValueError:
+        raise Unreadable("it is no JSON in UTF-8") from None
+    _check_depth(value)
+    return value
+
+
+_TOO_DEEP = f"its lists and objects are more than {MAX_DEPTH} levels deep"
+
+
+def dumps(value: Any) -> bytes:
+    """The value as compact JSON in UTF-8; lone surrogates, which JSON has and UTF-8 has not, make it ASCII."""
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise Unreadable("it holds NaN or a number out of range")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise Unreadable(f"it holds a number of more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Unreadable("an object holds a key twice")
+    return found
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH + 1:
+            raise Unreadable(_TOO_DEEP)
+        inside = (
+            outer.values() if isinstance(outer, dict) else outer for outer in level if type(outer) in (dict, list)
+        )
+        level = [child for children in inside for child in children if type(child) in (dict, list)]
