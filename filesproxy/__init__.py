@@ -1,4 +1,4 @@
-"""filesproxy: the LLM Files API in front of OpenAI-compatible providers or a local folder, as one WSGI application."""
+"""filesproxy: the LLM Files API in front of your providers, or of a folder, as one WSGI application."""
 
 from __future__ import annotations
 

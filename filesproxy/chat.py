@@ -41,7 +41,7 @@ Handler = Callable[[Request, str, Target, Document], Call]
 
 def create_chat_completion(request: Request, item_id: str, target: Target, document: Document) -> Call:
     """POST /v1/chat/completions, with what any provider would refuse refused here, by its place."""
-    call = pass_through("create_chat_completion")(request, item_id, target, document)
+    call = _chat(request, item_id, target, document)
     body = _named_model(document.value, request.headers, target)
     required(body, "model", str)
     check_messages(body)
@@ -63,6 +63,9 @@ def pass_through(operation: str) -> Handler:
         return replace(made, stream=bool(wants_events), is_generated=True, is_strict=strict, client=request.client)
 
     return handler
+
+
+_chat = pass_through("create_chat_completion")
 
 
 def add_upload_part(request: Request, item_id: str, target: Target, document: Document) -> Call:

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 MAX_DEPTH = 100  # levels of lists and objects; Python's own limit differs between its versions
+MAX_VALUES = 1_000_000  # 24 bytes of memory for each byte of text, and a second of CPU for these, at the worst
 MAX_DIGITS = 400  # of a whole number: converting more costs time that grows with their square
 
 
@@ -15,22 +16,23 @@ class Unreadable(ValueError):
 
 
 def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
-    """The value of a JSON text in UTF-8. Raises Unreadable: also for NaN, numbers out of range, and over MAX_DEPTH.
+    """The value of a JSON text in UTF-8. Raises Unreadable, also for NaN, numbers out of range, and over a limit above.
 
     `unique_keys` refuses an object that holds a key twice, of which two readers could take another (RFC 8259 §4).
     """
-    hooks: dict[str, Any] = {"object_pairs_hook": _unique} if unique_keys else {}
+    decoder = _UNIQUE if unique_keys else _PLAIN
+    if _marks(text) > MAX_VALUES and _marks(_outside_strings(text)) > MAX_VALUES:
+        raise Unreadable(f"it holds more than {MAX_VALUES} values")
     try:
-        value = json.loads(
-            text.decode("utf-8"), parse_constant=_finite, parse_float=_finite, parse_int=_integer, **hooks
-        )
+        value = decoder.decode(text.decode("utf-8"))
     except Unreadable:
         raise
     except RecursionError:
         raise Unreadable(_TOO_DEEP) from None
     except ValueError:
         raise Unreadable("it is no JSON in UTF-8") from None
-    _check_depth(value)
+    if text.count(b"{") + text.count(b"[") > MAX_DEPTH:  # else it cannot be that deep
+        _check_depth(value)
     return value
 
 
@@ -40,9 +42,19 @@ _TOO_DEEP = f"its lists and objects are more than {MAX_DEPTH} levels deep"
 def dumps(value: Any) -> bytes:
     """The value as compact JSON in UTF-8; lone surrogates, which JSON has and UTF-8 has not, make it ASCII."""
     try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        return _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _marks(text: bytes | bytearray) -> int:
+    """As many as there are values, or more."""
+    return text.count(b"[") + text.count(b"{") + text.count(b",")
+
+
+def _outside_strings(text: bytes | bytearray) -> bytes:
+    plain = bytes(text).replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(plain.split(b'"')[::2])
 
 
 def _finite(text: str) -> float:
@@ -75,3 +87,9 @@ def _check_depth(value: Any) -> None:
             outer.values() if isinstance(outer, dict) else outer for outer in level if type(outer) in (dict, list)
         )
         level = [child for children in inside for child in children if type(child) in (dict, list)]
+
+
+# Made once: json.loads and json.dumps make one for each call that has options.
+_PLAIN = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer)
+_UNIQUE = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)

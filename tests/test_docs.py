@@ -49,7 +49,7 @@ def test_settings_table_is_the_one_in_the_code():
     assert settings_table() in README, "the README's settings table should be:\n" + settings_table()
 
 
-def test_every_route_header_and_error_code_is_in_the_readme():
+def test_every_header_and_error_code_is_in_the_readme():
     codes = set(re.findall(r'code="([a-z_]+)"', CODE)) | {
         kind.code for kind in vars(errors).values() if isinstance(kind, type) and getattr(kind, "code", None)
     }
@@ -61,9 +61,14 @@ def test_every_route_header_and_error_code_is_in_the_readme():
         names |= set(provider.get("credential_headers", {}))
     names |= set(re.findall(r'"(x-(?:portkey|filesproxy)-[a-z-]*[a-z])"', CODE))
     names -= {"x-filesproxy-owner"}  # stays inside
-    routes = {path for _, path, _ in router.ROUTES}
-    missing = sorted(word for word in codes | names | routes if f"{word}`" not in README.replace("`GET ", "`"))
+    missing = sorted(word for word in codes | names if f"{word}`" not in README)
     assert missing == []
+
+
+def test_every_route_is_in_the_readme_with_its_operation():
+    rows = [f"| `{method} {path}` | `{operation}` |" for method, path, operation in router.ROUTES]
+    assert [row for row in rows if row not in README and "`health`" not in row] == []
+    assert all(f"`{method} {path}`" in README for method, path, operation in router.ROUTES if operation == "health")
 
 
 def test_every_status_we_answer_is_in_the_error_table():
@@ -80,13 +85,16 @@ def test_ini_example_is_a_configuration(tmp_path, monkeypatch):
     path, secret = tmp_path / "filesproxy.ini", tmp_path / "secret"
     secret.write_text("azure-key\n", encoding="ascii")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant")
     example = example.replace("/run/secrets/azure", str(secret))
     example = example.replace("/etc/ssl/certs/ca-certificates.crt", str(ROOT / "tests" / "ca.pem"))
     path.write_text(example, encoding="utf-8")
     found = create_app(str(path)).config
-    assert set(found.providers) == {"openai", "azure-openai", "azure-prod", "local", "compat"}
+    assert set(found.providers) == {
+        "openai", "azure-openai", "azure-prod", "anthropic", "claude", "local", "compat",
+    }  # fmt: skip
     assert found.providers["azure-prod"]["credential"] == "azure-key"
-    assert [(key.name, key.providers) for key in found.keys] == [("team-a", ("openai", "local"))]
+    assert [(key.name, key.providers) for key in found.keys] == [("team-a", ("openai", "claude", "local"))]
 
 
 def test_embedding_example_makes_an_application(tmp_path, monkeypatch):
@@ -113,7 +121,7 @@ def running(tmp_path):
         command, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     try:
-        yield [process.stderr.readline().rstrip() for _ in range(5)]
+        yield [process.stderr.readline().rstrip() for _ in range(6)]
     finally:
         process.terminate()
         process.wait(timeout=10)

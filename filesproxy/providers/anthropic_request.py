@@ -76,11 +76,12 @@ def file_ids(body: Json) -> Iterator[tuple[str, Json]]:
 
 def _check_neutral(body: Json) -> None:
     for name, values in _NEUTRAL.items():
-        value = body.get(name)
-        if value is not None and not any(
-            value == neutral and type(value) is not str or value == neutral for neutral in values
-        ):
+        if body.get(name) is not None and not any(_is(body[name], value) for value in values):
             raise BadRequest(f"'{name}' has no translation for Anthropic, at this value.", param=name)
+
+
+def _is(value: Any, other: Any) -> bool:
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _max_tokens(body: Json) -> int:

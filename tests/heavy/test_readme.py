@@ -21,7 +21,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+import strict_anthropic
 from servers import ROOT, START_SECONDS, free_port, running
+from strict_anthropic import StrictAnthropic
 from strict_openai import KEY
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -35,7 +37,8 @@ RUN_BY = {
     "python3 -m filesproxy\n": "test_docs", "curl -F purpose=": "test_docs", "listens on": "test_docs",
     '{"id":"file-': "test_docs", "pip install --quiet --editable": ".ci/run", "TEST_OUTPUT": ".ci/run",
     " passed": ".ci/run", "x-portkey-provider: openai": "here", "x-portkey-provider: @openai": "here",
-    "curl -X DELETE": "test_docs", "portkey = Portkey(": "here", "new Portkey(": "here", "client = OpenAI(": "here",
+    "curl -X DELETE": "test_docs", "provider=\"@openai\", base_url": "here", "model=\"@claude/": "here",
+    "chat/completions": "here", "new Portkey(": "here", "client = OpenAI(": "here",
     "new OpenAI(": "here", "gunicorn -c": "here", "[Unit]": "here", "location /v1/": "here", "pip wheel": "here",
     "zipapp": "here", "create_app(": "test_embed", "DispatcherMiddleware": "test_embed", "class Mount": "test_embed",
     "[filesproxy]": "test_docs",
@@ -126,7 +129,7 @@ def test_every_block_is_run_by_something():
 # Clients
 
 
-@pytest.mark.parametrize("mark,package", [("portkey = Portkey(", "portkey_ai"), ("client = OpenAI(", "openai")])
+@pytest.mark.parametrize("mark,package", [("portkey.files.retrieve(", "portkey_ai"), ("client = OpenAI(", "openai")])
 def test_python_snippet_works_as_printed(mark, package, saved, fake, here):
     for needed in (package, "portkey_ai"):
         if not importlib.util.find_spec(needed):
@@ -149,6 +152,37 @@ def test_node_snippet_works_as_printed(mark, saved, fake, here, node_folder):
     (node_folder / "snippet.mjs").write_text(script, "utf-8")
     assert re.fullmatch(r"file-[0-9a-f]{24} 1 true\n", sh("node snippet.mjs", node_folder))
     assert made_and_gone(fake, before)
+
+
+@pytest.fixture
+def claude(tmp_path):
+    """(gateway, upstream) with a strict Anthropic as the saved provider `claude`, and the same gateway key."""
+    with StrictAnthropic() as upstream:
+        (tmp_path / "claude.ini").write_text(
+            f"[provider:claude]\nkind = anthropic\nbase_url = {upstream.base_url}\n"
+            f"credential = {strict_anthropic.KEY}\n"
+            f"[key:team]\nsha256 = {sha(GATEWAY_KEY.encode())}\nproviders = claude\n", encoding="utf-8",
+        )  # fmt: skip
+        with running("embedded", tmp_path / "run", FILESPROXY_CONFIG=tmp_path / "claude.ini") as gateway:
+            yield gateway, upstream
+        assert upstream.problems == []
+
+
+def test_chat_snippet_works_as_printed(claude, here):
+    if not importlib.util.find_spec("portkey_ai"):
+        pytest.skip("needs portkey_ai")
+    gateway, upstream = claude
+    (here / "snippet.py").write_text(filled(block("python", 'model="@claude/'), gateway), "utf-8")
+    assert sh("python snippet.py", here).strip() == strict_anthropic.DEFAULT_TEXT
+    (asked,) = upstream.messages
+    assert [part["type"] for part in asked["messages"][0]["content"]] == ["text", "document"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_chat_line_works_as_printed(claude, here):
+    line = block("sh", "chat/completions").replace(PRINTED_URL, claude[0].root_url).replace("curl ", "curl -sS ", 1)
+    events = sh(line, here, GATEWAY_KEY=GATEWAY_KEY).split("\n\n")
+    assert events[-2] == "data: [DONE]" and '"role":"assistant"' in events[0]
 
 
 def test_default_header_does_what_create_headers_does(saved, fake):
