@@ -34,7 +34,8 @@ JSON_OPERATIONS = frozenset(
 GENERATED = frozenset({"create_chat_completion", "create_response", "retrieve_response", "compact_response"})
 #: where the bytes of a file part may come from
 FILE_SOURCES = ("file_id", "file_data", "file_url")
-_PARAMETER = re.compile(r"[A-Za-z_]{1,64}(\[[A-Za-z_]{0,64}\])?")
+# `include[]`, `metadata[team 1]`: what stands in brackets is a client's own word.
+_PARAMETER = re.compile(r"[A-Za-z_]{1,64}(\[[^\[\]\x00-\x1f\x7f]{0,64}\])?")
 
 Handler = Callable[[Request, str, Target, Document], Call]
 

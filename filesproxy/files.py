@@ -28,8 +28,8 @@ def upload_file(request: Request, file_id: str, target: Target) -> Call:
 
 
 def part_upload(request: Request, target: Target) -> Upload:
-    """The part `data` of an upload in parts, which has no fields beside it."""
-    return Form(_form_parts(request, target), name="data").upload()
+    """The part `data` of an upload in parts; it has no fields beside it, and in OpenAI's example no file name."""
+    return Form(_form_parts(request, target), name="data", is_named=False).upload()
 
 
 def _form_parts(request: Request, target: Target) -> Iterator[Part]:
@@ -94,9 +94,15 @@ class Form:
     """The fields and the one file of an upload's form, in whatever order they come."""
 
     def __init__(
-        self, form_parts: Iterator[Part], known: Sequence[str] = (), needed: Sequence[str] = (), name: str = "file"
+        self,
+        form_parts: Iterator[Part],
+        known: Sequence[str] = (),
+        needed: Sequence[str] = (),
+        name: str = "file",
+        is_named: bool = True,  # a file without a name is a field, and so is refused
     ) -> None:
         self._parts = form_parts
+        self._is_named = is_named
         self._known = known
         self._required = needed
         self._name = name
@@ -123,7 +129,7 @@ class Form:
 
     def _is_file(self, part: Part) -> bool:
         """True for the file; a field is read and kept."""
-        if part.name == self._name and part.filename is not None:
+        if part.name == self._name and (part.filename is not None or not self._is_named):
             return True
         if part.name == self._name or part.filename is not None:
             raise BadRequest(f"The form's only file is a part '{self._name}' with a file name.", param=self._name)
