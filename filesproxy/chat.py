@@ -44,7 +44,8 @@ def create_chat_completion(request: Request, item_id: str, target: Target, docum
     """POST /v1/chat/completions, with what any provider would refuse refused here, by its place."""
     call = _chat(request, item_id, target, document)
     body = _named_model(document.value, request.headers, target)
-    required(body, "model", str)
+    if not required(body, "model", str):
+        raise BadRequest("'model' is empty.", param="model")
     check_messages(body)
     return replace(call, json=body)
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
 from typing import Any
 
 from .errors import FilesproxyError, UpstreamError
 from .headers import media_type
 from .provider import Answer
-from .strictjson import dumps
+from .strictjson import Unreadable, dumps, loads
 
 MAX_EVENT_BYTES = 8 << 20  # the last event of a response repeats all of it
 MEDIA_TYPE = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 
-# The last event of a chat completion, or of a response.
-_LAST = re.compile(rb'^data:\s*(\[DONE\]|\{.*"type"\s*:\s*"(response\.(completed|incomplete|failed)|error)")', re.M)
+# The types of a response's last event; that of a chat completion is `[DONE]`.
+_LAST_TYPES = ("response.completed", "response.incomplete", "response.failed", "error")
 
 
 def is_stream(answer: Answer) -> bool:
@@ -76,8 +75,17 @@ def passed_through(blocks: Iterator[bytes]) -> Generator[bytes, None, None]:
     for whole in frames(blocks):
         last = next((frame for frame in reversed(whole) if not frame.startswith(b":")), last)
         yield b"\n\n".join(whole) + b"\n\n"
-    if not _LAST.search(last):
+    if not _is_last(data(last).strip()):
         raise UpstreamError("The provider ended its stream early.")
+
+
+def _is_last(text: bytes) -> bool:
+    """Whether an event with this data ends a stream: `[DONE]`, a response's last one, or an error."""
+    try:
+        value = text == b"[DONE]" or loads(text)
+    except Unreadable:
+        return False
+    return value is True or (isinstance(value, dict) and (value.get("type") in _LAST_TYPES or bool(value.get("error"))))
 
 
 def event(value: Any) -> bytes:

@@ -54,7 +54,8 @@ class Transport:
 
 
 def target(base_url="https://api.openai.com/v1", **provider):
-    return Target("openai", {**OPENAI, **provider}, base_url, {"max_answer_bytes": LIMIT, "answer_timeout": 5.0}, "sk-secret")
+    settings = {"max_answer_bytes": LIMIT, "answer_timeout": 5.0}
+    return Target("openai", {**OPENAI, **provider}, base_url, settings, "sk-secret")
 
 
 def perform(transport, call=CALL, where=None):

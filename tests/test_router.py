@@ -47,7 +47,8 @@ def test_every_operation_of_the_table_has_a_handler_but_health():
     "path",
     ["/v1", "/v1/", "/v1/files/", "/v1//files", "//v1/files", "/V1/files", "/v1/Files", "/v2/files", "v1/files",
      "/v1/files/a/", "/v1/files//content", "/v1/files/a/b", "/v1/files/a/content/", "/v1/files/a/contents",
-     "/v1/filesx", "/health", "*", "/v1/files/a/b/content", "//", "/v1/chat", "/v1/chat/completions/", "/v1/models", "/v1/files?limit=1",
+     "/v1/filesx", "/health", "*", "/v1/files/a/b/content", "//", "/v1/chat", "/v1/chat/completions/", "/v1/models",
+         "/v1/files?limit=1",
      "/v1/health/", "https://a/v1/files"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PATCH"])

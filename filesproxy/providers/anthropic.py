@@ -29,6 +29,8 @@ MAX_LOOKUPS = 20  # of the types of files that a chat names without one
 
 # What Anthropic refuses in a file's name; it wants 1 to 255 characters.
 _NAME = re.compile(r'[^<>:"|?*\\/\x00-\x1f]{1,255}')
+# How browsers and SDKs write a quote, LF and CR in one (WHATWG form-data).
+_WHATWG = re.compile("%(22|0A|0D)", re.IGNORECASE)
 # By the endings of names, for the Node SDKs, which say octet-stream of everything.
 _TYPES = {
     "pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "html": "text/html",
@@ -62,7 +64,7 @@ def prepared_upload(call: Call) -> Call:
     """The upload as Anthropic takes it: a name it allows, a type, no purpose, the expiry under another name."""
     upload = call.upload
     assert upload is not None
-    if not _NAME.fullmatch(upload.filename):
+    if not _NAME.fullmatch(_WHATWG.sub('"', upload.filename)):
         raise BadRequest('Anthropic takes file names of 1 to 255 characters without < > : " | ? * \\ /.', param="file")
     if upload.content_type == "application/octet-stream":
         upload.content_type = _TYPES.get(upload.filename.rpartition(".")[2].lower(), upload.content_type)
@@ -112,23 +114,23 @@ def _seconds(obj: Any, name: str) -> int:
 def pages(call: Call, send: Send) -> Iterator[Page]:
     """The pages of the list, newest first, from behind `after`; where a host has no such cursor, by walking there."""
     after = call.query.get("after")
-    walk = _pages(call, send, {"after_id": after} if after else {})
+    limit = min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE)))
+    walk = _pages(call, send, limit, {"after_id": after} if after else {})
     try:
         first = next(walk)
     except UpstreamAnswered as error:
         if not after or error.status not in (400, 404):
             raise
-        walk = behind(_pages(call, send, {}), after)
+        walk = behind(_pages(call, send, MAX_PAGE, {}), after)
         first = next(walk)
     yield first
     yield from walk
 
 
-def _pages(call: Call, send: Send, cursor: Json) -> Iterator[Page]:
+def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
     """The pages from a cursor on, in either of Anthropic's shapes."""
-    size = str(min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE))))
     while True:
-        answer = send(with_files_beta(replace(call, query={"limit": size, **cursor}))).json
+        answer = send(with_files_beta(replace(call, query={"limit": str(limit), **cursor}))).json
         data = [file_object(item, call) for item in need(answer, "data", list)]
         following = _following(answer, data)
         yield Page(data, bool(following))

@@ -197,6 +197,8 @@ def _conversation(given: list[Any], known: Mapping[str, str], with_code: bool) -
             messages.append({"role": speaker, "content": blocks})
     if not messages:
         raise BadRequest("'messages' has nothing to answer.", param="messages")
+    for turn in messages:
+        turn["content"].sort(key=lambda block: bool(block["type"] != "tool_result"))  # Anthropic wants these first
     return system, messages
 
 
