@@ -81,11 +81,13 @@ def passed_through(blocks: Iterator[bytes]) -> Generator[bytes, None, None]:
 
 def _is_last(text: bytes) -> bool:
     """Whether an event with this data ends a stream: `[DONE]`, a response's last one, or an error."""
+    if text == b"[DONE]":
+        return True
     try:
-        value = text == b"[DONE]" or loads(text)
+        value = loads(text)
     except Unreadable:
         return False
-    return value is True or (isinstance(value, dict) and (value.get("type") in _LAST_TYPES or bool(value.get("error"))))
+    return isinstance(value, dict) and (value.get("type") in _LAST_TYPES or bool(value.get("error")))
 
 
 def event(value: Any) -> bytes:
