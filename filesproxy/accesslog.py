@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .headers import redact
 from .provider import Upload
 from .router import is_id
+from .watchdog import Watch
 from .wsgi import RequestBody
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Record:
         self.fields: dict[str, Any] = {}
         self.body: RequestBody | None = None
         self.upload: Upload | None = None
+        self.watch: Watch | None = None
         self.error = ""
 
     def headers(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from .chat import HANDLERS as JSON_HANDLERS
 from .chat import JSON_OPERATIONS
 from .config import Config, Sections, load
 from .documents import Budget, Document
-from .errors import FilesproxyError
+from .errors import FilesproxyError, LoopDetected
 from .exchange import EventStream, run
 from .files import HANDLERS, client_headers, time_limit
 from .headers import redact, relayed
@@ -27,7 +27,8 @@ from .router import Match, route
 from .store import LocalTransport
 from .target import resolve
 from .upstream import Sender
-from .wsgi import Request, Response, error_response, json_response, respond
+from .watchdog import Watch, Watchdog
+from .wsgi import Request, Response, ResponseStream, error_response, json_response, respond
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -69,6 +70,7 @@ class Application:
             _log.warning(warning)
         self._providers = providers
         self._transports = transports
+        self._watchdog = Watchdog()
         self._budget = Budget(config.settings["max_json_in_flight"])
         #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
         self.this_machine_only = False
@@ -94,6 +96,7 @@ class Application:
         request = Request(environ)
         record.body = request.body
         request.check_target()
+        _check_via(request, self.config.settings["via_name"])
         match = route(request.method, request.path)
         record.fields.update(operation=match.operation, file_id=match.id or None)
         response = _health(record) if match.operation == "health" else self._relay(request, match, record)
@@ -105,12 +108,17 @@ class Application:
         caller = authenticate(request, self.config.keys)
         record.fields["key"] = caller.name or None
         permit(caller, match.operation)
+        watch = record.watch = self._watchdog.watch(request.client)
+        watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
+        watch.transfer(lambda: request.body.size)
+        request.body.is_overdue = lambda: watch.is_overdue
         document = Document(request, self.config.settings, self._budget, self.config.providers)
         slug = (lambda: document.slug) if match.operation in JSON_OPERATIONS else str
         try:
             target = resolve(request, caller, self.config, self._providers, slug)
             record.fields["provider"] = ("@" if target.is_saved else "") + target.name
-            call = replace(self._call(request, match, target, document), now=record.started)
+            watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
+            call = replace(self._call(request, match, target, document), now=record.started, watch=watch)
             record.upload = call.upload
             answer = run(call, target, self._transports)
         finally:
@@ -120,7 +128,8 @@ class Application:
         return _response(answer, target, record)
 
     def _call(self, request: Request, match: Match, target: Target, document: Document) -> Call:
-        said, timeout = client_headers(request, target), time_limit(request)
+        said = client_headers(request, target, lambda word: own(word, self.config.keys))
+        timeout = time_limit(request)
         if match.operation in HANDLERS:
             call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
         else:
@@ -131,10 +140,25 @@ class Application:
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record
     ) -> Iterable[bytes]:
-        def done(sent: int, error: str) -> None:
-            record.write(response.status, sent, error)
+        watch = record.watch or Watch()
 
-        return respond(response, environ["REQUEST_METHOD"], start_response, done)
+        def done(sent: int, error: str) -> None:
+            watch.close()
+            record.write(response.status, sent, "client_timeout" if error and watch.is_overdue else error)
+
+        stream = respond(response, environ["REQUEST_METHOD"], start_response, done)
+        if isinstance(stream, ResponseStream):
+            watch.is_answering = True
+            if not isinstance(response.body, EventStream):
+                watch.transfer(lambda: stream.delivered)
+        return stream
+
+
+def _check_via(request: Request, own_name: str) -> None:
+    """LoopDetected, if this deployment has sent the request on before (RFC 9110 §7.6.3)."""
+    received_by = (entry.split() for entry in request.headers.get("via", "").split(","))
+    if any(own_name in words[1:2] for words in received_by):
+        raise LoopDetected("This request has been through this gateway before: a provider leads back to it.")
 
 
 def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:

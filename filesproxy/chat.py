@@ -62,7 +62,7 @@ def pass_through(operation: str) -> Handler:
         if operation not in GENERATED:
             return made
         strict = request.headers.get("x-portkey-strict-open-ai-compliance", "true").lower() != "false"
-        return replace(made, stream=bool(wants_events), is_generated=True, is_strict=strict, client=request.client)
+        return replace(made, stream=bool(wants_events), is_generated=True, is_strict=strict)
 
     return handler
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -67,8 +68,8 @@ def load(
     settings.update(_section(found, "filesproxy", "app"))
     settings.update(values(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}"))
     settings.update(values(keywords, "app", lambda name: "the arguments"))
-    if settings["ca_file"] or settings["ca_extra"]:
-        _check_trust(found.place("filesproxy"), settings)
+    settings["via_name"] = settings["via_name"] or _via_name(found.path)
+    _check_trust(found.place("filesproxy"), settings)
     providers, keys = _providers(found, settings, table), _keys(found)
     _check(found, settings, providers, keys)
     return Config(settings, providers, keys, tuple(_warnings(providers, keys)))
@@ -126,11 +127,19 @@ def _check_provider(
         raise ConfigError(f"{place}: set base_url or resource, not both.")
     if own["credential"] and not (own["base_url"] or own["resource"]):
         raise ConfigError(f"{place}: a saved credential needs a resource or a base_url to go to.")
-    if own["ca_file"] or own["ca_extra"]:
-        _check_trust(place, own)
+    _check_trust(place, own)
+
+
+def _via_name(path: str) -> str:
+    """One name for all processes of a deployment, which tells nobody the name of the host."""
+    return "filesproxy-" + sha256(f"{socket.gethostname()}\0{os.path.abspath(path)}".encode()).hexdigest()[:12]
 
 
 def _check_trust(place: str, own: Mapping[str, Any]) -> None:
+    if own["client_key"] and not own["client_cert"]:
+        raise ConfigError(f"{place}: client_key needs client_cert.")
+    if not any(own[name] for name in ("ca_file", "ca_extra", "client_cert")):
+        return  # nothing to read, and the system's store takes its time
     try:
         tls.context(own)
     except ConfigError as error:
@@ -170,7 +179,7 @@ def _check_key(source: Source, key: Key, providers: Mapping[str, Any], saved: Ma
     if not set(key.providers) <= {"*", *providers}:
         raise ConfigError(f"{source.place(section, 'providers')}: providers names one that is not configured.")
     for name, credential in saved.items():
-        if credential.startswith("fp_") or sha256(credential.encode()).hexdigest() in key.sha256:
+        if sha256(credential.encode()).hexdigest() in key.sha256:  # one of another gateway's may well be
             raise ConfigError(f"{source.place('provider:' + name, 'credential')}: this is a gateway key.")
 
 

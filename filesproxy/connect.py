@@ -7,7 +7,9 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -15,25 +17,28 @@ from urllib.request import getproxies_environment, proxy_bypass
 from . import tls
 from .errors import UpstreamError, UpstreamTimeout
 from .settings import proxy_url
+from .watchdog import Watch
 
 TIMEOUTS = (TimeoutError, socket.timeout)  # not the same class before Python 3.10
 
 
 class Connector:
-    """Makes connected sockets, within `connect_timeout` for each step; keeps one TLS context per configuration."""
+    """Makes connected sockets, within `connect_timeout` all together; keeps one TLS context per configuration."""
 
     def __init__(self) -> None:
-        self._contexts: dict[tuple[str, str], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, url: SplitResult, settings: Mapping[str, Any]) -> socket.socket:
-        """A socket connected to the URL's host. Raises UpstreamError or UpstreamTimeout, naming phase and host."""
+    def __call__(self, url: SplitResult, settings: Mapping[str, Any], watch: Watch) -> socket.socket:
+        """A socket connected to the URL's host, and watched. Raises UpstreamError or UpstreamTimeout, naming both."""
         connection = self._connection(url, settings)
+        connection._create_connection = partial(_reach, watch)  # type: ignore[attr-defined]
+        watch.allow(settings["connect_timeout"])
         try:
             connection.connect()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             connection.close()
-            raise _failure(error, str(url.hostname)) from None
+            raise _failure(TimeoutError() if watch.is_overdue else error, str(url.hostname)) from None
         sock: socket.socket = connection.sock
         if isinstance(sock, ssl.SSLSocket):
             # An end without close_notify is a cut (RFC 8446 §6.1).
@@ -60,6 +65,22 @@ class Connector:
             if key not in self._contexts:
                 self._contexts[key] = tls.context(settings)
             return self._contexts[key]
+
+
+def _reach(watch: Watch, address: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+    """A TCP connection to one of the host's addresses, all of them within the time of one."""
+    ends, failure = time.monotonic() + timeout, OSError("no address")
+    for family, kind, protocol, _, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+        sock = watch.upstream = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(0.001, ends - time.monotonic()))
+            sock.connect(place)
+            sock.settimeout(timeout)
+            return sock
+        except OSError as error:
+            failure = error
+            sock.close()
+    raise failure
 
 
 def _proxy(setting: str, host: str) -> SplitResult | None:

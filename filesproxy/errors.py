@@ -20,6 +20,7 @@ FilesproxyError
 │   │   └── RequestTimeout   408, the limit was the client's own
 │   └── UpstreamAnswered     the upstream's own status and text
 ├── Saturated                503 + Retry-After, the gateway holds all it may
+├── LoopDetected             508, the request has been here before
 ├── StoreError               500, the local store's disk
 │   └── StoreFull            507
 └── ConfigError              stops the start; never becomes an answer
@@ -34,6 +35,7 @@ from typing import Any
 # Failures of a server that the same request would meet again; OpenAI's SDKs repeat every other 5xx.
 FINAL_CODES = frozenset(
     {
+        "loop_detected",
         "upstream_address",
         "upstream_answer_too_large",
         "upstream_credential_rejected",
@@ -204,6 +206,13 @@ class Saturated(FilesproxyError):
 
     status = 503
     code = "saturated"
+
+
+class LoopDetected(FilesproxyError):
+    """508: a provider of ours is, by some way, this gateway."""
+
+    status = 508
+    code = "loop_detected"
 
 
 class StoreError(FilesproxyError):

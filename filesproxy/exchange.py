@@ -79,6 +79,8 @@ class EventStream:
             block = next(self._events)
         except FilesproxyError as error:
             error.message = redact(error.message, self._secret)
+            error.param = error.param and redact(error.param, self._secret)
+            error.code = error.code and redact(error.code, self._secret)
             if not self._begun:
                 raise
             self.error = error.code or type(error).__name__

@@ -94,6 +94,7 @@ def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
 
 def behind(pages: Iterator[Page], after: str) -> Iterator[Page]:
     """The pages from behind the file `after`. BadRequest if it is in none of them."""
+    pages = _bounded(pages)
     for each in pages:
         ids = [file["id"] for file in each.data]
         if after in ids:

@@ -89,7 +89,7 @@ class Call:
     timeout: float | None = None  # seconds to the answer's first byte, if the client set a limit
     is_generated: bool = False  # a model makes the answer, which takes longer than to fetch one
     is_strict: bool = True  # the client wants OpenAI's fields only (x-portkey-strict-open-ai-compliance)
-    client: Client | None = field(default=None, repr=False)  # whose hanging up ends the call, where it can be seen
+    watch: Any = field(default=None, repr=False)  # the watchdog's, of the request that this call is for
     url: str = ""
     now: float = 0.0  # the clock: seconds since the epoch when the request came
 

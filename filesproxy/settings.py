@@ -41,6 +41,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _rate(text: str) -> int:
+    if _integer(text) < 1:
+        raise ValueError("a whole number above 0")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) <= 0:
         raise ValueError("a number of seconds above 0")
@@ -80,6 +86,12 @@ def _hashes(text: str) -> tuple[str, ...]:
     if not text.split() or not all(re.fullmatch(r"[0-9a-f]{64}", word) for word in text.split()):
         raise ValueError("one or more SHA-256 hashes of 64 small hexadecimal digits")
     return tuple(text.split())
+
+
+def _via_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", text):
+        raise ValueError("letters, digits, - and _")
+    return text
 
 
 def _yes(text: str) -> bool:
@@ -175,13 +187,26 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("ca_file", "", _readable, "PEM file of the only CAs trusted for https; empty: the system's", *_BOTH),
     Setting("ca_extra", "", _readable, "PEM file of CAs trusted beside the others", *_BOTH),
+    Setting("client_cert", "", _readable, "PEM file of the certificate to show to https providers (mTLS)", *_BOTH),
+    Setting("client_key", "", _readable, "PEM file of its key; empty: it is in `client_cert`", *_BOTH),
+    Setting("tls_strict", True, _yes, "`no`: take CAs that RFC 5280 would not, as without keyUsage", *_BOTH),
     Setting("connect_timeout", 10.0, _seconds, "seconds to reach a provider, TLS included; then 504", *_BOTH),
     Setting("send_timeout", 60.0, _seconds, "seconds a provider may stop reading an upload; then 504", *_BOTH),
-    Setting("answer_timeout", 120.0, _seconds, "seconds to the first byte of a provider's answer; then 504", *_BOTH),
+    Setting("answer_timeout", 120.0, _seconds, "seconds to the head of a provider's answer; then 504", *_BOTH),
     Setting("read_timeout", 60.0, _seconds, "seconds between two reads of an answer; then it is cut", *_BOTH),
+    Setting(
+        "total_timeout",
+        60.0,
+        _seconds,
+        "seconds for a whole transfer beside those that `min_rate` allows; 408 or 504",
+        *_BOTH,
+    ),
+    Setting("min_rate", 16384, _rate, "bytes a second that a transfer must come to, after `total_timeout`", *_BOTH),
     Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent: to its answer, or in it", *_BOTH),
+    Setting("generation_total", 3600.0, _seconds, "seconds for all of an answer that a model makes", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
     Setting("max_json_in_flight", 64 << 20, _integer, "bytes of JSON requests in memory at once; more is a 503"),
+    Setting("via_name", "", _via_name, "name in `Via` by which this deployment knows its own requests; made if empty"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
     Setting("kind", "", _word, "which built-in provider this is, where the section's name is none", False, True),
     Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", False, True),

@@ -73,9 +73,9 @@ def passed_through(blocks: Iterator[bytes]) -> Generator[bytes, None, None]:
     """Whole events as they come. UpstreamError if they stop before the last one of an OpenAI stream."""
     last = b""
     for whole in frames(blocks):
-        last = next((frame for frame in reversed(whole) if not frame.startswith(b":")), last)
+        last = next((text for text in map(data, reversed(whole)) if text), last)
         yield b"\n\n".join(whole) + b"\n\n"
-    if not _is_last(data(last).strip()):
+    if not _is_last(last.strip()):
         raise UpstreamError("The provider ended its stream early.")
 
 

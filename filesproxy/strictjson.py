@@ -81,7 +81,7 @@ def _check_depth(value: Any) -> None:
     level, depth = [value], 0
     while level:
         depth += 1
-        if depth > MAX_DEPTH + 1:
+        if depth > MAX_DEPTH:
             raise Unreadable(_TOO_DEEP)
         inside = (
             outer.values() if isinstance(outer, dict) else outer for outer in level if type(outer) in (dict, list)

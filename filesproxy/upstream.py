@@ -21,12 +21,12 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 
 from . import __version__
 from .connect import TIMEOUTS, Connector
-from .errors import ClientAborted, RequestTimeout, UpstreamError, UpstreamTimeout
+from .errors import ClientAborted, FilesproxyError, RequestTimeout, UpstreamError, UpstreamTimeout
 from .headers import misread, safe
 from .multipart import encode
 from .provider import Answer, Call, Target, Upload
 from .strictjson import dumps
-from .watchdog import Watch, Watchdog
+from .watchdog import Watch
 
 BLOCK_BYTES = 1 << 18  # of a download: more costs memory and gains little
 UNCOPIED_BYTES = 1 << 16  # of an upload: a block from this size on is sent by itself, not copied into its frame
@@ -41,7 +41,7 @@ _INFORMATIONAL = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9][^\n]*\r\n(?:[^\r\n]+\
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _OWN_HEADERS = {"user-agent": f"filesproxy/{__version__}", "accept-encoding": "identity", "connection": "close"}
 
-Connect = Callable[[SplitResult, Mapping[str, Any]], socket.socket]
+Connect = Callable[[SplitResult, Mapping[str, Any], Watch], socket.socket]
 
 
 class Sender:
@@ -53,7 +53,7 @@ class Sender:
     def __init__(self, connect: Connect | None = None) -> None:
         self._director = urllib.request.OpenerDirector()
         self._director.addheaders = []
-        self._director.add_handler(_Handler(connect or Connector(), Watchdog()))
+        self._director.add_handler(_Handler(connect or Connector()))
 
     def __call__(self, call: Call, target: Target) -> Answer:
         body: ResponseBody | None = self._director.open(_Request(call, target))
@@ -70,6 +70,8 @@ class _Request(urllib.request.Request):
         super().__init__(call.url + query, method=call.method)
         self.call = call
         self.settings = target.settings
+        self.watch: Watch = call.watch or Watch()
+        self.watch.follows_client = call.stream or call.is_generated
         self._deadline = time.monotonic() + call.timeout if call.timeout else None
 
     def seconds(self, setting: str) -> float:
@@ -78,6 +80,13 @@ class _Request(urllib.request.Request):
         if self.call.is_generated and setting == "answer_timeout":
             limit = self.settings["generation_timeout"]
         return limit if self._deadline is None else min(limit, max(0.001, self._deadline - time.monotonic()))
+
+    def begin_sending(self) -> None:
+        """Allow the time of a transfer: it goes on as long as bytes of the upload move."""
+        upload = self.call.upload
+        if upload:
+            upload.is_begun = True
+        self.watch.transfer((lambda: upload.size) if upload else lambda: 0)
 
     def read_seconds(self) -> float:
         """The time limit between two reads of an answer, which the client's own limit is not about."""
@@ -92,9 +101,8 @@ class _Request(urllib.request.Request):
 class _Handler(urllib.request.BaseHandler):
     """Opens http and https URLs: connect, send, receive, and every failure under one of our names."""
 
-    def __init__(self, connect: Connect, watchdog: Watchdog) -> None:
+    def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._watchdog = watchdog
 
     def http_open(self, request: _Request) -> ResponseBody:
         """What urllib's director calls for the scheme http."""
@@ -106,34 +114,34 @@ class _Handler(urllib.request.BaseHandler):
 
     def do_open(self, request: _Request) -> ResponseBody:
         """One exchange over one connection, which the returned body owns from then on."""
-        url = urlsplit(request.full_url)
+        url, limits = urlsplit(request.full_url), {"connect_timeout": request.seconds("connect_timeout")}
         try:
-            sock = self._connect(url, {**request.settings, "connect_timeout": request.seconds("connect_timeout")})
-            watch = self._watchdog.watch(request.call.client, sock) if request.call.client else None
-            return _exchange(sock, request, url, watch)
-        except UpstreamTimeout:
-            if request.is_overdue():
-                raise RequestTimeout("The time in x-portkey-request-timeout has passed.") from None
-            raise
+            sock = self._connect(url, {**request.settings, **limits}, request.watch)
+            return _exchange(sock, request, url)
+        except UpstreamError as error:
+            failure = _blamed(error, request.watch)
+            if isinstance(failure, UpstreamTimeout) and request.is_overdue():
+                failure = RequestTimeout("The time in x-portkey-request-timeout has passed.")
+            raise failure from None
 
 
-def _exchange(sock: socket.socket, request: _Request, url: SplitResult, watch: Watch | None) -> ResponseBody:
-    if request.call.upload:
-        request.call.upload.is_begun = True
+def _exchange(sock: socket.socket, request: _Request, url: SplitResult) -> ResponseBody:
+    request.watch.upstream = sock
+    request.begin_sending()
     try:
         whole = _send(sock, request, _request_blocks(request, url))
-        return _receive(sock, request, whole, watch)
-    except BaseException as error:
-        if watch:
-            watch.close()
+        return _receive(sock, request, whole)
+    except BaseException:
         sock.close()
-        raise _blamed(error, watch) from None
+        raise
 
 
-def _blamed(error: BaseException, watch: Watch | None) -> BaseException:
-    """The failure, which is the client's if the watchdog has caused it."""
-    if watch and watch.has_left and isinstance(error, UpstreamError):
+def _blamed(error: UpstreamError, watch: Watch) -> FilesproxyError:
+    """The failure under its real name, if the watchdog has caused it."""
+    if watch.has_left:
         return ClientAborted("The client closed the connection before the answer.")
+    if watch.is_overdue and not isinstance(error, UpstreamTimeout):
+        return UpstreamTimeout("The provider took too long.")
     return error
 
 
@@ -145,6 +153,8 @@ def _request_blocks(request: _Request, url: SplitResult) -> Iterator[bytes]:
     call, boundary = request.call, secrets.token_hex(16)
     content = b"" if call.json is None else dumps(call.json)
     headers = {"host": url.netloc, **_OWN_HEADERS, "accept": "*/*" if call.stream else "application/json"}
+    if name := request.settings.get("via_name"):
+        headers["via"] = f"1.1 {name}"  # RFC 9110 §7.6.3: how a loop is noticed
     headers.update(call.headers)
     if call.upload:
         headers["content-type"] = f"multipart/form-data; boundary={boundary}"
@@ -241,9 +251,11 @@ class _Response(HTTPResponse):
         raise HTTPException("too many informational answers")
 
 
-def _receive(sock: socket.socket, request: _Request, whole: bool, watch: Watch | None) -> ResponseBody:
+def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBody:
     limit = request.seconds("answer_timeout")
-    sock.settimeout(limit if whole else min(limit, EARLY_ANSWER_SECONDS))
+    limit = limit if whole else min(limit, EARLY_ANSWER_SECONDS)
+    sock.settimeout(limit)
+    request.watch.allow(limit)
     response = _Response(sock, method=request.call.method)
     try:
         response.begin()
@@ -252,7 +264,11 @@ def _receive(sock: socket.socket, request: _Request, whole: bool, watch: Watch |
         response.close()
         raise _receive_failure(error, whole) from None
     sock.settimeout(request.read_seconds())
-    return ResponseBody(sock, response, watch)
+    if request.call.is_generated:
+        request.watch.allow(request.settings["generation_total"])
+    else:
+        request.watch.transfer()
+    return ResponseBody(sock, response, request.watch)
 
 
 def _receive_failure(error: BaseException, whole: bool) -> BaseException:
@@ -282,7 +298,7 @@ def _check(response: HTTPResponse, whole: bool) -> None:
 class ResponseBody:
     """The bytes of an answer as they arrive; raises if they stop early, frees the connection when closed."""
 
-    def __init__(self, sock: socket.socket, response: HTTPResponse, watch: Watch | None = None) -> None:
+    def __init__(self, sock: socket.socket, response: HTTPResponse, watch: Watch) -> None:
         self._sock = sock
         self._response = response
         self._watch = watch
@@ -310,13 +326,11 @@ class ResponseBody:
             raise UpstreamTimeout("The provider stopped sending.") from None
         except (OSError, HTTPException, ValueError):
             raise UpstreamError("The provider broke off its answer.") from None
-        if not block and (self._response.length or (self._watch and self._watch.has_left)):
+        if not block and (self._response.length or self._watch.has_left or self._watch.is_overdue):
             raise UpstreamError("The provider ended its answer early.")  # http.client is silent about it
         return block
 
     def close(self) -> None:
         """Give the connection up; what was not read is discarded with it."""
-        if self._watch:
-            self._watch.close()
         self._response.close()
         self._sock.close()

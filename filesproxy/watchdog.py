@@ -1,7 +1,8 @@
-"""Ends calls that nobody waits for: one thread a process looks at the sockets of clients while a model answers.
+"""Ends what takes too long, and what nobody waits for: one thread looks at the sockets of the requests under way.
 
-WSGI tells an application that its client has left when it writes, and a model may be silent for minutes. So the thread
-polls the client's socket, where the server shows it, and shuts the upstream's down; whoever reads that one wakes up.
+A time limit on a socket is one between two reads, and a byte now and then passes it; gunicorn's `read(n)` waits for
+all n. And WSGI tells an application that its client has left only when it writes, while a model may be silent for
+minutes. So the thread shuts sockets down: whoever reads or writes there wakes up, and asks its watch why.
 """
 
 from __future__ import annotations
@@ -11,50 +12,79 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from .provider import Client
 
-INTERVAL_SECONDS = 0.2  # between two looks: a client that has left costs the provider at most this much more
+INTERVAL_SECONDS = 0.2  # between two looks
 
 
 class Watch:
-    """One call under watch: its client's socket and the upstream's. Close it when the call is over."""
+    """One request under watch: the time that its present phase may take, and the sockets at its two ends."""
 
-    def __init__(self, dog: Watchdog, client: Client, upstream: socket.socket) -> None:
+    def __init__(self, dog: Watchdog | None = None, client: Client | None = None) -> None:
         self._dog = dog
-        self._client = client
-        self._upstream = upstream
+        self.total = float("inf")  # seconds of a transfer, beside those that its bytes are worth
+        self.min_rate = 1 << 14  # bytes that are worth a second
+        self.client = client  # where the server shows it
+        self.upstream: socket.socket | None = None
+        self.follows_client = False  # a client that hangs up ends the request
+        self.is_answering = False  # the status has gone: a client that is cut off sees it
         self.has_left = False
+        self.is_overdue = False
+        self._ends = float("inf")
+        self._moved: Callable[[], int] = lambda: 0
 
-    def client_descriptor(self) -> int:
-        """The client's file descriptor, -1 if the server has closed it."""
-        return self._client.fileno()
+    def allow(self, seconds: float, moved: Callable[[], int] = lambda: 0) -> None:
+        """Begin a phase of so many seconds, and more as bytes move, which `moved` counts."""
+        self._ends = float("inf")  # while the two that follow do not belong together
+        self._moved = moved
+        self._ends = time.monotonic() + seconds - moved() / self.min_rate
 
-    def end(self) -> None:
-        """The client has left: wake up whoever reads from the upstream or writes to it."""
+    def transfer(self, moved: Callable[[], int] = lambda: 0) -> None:
+        """Begin a phase of the length of a transfer."""
+        self.allow(self.total, moved)
+
+    def look(self, now: float) -> None:
+        """End the request if its phase has taken too long."""
+        if not self.is_overdue and now > self._ends + self._moved() / self.min_rate:
+            self.is_overdue = True
+            self._shut()
+
+    def leave(self) -> None:
+        """End the request: its client has hung up."""
         self.has_left = True
-        with suppress(OSError):
-            socket.socket.shutdown(
-                self._upstream, socket.SHUT_RDWR
-            )  # under TLS, whose own method is not for two threads
+        self._shut()
 
     def close(self) -> None:
-        """Watch it no more; a second time is harmless."""
-        self._dog.forget(self)
+        """The request is over; a second time is harmless."""
+        if self._dog:
+            self._dog.forget(self)
+
+    def _shut(self) -> None:
+        # Reading from the client stops; an answer can still be written, unless one is on its way already.
+        ends = (
+            (self.upstream, socket.SHUT_RDWR),
+            (self.client, socket.SHUT_RDWR if self.is_answering else socket.SHUT_RD),
+        )
+        for sock, how in ends:
+            if isinstance(sock, socket.socket):
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, how)  # under TLS, whose own method is not for two threads
 
 
 class Watchdog:
-    """The watches of one sender. Its thread runs while there are any, and not before the first: forking is safe."""
+    """The requests under way in an application. Its thread runs while there are any: forking before is safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watches: set[Watch] = set()
         self._runs_in = 0  # the process id of the thread's process, 0 while there is none
 
-    def watch(self, client: Client, upstream: socket.socket) -> Watch:
-        """Watch a call until the watch is closed."""
-        made = Watch(self, client, upstream)
+    def watch(self, client: Client | None) -> Watch:
+        """Watch a request until its watch is closed."""
+        made = Watch(self, client)
         with self._lock:
             self._watches.add(made)
             if self._runs_in != os.getpid():
@@ -75,16 +105,19 @@ class Watchdog:
                     self._runs_in = 0
                     return
                 watches = list(self._watches)
-            _end_abandoned(watches)
+            now = time.monotonic()
+            for watch in watches:
+                watch.look(now)
+            _leave_with_clients(watches)
 
 
-def _end_abandoned(watches: list[Watch]) -> None:
-    """End the calls whose clients have closed their side (POLLRDHUP), which no client does that waits for an answer."""
+def _leave_with_clients(watches: list[Watch]) -> None:
+    """End what follows a client that has closed its side (POLLRDHUP), which none does that waits for an answer."""
     poll, by_descriptor = select.poll(), {}
     for watch in watches:
-        descriptor = watch.client_descriptor()
+        descriptor = watch.client.fileno() if watch.client and watch.follows_client else -1
         if descriptor >= 0:
             poll.register(descriptor, select.POLLRDHUP)
             by_descriptor[descriptor] = watch
     for descriptor, _ in poll.poll(0):
-        by_descriptor[descriptor].end()
+        by_descriptor[descriptor].leave()

@@ -11,7 +11,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from .errors import FINAL_CODES, BadRequest, ClientAborted, ClientTimeout, FilesproxyError, LengthRequired, TooLarge
+from .errors import (
+    FINAL_CODES,
+    BadRequest,
+    ClientAborted,
+    ClientError,
+    ClientTimeout,
+    FilesproxyError,
+    LengthRequired,
+    TooLarge,
+)
 from .headers import redact
 from .provider import Body, Client
 
@@ -81,6 +90,7 @@ class RequestBody:
         self._length = _content_length(environ)
         self._limit: int | None = None
         self.size = 0  # bytes read so far
+        self.is_overdue: Callable[[], bool] = lambda: False  # whether somebody has ended the reading, as too slow
 
     def limit(self, max_bytes: int) -> None:
         """Refuse more than this many bytes: at once by Content-Length, else when they have come (TooLarge)."""
@@ -93,7 +103,9 @@ class RequestBody:
         wanted = size if self._length is None else min(size, self._length - self.size)
         block = self._read(wanted) if wanted else b""
         if wanted and not block and self._length is not None:
-            raise ClientAborted("The request body ended before its Content-Length.")
+            raise self._aborted("The request body ended before its Content-Length.")
+        if not block and self.is_overdue():  # the end of a chunked body may be the one that was made
+            raise self._aborted("")
         self.size += len(block)
         if self._limit is not None and self.size > self._limit:
             raise self._too_large()
@@ -105,10 +117,15 @@ class RequestBody:
         except _STALLED:
             raise ClientTimeout("The client stopped sending the request body.") from None
         except Exception:  # each server has classes of its own for a bad chunk or a lost client
-            raise ClientAborted("The request body could not be read to its end.") from None
+            raise self._aborted("The request body could not be read to its end.") from None
         if block is None:  # how a buffered reader says that a time limit has passed
             raise ClientTimeout("The client stopped sending the request body.")
         return block
+
+    def _aborted(self, message: str) -> ClientError:
+        if self.is_overdue():
+            return ClientTimeout("The client sent the request body too slowly.")
+        return ClientAborted(message)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The request body is over the limit of {self._limit} bytes.")
@@ -197,6 +214,7 @@ class ResponseStream:
         self._done: Callable[[int, str], None] | None = done
         self._first = next(body, None)
         self._sent = 0
+        self.delivered = 0  # bytes that the server has taken, and come back for more
         self._error = "client_aborted"  # until we have seen the end
 
     def __iter__(self) -> Iterator[bytes]:
@@ -204,6 +222,7 @@ class ResponseStream:
 
     def __next__(self) -> bytes:
         chunk, self._first = self._first, None
+        self.delivered = self._sent
         if chunk is None:
             chunk = self._next()
         self._sent += len(chunk)

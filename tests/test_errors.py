@@ -29,6 +29,7 @@ FACES = {
     "UpstreamTimeout": (504, "server_error", "upstream_timeout"),
     "RequestTimeout": (408, "timeout_error", "request_timeout"),
     "Saturated": (503, "server_error", "saturated"),
+    "LoopDetected": (508, "server_error", "loop_detected"),
     "StoreError": (500, "server_error", "store_error"),
     "StoreFull": (507, "server_error", "store_full"),
     "ConfigError": (500, "server_error", "config_error"),

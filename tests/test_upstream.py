@@ -49,7 +49,7 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 def compat(port, **settings):
     """The gateway with one provider on this port."""
     settings = {"kind": "openai", "base_url": f"http://127.0.0.1:{port}/v1", **settings}
-    return create_app({"filesproxy": {"max_upload_bytes": 1 << 30}, "provider:compat": settings})
+    return create_app({"filesproxy": {"max_upload_bytes": 1 << 30, "via_name": "here"}, "provider:compat": settings})
 
 
 def upload(port, body=UPLOAD, **headers):
@@ -91,7 +91,7 @@ def test_head_that_is_sent_has_these_bytes_and_no_others(name):
         get(server.server_port, path, from_client, method)
         head = (
             f"{line} HTTP/1.1\r\nhost: 127.0.0.1:{upstream.port}\r\nuser-agent: filesproxy/{__version__}\r\n"
-            f"accept-encoding: identity\r\nconnection: close\r\naccept: {accept}\r\nopenai-project: proj-1\r\n"
+            f"accept-encoding: identity\r\nconnection: close\r\naccept: {accept}\r\nvia: 1.1 here\r\nopenai-project: proj-1\r\n"
             f"{ranged}authorization: Bearer sk-caller\r\n\r\n"
         )
         assert bytes(upstream.peer.received) == head.encode()
@@ -103,7 +103,7 @@ def test_upload_is_framed_once_and_has_our_boundary():
         head = upstream.peer.head.decode()
     names = [line.partition(":")[0] for line in head.split("\r\n")[1:-2]]
     assert sorted(names) == ["accept", "accept-encoding", "authorization", "connection", "content-type", "host",
-                             "transfer-encoding", "user-agent"]  # fmt: skip
+                             "transfer-encoding", "user-agent", "via"]  # fmt: skip
     assert "\r\ntransfer-encoding: chunked\r\n" in head
     assert re.search(r"\r\ncontent-type: multipart/form-data; boundary=[0-9a-f]{32}\r\n", head)
 

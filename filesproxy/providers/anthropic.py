@@ -114,7 +114,7 @@ def _seconds(obj: Any, name: str) -> int:
 def pages(call: Call, send: Send) -> Iterator[Page]:
     """The pages of the list, newest first, from behind `after`; where a host has no such cursor, by walking there."""
     after = call.query.get("after")
-    limit = min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE)))
+    limit = MAX_PAGE if "purpose" in call.query else min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE)))
     walk = _pages(call, send, limit, {"after_id": after} if after else {})
     try:
         first = next(walk)

@@ -25,7 +25,7 @@ _TYPES = {
     "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp",
 }  # fmt: skip
 _DATA_URL = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100}){0,8}),", re.IGNORECASE)
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")  # without groups, which would cost 40 bytes a byte
 
 
 def text_blocks(content: Any, place: str) -> list[Json]:
@@ -138,7 +138,7 @@ def _kind(media_type: str) -> str:
 
 
 def _inline(media_type: str, data: str, place: str) -> Json:
-    if not _BASE64.fullmatch(data) or not data:
+    if not _BASE64.fullmatch(data) or len(data) % 4:
         refuse(place, "The data is no base64 (RFC 4648 §4), or none")
     if media_type != TEXT:
         return {"type": "base64", "media_type": media_type, "data": data}

@@ -40,6 +40,7 @@ _HANDLED = {
     "stream_options", "user", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking",
     "response_format", *_NEUTRAL,
 }  # fmt: skip
+_USERS_BLOCKS = ("document", "image", "tool_result", "container_upload")
 _NAMEABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_NAMED = 20
 
@@ -55,8 +56,8 @@ def messages_request(body: Json, known: Mapping[str, str]) -> tuple[Json, list[s
     request: Json = {"model": required(body, "model", str), "max_tokens": _max_tokens(body), "messages": messages}
     request.update({"system": system} if system else {})
     request.update(_sampling(body, ignored))
-    request.update(tools(body))
-    request.update(tool_choice(body) if "tools" in request else {})
+    choice = tool_choice(body)
+    request.update({**tools(body), **choice} if body.get("tools") else {})
     request.update(_output(body))
     request.update(_thinking(body, request, ignored))
     if optional(body, "stream", bool):
@@ -241,8 +242,8 @@ def _given_blocks(message: Json, place: str) -> list[Json] | None:
     if not given:
         return None
     for where, block in objects(given, at(place, "content_blocks")):
-        if required(block, "type", str, where) not in ("text", "thinking", "redacted_thinking", "tool_use"):
-            refuse(where, "A block of this type cannot be sent back")
+        if required(block, "type", str, where) in _USERS_BLOCKS:
+            refuse(where, "A block of this type is none of an assistant's")
     return [block for block in given if block["type"] != "tool_use" and block.get("text") != ""]
 
 

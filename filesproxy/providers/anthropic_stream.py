@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from .. import sse
-from ..errors import UpstreamAnswered, UpstreamError
+from ..errors import FilesproxyError, UpstreamAnswered, UpstreamError
 from ..provider import Json, need
 from ..strictjson import Unreadable, dumps, loads
 from .anthropic_answer import finish_reason, usage
@@ -25,9 +25,12 @@ def chunks(blocks: Iterator[bytes], is_strict: bool, with_usage: bool, now: floa
     """
     stream = _Stream(is_strict, with_usage, int(now))
     for whole in sse.frames(blocks):
-        made = b"".join([stream.translate(data) for data in map(sse.data, whole) if data])
-        if made:
-            yield made
+        made: list[bytes] = []
+        failure = stream.translate_all(filter(None, map(sse.data, whole)), made)
+        if any(made):
+            yield b"".join(made)
+        if failure:
+            raise failure
         if stream.is_over:
             return
     raise UpstreamError("The provider ended its stream early.")
@@ -44,7 +47,19 @@ class _Stream:
         self._usage: Json = {}
         self._tools: dict[int, int] = {}  # a block's index → its tool's
         self._is_empty: set[int] = set()  # blocks of tools whose arguments have not begun
+        self._has_finished = False
         self.is_over = False
+
+    def translate_all(self, events: Iterator[bytes], made: list[bytes]) -> FilesproxyError | None:
+        """Add the chunks of these events, up to the last one of the stream; what broke it off, if something did."""
+        try:
+            for data in events:
+                made.append(self.translate(data))
+                if self.is_over:
+                    break
+        except FilesproxyError as failure:
+            return failure
+        return None
 
     def translate(self, data: bytes) -> bytes:
         """One event's JSON as chunks, b"" if there is nothing to say of it."""
@@ -112,14 +127,21 @@ class _Stream:
         if isinstance(counts, dict):  # cumulative; what is null stays as the start said
             self._usage.update({name: value for name, value in counts.items() if value is not None})
         reason = need(event, "delta", dict).get("stop_reason")
-        return b"" if reason is None else self._chunk({}, dumps(finish_reason(reason)))
+        return b"" if reason is None else self._finish(reason)
+
+    def _finish(self, reason: Any) -> bytes:
+        if self._has_finished:
+            return b""
+        self._has_finished = True
+        return self._chunk({}, dumps(finish_reason(reason)))
 
     def stop(self, event: Json) -> bytes:
         self.is_over = True
+        end = self._finish(None)  # if no event had a reason
         if not self._with_usage:
-            return sse.DONE
+            return end + sse.DONE
         head = self._head[: self._head.index(b',"choices":')]
-        return head + b',"choices":[],"usage":' + dumps(usage(self._usage)) + b"}\n\n" + sse.DONE
+        return end + head + b',"choices":[],"usage":' + dumps(usage(self._usage)) + b"}\n\n" + sse.DONE
 
     def failure(self, event: Json) -> bytes:
         found = error(event)
