@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from email.errors import (
     FirstHeaderLineIsContinuationDefect,
@@ -13,9 +11,9 @@ from email.errors import (
     MissingHeaderBodySeparatorDefect,
 )
 from email.message import Message
-from urllib.parse import quote
 
 from .errors import BadRequest
+from .provider import Secret
 
 # RFC 9110 §5.6.2 token, §5.5 field value without control characters (TAB too: WSGI servers refuse it).
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -108,8 +106,10 @@ def misread(message: Message) -> bool:
 
 
 def redact(text: str, secret: str) -> str:
-    """What an upstream wrote, without the credential that it was given: as it is, in JSON, in a URL, in base64."""
-    if secret:
-        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), b64encode(secret.encode()).decode()):
+    """What an upstream wrote, without the credential that it was given, in any of the forms that texts hold one in."""
+    if not secret:
+        return text
+    for form in secret.forms if isinstance(secret, Secret) else Secret(secret).forms:
+        if form in text:
             text = text.replace(form, "[redacted]")
     return text

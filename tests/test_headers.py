@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode, urlsafe_b64encode
 from email.parser import HeaderParser
 from email.policy import compat32
 
@@ -112,6 +113,19 @@ def test_redaction_replaces_a_secret_everywhere_in_each_form_and_knows_no_empty_
     assert redact("a sk-1 b sk-1, sk-2", "sk-1") == "a [redacted] b [redacted], sk-2"
     assert redact('s/"1 s/\\"1 s%2F%221 cy8iMQ==', 's/"1') == "[redacted] [redacted] [redacted] [redacted]"
     assert redact("nothing", "") == "nothing"
+
+
+@pytest.mark.parametrize("around", [("", ""), ("u:", ""), ("user:", "!"), ("a", "bc")])
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+@pytest.mark.parametrize("strip", ["", "="])
+def test_redaction_knows_base64_of_more_than_the_secret_in_both_alphabets_and_unpadded(around, encode, strip):
+    text = encode(f"{around[0]}sk-?>~canary-0123{around[1]}".encode()).decode().rstrip(strip)
+    left = redact(f"Basic {text}", "sk-?>~canary-0123").replace("Basic ", "")
+    assert "[redacted]" in left and len(left.replace("[redacted]", "")) <= 10
+
+
+def test_redaction_knows_either_case_of_percent_encoding():
+    assert redact("sk%2f1 sk%2F1", "sk/1") == "[redacted] [redacted]"
 
 
 @pytest.mark.parametrize("block", ["A: b\r\n", "A: b\r\nC: d\r\n", "", "A:\r\n"])

@@ -48,7 +48,8 @@ LADDER = [
     {"providers/openai"},
     {"sse"},
     {"listing", "multipart", "ranges", "watchdog"},
-    {"headers", "provider", "router"},
+    {"headers", "router"},
+    {"provider"},
     {"fields", "strictjson"},
     {"errors"},
 ]
