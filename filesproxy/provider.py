@@ -34,7 +34,7 @@ class Secret(str):
 
 
 def _base64_forms(secret: bytes) -> Iterator[str]:
-    """Base64 of it, and the digits that it alone decides behind 0, 1 or 2 bytes of something else, in both alphabets."""
+    """Base64 of it, and the digits that it alone decides behind 0, 1 or 2 other bytes, in both alphabets."""
     yield b64encode(secret).decode()
     for ahead in range(3):
         first, last = -(-ahead * 4 // 3), (ahead + len(secret)) * 4 // 3

@@ -88,6 +88,8 @@ class Watchdog:
         with self._lock:
             self._watches.add(made)
             if self._runs_in != os.getpid():
+                if self._runs_in:  # a parent's requests are not this process's
+                    self._watches = {made}
                 self._runs_in = os.getpid()
                 threading.Thread(target=self._run, name="filesproxy watchdog", daemon=True).start()
         return made
@@ -115,9 +117,17 @@ def _leave_with_clients(watches: list[Watch]) -> None:
     """End what follows a client that has closed its side (POLLRDHUP), which none does that waits for an answer."""
     poll, by_descriptor = select.poll(), {}
     for watch in watches:
-        descriptor = watch.client.fileno() if watch.client and watch.follows_client else -1
+        descriptor = _descriptor(watch.client) if watch.follows_client else -1
         if descriptor >= 0:
             poll.register(descriptor, select.POLLRDHUP)
             by_descriptor[descriptor] = watch
-    for descriptor, _ in poll.poll(0):
-        by_descriptor[descriptor].leave()
+    for descriptor, event in poll.poll(0):
+        if not event & select.POLLNVAL:  # closed by the server meanwhile
+            by_descriptor[descriptor].leave()
+
+
+def _descriptor(client: Client | None) -> int:
+    try:
+        return client.fileno() if client else -1
+    except Exception:  # a server's own class of socket; the thread must live on
+        return -1

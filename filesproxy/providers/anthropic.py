@@ -17,6 +17,7 @@ from ..errors import BadRequest, UpstreamAnswered, UpstreamError
 from ..listing import Page, behind, deletion, walked
 from ..provider import Answer, Call, Json, Provider, Send, Target, exchange, need, unusable
 from .anthropic_answer import completion
+from .anthropic_content import PDF, media_type_of
 from .anthropic_errors import error
 from .anthropic_request import file_ids, messages_request
 from .anthropic_stream import chunks
@@ -144,7 +145,9 @@ def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
 def _following(answer: Json, data: list[Json]) -> Json:
     """The cursor to the next page, empty on the last one."""
     if isinstance(answer.get("has_more"), bool):
-        return {"after_id": data[-1]["id"]} if answer["has_more"] and data else {}
+        if answer["has_more"] and not data:
+            raise unusable("data")
+        return {"after_id": data[-1]["id"]} if answer["has_more"] else {}
     following = answer.get("next_page")
     if following is None:
         return {}
@@ -177,11 +180,12 @@ def create_chat_completion(call: Call, send: Send) -> Answer:
 def _looked_up(call: Call, send: Send) -> dict[str, str]:
     """File id → media type, for the files that the chat names without one; each is asked for once."""
     assert call.json is not None
-    places = {
-        file["file_id"]: place for place, file in reversed(list(file_ids(call.json))) if not file.get("mime_type")
-    }
+    untyped = [(place, file) for place, file in file_ids(call.json) if not media_type_of(file, {})]
+    places = {file["file_id"]: place for place, file in reversed(untyped)}
     if len(places) > MAX_LOOKUPS:
         raise BadRequest(f"More than {MAX_LOOKUPS} files come without a mime_type.", param="messages")
+    if places:  # nobody is asked for the sake of a chat that cannot be translated anyway
+        messages_request(call.json, dict.fromkeys(places, PDF))
     return {file_id: _media_type(file_id, places[file_id], call, send) for file_id in places}
 
 

@@ -55,7 +55,7 @@ def user_blocks(content: Any, place: str, known: Mapping[str, str], runs_code: b
         elif kind == "image_url":
             found.append(_image(part, part_place))
         elif kind == "file":
-            found.append(_file(part, at(part_place, "file"), known, runs_code))
+            found.append(_file(part, part_place, known, runs_code))
         else:
             refuse(part_place, "A part of this type cannot be translated for Anthropic")
     return [block for block in found if block.get("text") != ""]
@@ -78,18 +78,18 @@ def _text(part: Json, place: str) -> Json:
 
 def _image(part: Json, place: str) -> Json:
     url = required(required(part, "image_url", dict, place), "url", str, at(place, "image_url"))
-    place = at(place, "image_url.url")
+    where = at(place, "image_url.url")
     if url[:5].lower() != "data:":
-        return cached({"type": "image", "source": _url(url, place)}, part, place)
-    media_type, data = _data_url(url, place)
+        return cached({"type": "image", "source": _url(url, where)}, part, place)
+    media_type, data = _data_url(url, where)
     if media_type not in IMAGES and media_type != PDF:
-        refuse(place, "Anthropic takes images of the types JPEG, PNG, GIF and WebP")
-    return cached({"type": _kind(media_type), "source": _inline(media_type, data, place)}, part, place)
+        refuse(where, "Anthropic takes images of the types JPEG, PNG, GIF and WebP")
+    return cached({"type": _kind(media_type), "source": _inline(media_type, data, where)}, part, place)
 
 
-def _file(part: Json, place: str, known: Mapping[str, str], runs_code: bool) -> Json:
+def _file(part: Json, part_place: str, known: Mapping[str, str], runs_code: bool) -> Json:
     """One of three sources; chat.check_messages has seen that there is exactly one."""
-    file: Json = part["file"]
+    file, place = part["file"], at(part_place, "file")
     if file.get("file_id"):
         block = _uploaded(file, media_type_of(file, known), place, runs_code)
     elif file.get("file_url"):
@@ -99,12 +99,17 @@ def _file(part: Json, place: str, known: Mapping[str, str], runs_code: bool) -> 
         block = _file_data(file, place)
     if block["type"] == "document" and file.get("filename"):
         block["title"] = file["filename"]
-    return cached(block, part, place)
+    return cached(block, part, part_place)
 
 
 def media_type_of(file: Json, known: Mapping[str, str]) -> str:
-    """The media type that the part names, or that was looked up, without parameters."""
-    return (file.get("mime_type") or known.get(file.get("file_id") or "", "")).partition(";")[0].strip().lower()
+    """The media type that the part names, or that was looked up, without parameters; "" where nothing says one."""
+    return _said(file.get("mime_type") or "") or _said(known.get(file.get("file_id") or "", ""))
+
+
+def _said(media_type: str) -> str:
+    bare = media_type.partition(";")[0].strip().lower()
+    return "" if bare == "application/octet-stream" else bare  # which says nothing
 
 
 def _uploaded(file: Json, media_type: str, place: str, runs_code: bool) -> Json:
@@ -121,7 +126,7 @@ def _file_data(file: Json, place: str) -> Json:
     place, data, declared = at(place, "file_data"), file["file_data"], ""
     if data[:5].lower() == "data:":
         declared, data = _data_url(data, place)
-    media_type = media_type_of(file, {}) or declared or _by_name(file.get("filename")) or PDF
+    media_type = _said(declared) or media_type_of(file, {}) or _by_name(file.get("filename") or "")
     if media_type.startswith("text/") or media_type in _TEXTS:
         media_type = TEXT
     if media_type not in IMAGES and media_type not in (PDF, TEXT):
@@ -129,8 +134,10 @@ def _file_data(file: Json, place: str) -> Json:
     return {"type": _kind(media_type), "source": _inline(media_type, data, place)}
 
 
-def _by_name(filename: str | None) -> str:
-    return _TYPES.get((filename or "").rpartition(".")[2].lower(), "")
+def _by_name(filename: str) -> str:
+    """The type that a name's ending says, PDF where there is none, "" for another one."""
+    name, dot, ending = filename.rpartition(".")
+    return _TYPES.get(ending.lower(), "") if dot and name else PDF
 
 
 def _kind(media_type: str) -> str:

@@ -22,6 +22,7 @@ DEFAULT_MAX_TOKENS = 4096  # Anthropic wants a limit, OpenAI has none
 BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 32768}
 
 _BUDGETED = re.compile(r"claude-(3-7-|(opus|sonnet|haiku)-4(-[0-5])?(-[0-9]{8}|@|$))")
+_THOUGHTLESS = re.compile(r"claude-(3-[0-5]|3-(opus|sonnet|haiku)|2|instant)")
 # These change nothing at these values; at others the answer would not be what was asked for.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -140,11 +141,11 @@ def _thinking(body: Json, request: Json, ignored: list[str]) -> Json:
     given, effort = optional(body, "thinking", dict), optional(body, "reasoning_effort", str)
     if effort is not None and effort not in ("none", *BUDGETS):
         raise BadRequest(f"'reasoning_effort' is none, {', '.join(BUDGETS)}.", param="reasoning_effort")
-    if given is not None:
-        return {"thinking": given}
-    if effort in (None, "none"):
-        return {}
-    assert effort is not None
+    if effort is None or effort == "none":
+        return {"thinking": given} if given else {}
+    if given or _THOUGHTLESS.match(request["model"]):
+        ignored.append("reasoning_effort")
+        return {"thinking": given} if given else {}
     if _BUDGETED.match(request["model"]):
         return _budget(body, request, BUDGETS[effort], ignored)
     level = "low" if effort == "minimal" else effort
@@ -165,7 +166,8 @@ def _budget(body: Json, request: Json, budget: int, ignored: list[str]) -> Json:
         ignored.append("reasoning_effort")
         return {}
     request.update(_plain_sampling(request, ignored))
-    return {"max_tokens": limit, "thinking": {"type": "enabled", "budget_tokens": min(budget, limit - 1)}}
+    share = max(1024, min(budget, limit // 2)) if is_limited else budget  # the answer needs some of it too
+    return {"max_tokens": limit, "thinking": {"type": "enabled", "budget_tokens": share}}
 
 
 def _plain_sampling(request: Json, ignored: list[str]) -> Json:

@@ -1,0 +1,367 @@
+"""JSON bodies: read within limits, refused by name, and counted while they are in memory, on every way out."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+
+import pytest
+from fakes import OPENAI
+
+from filesproxy.documents import BLOCK_BYTES, Budget, Document, split_slug
+from filesproxy.errors import (
+    ClientAborted,
+    ClientTimeout,
+    InvalidJson,
+    LengthRequired,
+    Saturated,
+    TooLarge,
+    UnsupportedMedia,
+    UpstreamError,
+)
+from filesproxy.wsgi import Request
+
+LIMIT = 1000
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+BATCH = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+
+
+class Endless:
+    """An input without end, which counts what was read of it."""
+
+    def __init__(self, byte=b" "):
+        self._byte = byte
+        self.read_bytes = 0
+
+    def read(self, size):
+        self.read_bytes += size
+        return self._byte * size
+
+
+class Failing:
+    """An input that fails behind its first block."""
+
+    def __init__(self, first, failure):
+        self._first, self._failure = first, failure
+
+    def read(self, size):
+        first, self._first = self._first, b""
+        if first:
+            return first
+        if self._failure is None:
+            return None
+        raise self._failure
+
+
+def request(body, length=True, **environ):
+    stream = io.BytesIO(body) if isinstance(body, bytes) else body
+    sized = {"CONTENT_LENGTH": str(len(body))} if length else {"HTTP_TRANSFER_ENCODING": "chunked"}
+    return Request({"REQUEST_METHOD": "POST", "wsgi.input": stream, "wsgi.input_terminated": True, **sized, **environ})
+
+
+def document(body, budget=None, names=(), max_json_bytes=LIMIT, **environ):
+    return Document(request(body, **environ), {"max_json_bytes": max_json_bytes}, budget or Budget(10**9), names)
+
+
+def left(budget):
+    """What the budget still gives: it must be exactly the rest."""
+    low, high = 0, 1 << 40
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            budget.take(middle)
+        except Saturated:
+            high = middle - 1
+        else:
+            budget.give_back(middle)
+            low = middle
+    return low
+
+
+# Reading
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize(
+    "content_type",
+    ["", "application/json", "Application/JSON; charset=utf-8", "application/json;x", "application/vnd.a+json"],
+)
+def test_object_is_read(length, content_type):
+    assert document(b'{"a": [1]}', length=length, CONTENT_TYPE=content_type).value == {"a": [1]}
+
+
+def test_object_is_read_once():
+    made = document(b'{"a": [1]}')
+    assert made.value is made.value
+    assert made.slug == ""
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "text/json", "application",
+     "application/jsonl", "json", "application/json+x", "*/*"],
+)  # fmt: skip
+def test_another_media_type_is_415_and_nothing_is_read(content_type):
+    stream = Endless()
+    with pytest.raises(UnsupportedMedia) as refused:
+        document(stream, length=False, CONTENT_TYPE=content_type).value  # noqa: B018
+    assert (refused.value.status, refused.value.param) == (415, "content-type")
+    assert stream.read_bytes == 0
+
+
+INVALID = {
+    "nothing": b"",
+    "space": b"  ",
+    "garbage": b"garbage",
+    "half": b'{"a": [1',
+    "two": b"{}{}",
+    "list": b"[]",
+    "text": b'"a"',
+    "number": b"5",
+    "null": b"null",
+    "nan": b'{"a": NaN}',
+    "infinity": b'{"a": -Infinity}',
+    "out_of_range": b'{"a": 1e400}',
+    "key_twice": b'{"model": "a", "model": "b"}',
+    "key_twice_inside": b'{"a": [{"b": 1, "b": 1}]}',
+    "key_twice_escaped": b'{"model": "a", "\\u006dodel": "b"}',
+    "not_utf8": b'{"a": "\xff"}',
+    "utf16": '{"a": 1}'.encode("utf-16"),
+    "bom": b"\xef\xbb\xbf{}",
+    "deep_lists": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deep_objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "deep_and_open": b"[" * 100_000,
+    "huge_integer": b'{"a":' + b"7" * 100_000 + b"}",
+    "huge_negative_integer": b'{"a":-' + b"7" * 5000 + b"}",
+    "million_values": b'{"a":[' + b"1," * 1_000_001 + b"1]}",
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_what_is_no_json_object_is_400_and_says_nothing_of_the_text(name):
+    with pytest.raises(InvalidJson) as refused:
+        document(INVALID[name], max_json_bytes=1 << 24).value  # noqa: B018
+    assert (refused.value.status, refused.value.code) == (400, "invalid_json")
+    assert "garbage" not in refused.value.message
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+def test_too_large_by_content_length_is_413_and_nothing_is_read():
+    stream = Endless()
+    made = document(stream, length=False, HTTP_TRANSFER_ENCODING="", CONTENT_LENGTH=str(LIMIT + 1))
+    with pytest.raises(TooLarge) as refused:
+        made.value  # noqa: B018
+    assert refused.value.status == 413 and stream.read_bytes == 0
+
+
+def test_too_large_by_counting_is_413_after_little_more_than_the_limit():
+    stream = Endless()
+    with pytest.raises(TooLarge):
+        document(stream, length=False).value  # noqa: B018
+    assert stream.read_bytes <= LIMIT + 2 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_the_limit_itself_passes(length):
+    body = b'{"a":"' + b"x" * (LIMIT - 8) + b'"}'
+    assert len(body) == LIMIT
+    assert document(body, length=length).value["a"] == "x" * (LIMIT - 8)
+    with pytest.raises(TooLarge):
+        document(body + b" ", length=length).value  # noqa: B018
+
+
+def test_chunked_body_that_the_server_does_not_end_is_411():
+    with pytest.raises(LengthRequired):
+        document(b"{}", length=False, **{"wsgi.input_terminated": False})
+
+
+# The budget
+
+
+def test_budget_gives_what_there_is_and_no_more():
+    budget = Budget(10)
+    budget.take(10)
+    with pytest.raises(Saturated) as refused:
+        budget.take(1)
+    assert (refused.value.status, refused.value.code) == (503, "saturated")
+    assert int(refused.value.headers["retry-after"]) >= 1
+    budget.take(0)
+    budget.give_back(4)
+    budget.take(4)
+    assert left(budget) == 0
+
+
+def test_budget_holds_under_threads():
+    budget, refused = Budget(1000), []
+
+    def work():
+        for _ in range(500):
+            try:
+                budget.take(300)
+            except Saturated:
+                refused.append(1)
+            else:
+                budget.give_back(300)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert left(budget) == 1000
+
+
+def test_bytes_count_while_they_are_held_and_no_longer():
+    budget = Budget(1000)
+    made = document(b'{"a": "0123456789"}', budget)
+    assert left(budget) == 1000
+    assert made.value
+    assert left(budget) == 1000 - 19
+    made.release()
+    assert left(budget) == 1000
+    made.release()
+    assert left(budget) == 1000
+
+
+def test_second_document_is_503_while_the_first_is_held_and_passes_behind_it():
+    budget = Budget(30)
+    first = document(b'{"a": "0123456789"}', budget)
+    assert first.value
+    second = document(b'{"b": "0123456789"}', budget)
+    with pytest.raises(Saturated):
+        second.value  # noqa: B018
+    second.release()
+    first.release()
+    assert document(b'{"c": "0123456789"}', budget).value
+    assert left(budget) == 30 - 19
+
+
+FAILURES = {
+    "aborted": (Failing(b'{"a"', OSError("gone")), ClientAborted),
+    "stalled": (Failing(b'{"a"', TimeoutError()), ClientTimeout),
+    "stalled_quietly": (Failing(b'{"a"', None), ClientTimeout),
+    "too_large": (Endless(), TooLarge),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_was_held_is_given_back_after_a_failure(name):
+    stream, error = FAILURES[name]
+    budget = Budget(10**7)
+    made = document(stream, budget, length=False)
+    with pytest.raises(error):
+        made.value  # noqa: B018
+    made.release()
+    assert left(budget) == 10**7
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_what_was_held_is_given_back_after_a_refusal(name):
+    budget = Budget(10**8)
+    made = document(INVALID[name], budget, max_json_bytes=1 << 24)
+    with pytest.raises(InvalidJson):
+        made.value  # noqa: B018
+    made.release()
+    assert left(budget) == 10**8
+
+
+def test_half_read_document_of_a_full_budget_is_given_back():
+    budget = Budget(BLOCK_BYTES + 5)
+    made = document(b" " * (BLOCK_BYTES + 10), budget, max_json_bytes=10**9)
+    with pytest.raises(Saturated):
+        made.value  # noqa: B018
+    made.release()
+    assert left(budget) == BLOCK_BYTES + 5
+
+
+# Through the application
+
+
+def post(client, body, path="/v1/chat/completions", status=200, **headers):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return client.post(path, body, {**OPENAI, "content-type": "application/json", **headers}, status=status)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/batches", "/v1/uploads"])
+def test_refusals_are_openais_envelope_and_send_nothing(path, make_client, upstream):
+    client = make_client(max_json_bytes=100)
+    for body, status, code in ((b"[]", 400, "invalid_json"), (b" " * 101, 413, "request_too_large")):
+        error = post(client, body, path, status).json["error"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    error = post(client, b"{}", path, 415, **{"content-type": "text/plain"}).json["error"]
+    assert (error["param"], error["code"]) == ("content-type", "unsupported_media_type")
+    assert upstream.calls == []
+
+
+def test_json_in_flight_over_the_cap_is_503_with_retry_after_and_a_retry_may_help(make_client, upstream):
+    answer = post(make_client(max_json_in_flight=10), CHAT, status=503)
+    assert (answer.json["error"]["code"], answer.json["error"]["type"]) == ("saturated", "server_error")
+    assert int(answer.headers["retry-after"]) >= 1 and answer.headers.get("x-should-retry") != "false"
+    assert upstream.calls == []
+
+
+ENDS = {
+    "answer": lambda upstream: upstream.answers({"id": "c", "object": "chat.completion"}),
+    "refusal": lambda upstream: upstream.answers({"error": {"message": "no"}}, 400),
+    "failure": lambda upstream: upstream.answers({"error": {"message": "no"}}, 500),
+    "garbage": lambda upstream: setattr(upstream, "chunks", [b"garbage"]),
+    "cut": lambda upstream: setattr(upstream, "chunks", [b"{", UpstreamError("cut")]),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    "body", [CHAT, {**CHAT, "messages": []}, {**CHAT, "model": 5}, b"[]", b"{", b'{"a":1,"a":2}', BATCH],
+    ids=["chat", "no_messages", "no_model", "list", "half", "twice", "batch"],
+)  # fmt: skip
+def test_budget_is_whole_again_however_a_request_ends(end, body, make_client, upstream):
+    client = make_client(max_json_in_flight=len(json.dumps(BATCH)))
+    ENDS[end](upstream)
+    for _ in range(3):
+        for path in ("/v1/chat/completions", "/v1/batches"):
+            assert post(client, body, path, status="*").status_int != 503
+
+
+def test_budget_is_whole_again_after_streams_that_nobody_reads_to_their_end(make_client, upstream):
+    client = make_client(max_json_in_flight=200)
+    upstream.headers, upstream.chunks = {"content-type": "text/event-stream"}, [b"data: a\n\n", UpstreamError("cut")]
+    for _ in range(10):
+        assert post(client, {**CHAT, "stream": True}).status_int == 200
+
+
+# The provider in a model's name
+
+
+NAMES = ("openai", "claude", "a-b")
+SLUGS = [
+    ("@claude/claude-3", "claude", "claude-3"),
+    ("@claude/org/model:1", "claude", "org/model:1"),
+    ("@a-b/@openai/x", "a-b", "@openai/x"),
+    ("@claude/", "claude", ""),
+    ("@claude", "", "@claude"),
+    ("claude/claude-3", "", "claude/claude-3"),
+    ("@Claude/x", "", "@Claude/x"),
+    ("@unknown/x", "", "@unknown/x"),
+    ("@@claude/x", "", "@@claude/x"),
+    (" @claude/x", "", " @claude/x"),
+    ("@/x", "", "@/x"),
+    ("@", "", "@"),
+    ("", "", ""),
+    ("gpt-5", "", "gpt-5"),
+]
+
+
+@pytest.mark.parametrize("model,slug,rest", SLUGS)
+def test_model_is_split_at_its_first_slash_and_only_for_a_configured_name(model, slug, rest):
+    body = {"model": model, "x": [1]}
+    assert split_slug(body, NAMES) == (slug, {"model": rest, "x": [1]})
+    assert body == {"model": model, "x": [1]}
+    made = document(json.dumps(body).encode(), names=NAMES)
+    assert (made.slug, made.value["model"]) == (slug, rest)
+
+
+@pytest.mark.parametrize("model", [None, 5, True, ["@claude/x"], {"@claude/x": 1}])
+def test_model_that_is_no_text_names_no_provider(model):
+    assert split_slug({"model": model}, NAMES) == ("", {"model": model})
+    assert split_slug({}, NAMES) == ("", {})

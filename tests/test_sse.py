@@ -1,0 +1,312 @@
+"""Server-sent events: the same events in every chunking, no event without its end, and no stream that ends quietly."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from fakes import FakeBody
+
+from filesproxy.errors import BadRequest, UpstreamError
+from filesproxy.provider import Answer
+from filesproxy.sse import DONE, data, error_event, event, frames, is_stream, passed_through
+
+CHAT = (
+    b'data: {"id":"c","choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
+    b': ping\n\n'
+    b'data: {"id":"c","choices":[{"delta":{"content":"h\\u00e9 \xc3\xa9"}}]}\n\n'
+    b"event: x\nid: 7\nretry: 5\ndata: two\ndata:lines\ndata\n\n"
+    b"\n\n\n"
+    b"data: [DONE]\n\n"
+)  # fmt: skip
+CHAT_FRAMES = [
+    b'data: {"id":"c","choices":[{"delta":{"role":"assistant","content":""}}]}',
+    b": ping",
+    b'data: {"id":"c","choices":[{"delta":{"content":"h\\u00e9 \xc3\xa9"}}]}',
+    b"event: x\nid: 7\nretry: 5\ndata: two\ndata:lines\ndata",
+    b"data: [DONE]",
+]
+LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
+
+
+def flat(blocks, **limits):
+    return [frame for whole in frames(iter(blocks), **limits) for frame in whole]
+
+
+def cut(text, *sizes):
+    """The text in blocks of these sizes, over and over."""
+    blocks, at, turn = [], 0, 0
+    while at < len(text):
+        size = sizes[turn % len(sizes)]
+        blocks.append(text[at : at + size])
+        at, turn = at + size, turn + 1
+    return blocks
+
+
+@pytest.fixture(params=LINE_ENDS, ids=list(LINE_ENDS))
+def stream(request):
+    return CHAT.replace(b"\n", LINE_ENDS[request.param])
+
+
+# Events out of blocks
+
+
+def test_events_come_whole_out_of_one_block(stream):
+    assert flat([stream]) == CHAT_FRAMES
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 16, 64])
+def test_events_are_the_same_in_blocks_of_any_size(stream, size):
+    assert flat(cut(stream, size)) == CHAT_FRAMES
+
+
+def test_events_are_the_same_line_by_line(stream):
+    assert flat(stream.splitlines(keepends=True)) == CHAT_FRAMES
+
+
+def test_events_are_the_same_cut_at_every_offset(stream):
+    for at in range(len(stream) + 1):
+        assert flat([stream[:at], stream[at:]]) == CHAT_FRAMES, at
+
+
+def test_events_are_the_same_cut_at_every_two_offsets_around_line_ends():
+    text = b"data: a\r\n\r\ndata: b\r\rdata: c\n\ndata: d\r\n\r\n"
+    for first in range(len(text) + 1):
+        for second in range(first, len(text) + 1):
+            assert flat([text[:first], text[first:second], text[second:]]) == [
+                b"data: a", b"data: b", b"data: c", b"data: d"]  # fmt: skip
+
+
+def test_events_are_the_same_cut_at_random(stream):
+    rng = random.Random(4)
+    for _ in range(300):
+        sizes = [rng.choice((1, 1, 2, 3, rng.randint(1, 80))) for _ in range(20)]
+        assert flat(cut(stream, *sizes)) == CHAT_FRAMES, sizes
+
+
+def test_empty_blocks_change_nothing(stream):
+    assert flat([b"", *(part for byte in cut(stream, 1) for part in (byte, b""))]) == CHAT_FRAMES
+
+
+def test_event_is_out_with_the_block_that_ends_it_and_not_later():
+    for blocks in ([b"data: 1\n", b"\n", b"data: 2\n\n"], [b"data: 1\r\n\r\n", b"data: 2\r\n\r\n"]):
+        source = iter(blocks)
+        found = frames(source)
+        assert next(found) == [b"data: 1"]
+        assert next(found) == [b"data: 2"]
+        assert next(found, None) is None
+
+
+def test_crlf_event_does_not_wait_for_the_next_block():
+    """The second CR may be the whole line end, or half of one: either way the event has ended."""
+    seen = []
+
+    def blocks():
+        yield b"data: 1\r\n\r\n"
+        seen.append("asked")
+        yield b"data: 2\r\n\r\n"
+
+    assert next(frames(blocks())) == [b"data: 1"] and seen == []
+
+
+def test_one_block_gives_its_events_together():
+    assert next(frames(iter([CHAT]))) == CHAT_FRAMES
+
+
+def test_event_that_did_not_end_is_dropped():
+    for rest in (b"data: x", b"data: x\n", b": comment", b"data: x\r", b"event: y\r\n", b'data: {"error"'):
+        assert flat([b"data: a\n\n" + rest]) == [b"data: a"]
+        assert flat(cut(b"data: a\n\n" + rest, 1)) == [b"data: a"]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r"])
+def test_done_needs_no_empty_line_behind_it(end):
+    for blocks in ([b"data: a\n\ndata: [DONE]" + end], cut(b"data: a\n\ndata: [DONE]" + end, 1)):
+        assert flat(blocks) == [b"data: a", b"data: [DONE]"]
+
+
+@pytest.mark.parametrize("blocks", [[], [b""], [b"\n"], [b"\n\n\n\n"], [b"\r\n\r\n"], [b"\r", b"\n", b"\r", b"\n"]])
+def test_stream_of_nothing_has_no_events(blocks):
+    assert flat(blocks) == []
+
+
+def test_event_over_the_limit_is_an_error_at_once_and_what_came_before_it_is_given():
+    found = frames(iter([b"data: a\n\ndata: " + b"x" * 90, b"x" * 20, b"never read"]), max_bytes=100)
+    assert next(found) == [b"data: a"]
+    with pytest.raises(UpstreamError) as refused:
+        next(found)
+    assert refused.value.code == "upstream_answer_too_large"
+
+
+@pytest.mark.parametrize("size", [1, 7, 30])
+@pytest.mark.parametrize("line", [b"x", b"x\n", b": \n", b"data: y\r\n"])
+def test_event_over_the_limit_is_an_error_in_any_chunking(size, line):
+    with pytest.raises(UpstreamError):
+        flat(cut(b"data: " + line * 200, size), max_bytes=100)
+    with pytest.raises(UpstreamError):
+        flat(cut(b"data: " + line * 200 + b"\n\n", size), max_bytes=100)
+
+
+def test_event_at_the_limit_passes():
+    assert flat(cut(b"data: " + b"x" * 94 + b"\n\n", 10), max_bytes=100) == [b"data: " + b"x" * 94]
+
+
+def test_many_events_are_no_event_over_the_limit():
+    assert len(flat([b"data: abc\n\n" * 1000], max_bytes=100)) == 1000
+    assert len(flat(cut(b"data: abc\n\n" * 1000, 99), max_bytes=100)) == 1000
+
+
+def test_large_event_that_drips_in_costs_linear_time():
+    def seconds(size):
+        started = time.process_time()
+        assert len(flat(cut(b"data: " + b"x" * size + b"\n\n", 64))) == 1
+        return time.process_time() - started
+
+    seconds(1 << 16)
+    assert seconds(4 << 20) < max(16 * seconds(1 << 19), 1)
+
+
+def test_many_small_events_in_one_block_cost_linear_time():
+    started = time.process_time()
+    assert len(flat([b"data: x\n\n" * 200_000])) == 200_000
+    assert time.process_time() - started < 2
+
+
+# Data
+
+
+@pytest.mark.parametrize(
+    "frame,value",
+    [
+        (b"data: x", b"x"), (b"data:x", b"x"), (b"data:  x", b" x"), (b"data: x ", b"x "), (b"data:", b""),
+        (b"data: a\ndata: b", b"a\nb"), (b"event: e\ndata: a\nid: 1", b"a"), (b": data: a", b""), (b": ping", b""),
+        (b"event: ping", b""), (b"DATA: a", b""), (b" data: a", b""), (b"data : a", b""), (b"dataset: a", b""),
+        (b": c\ndata: a", b"a"), (b"data: a: b", b"a: b"),
+    ],
+)  # fmt: skip
+def test_data_of_an_event(frame, value):
+    assert data(frame) == value
+
+
+def test_event_is_one_frame_whatever_it_holds():
+    made = event({"a": "x\n\ndata: y\r\r\u2028é"})
+    assert len(flat([made])) == 1 and made.startswith(b"data: {") and made.endswith(b"}\n\n")
+
+
+def test_error_event_is_openais_envelope():
+    assert error_event(BadRequest("No\n\n.", param="p", code="c")) == (
+        b'data: {"error":{"message":"No\\n\\n.","type":"invalid_request_error","param":"p","code":"c"}}\n\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type,expected",
+    [
+        ("text/event-stream", True), ("text/event-stream; charset=utf-8", True), ("Text/Event-Stream ;x=y", True),
+        ("application/json", False), ("text/plain", False), ("text/event-stream-x", False), ("", False),
+    ],
+)  # fmt: skip
+def test_stream_is_known_by_its_media_type(content_type, expected):
+    assert is_stream(Answer(200, {"content-type": content_type}, body=FakeBody([]))) is expected
+
+
+def test_answer_without_a_body_is_no_stream():
+    assert not is_stream(Answer(200, {"content-type": "text/event-stream"}))
+    assert not is_stream(Answer(200, {}, body=FakeBody([])))
+
+
+# What is passed through
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50, 10_000])
+def test_passed_through_are_whole_events_with_lf(stream, size):
+    out = list(passed_through(iter(cut(stream, size))))
+    assert b"".join(out) == b"\n\n".join(CHAT_FRAMES) + b"\n\n"
+    assert all(block.endswith(b"\n\n") for block in out)
+
+
+LASTS = {
+    "done": b"data: [DONE]\n\n",
+    "done_without_a_space": b"data:[DONE]\n\n",
+    "done_without_an_end": b"data: [DONE]",
+    "done_then_a_comment": b"data: [DONE]\n\n: bye\n\n",
+    "done_under_a_comment": b": bye\ndata: [DONE]\n\n",
+    "done_with_a_name": b"event: done\ndata: [DONE]\n\n",
+    "completed": b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"r"}}\n\n',
+    "incomplete": b'event: response.incomplete\ndata: {"type": "response.incomplete","response":{}}\n\n',
+    "failed": b'data: {"sequence_number":3,"type":"response.failed","response":{}}\n\n',
+    "error": b'event: error\ndata: {"type":"error","code":"x","message":"m","param":null}\n\n',
+}
+
+
+@pytest.mark.parametrize("name", LASTS)
+def test_stream_with_its_last_event_ends_well(name):
+    out = b"".join(passed_through(iter([b'data: {"a":1}\n\n', LASTS[name]])))
+    assert out.startswith(b'data: {"a":1}\n\n') and LASTS[name].strip() in out
+
+
+CUTS = {
+    "nothing": b"",
+    "only_a_comment": b": hello\n\n",
+    "a_chunk": b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n',
+    "half_a_chunk": b'data: {"choices":[{"del',
+    "half_of_done": b"data: [DON",
+    "done_in_a_text": b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n',
+    "true": b"data: true\n\n",
+    "done_in_quotes": b'data: "[DONE]"\n\n',
+    "done_in_a_comment": b": data: [DONE]\n\n",
+    "done_then_more": b'data: [DONE]\n\ndata: {"choices":[]}\n\n',
+    "last_event_without_an_end": b'data: {"type":"response.completed","response":{}}\n',
+    "event_before_the_last": b'data: {"type":"response.output_text.done","text":"a"}\n\n',
+    "completed_in_a_text": b'data: {"type":"response.x","delta":"\\"type\\":\\"response.completed\\""}\n\n',
+    "completed_in_a_name_only": b'event: response.completed\ndata: {"type":"response.created"}\n\n',
+    "error_inside_an_item": b'data: {"type":"response.output_item.done","item":{"type":"error"}}\n\n',
+    "error_in_the_metadata": b'data: {"type":"response.created","response":{"metadata":{"type":"error"}}}\n\n',
+    "completed_inside_an_item": b'data: {"type":"response.created","response":{"a":{"type":"response.completed"}}}\n\n',
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_stream_without_its_last_event_raises_behind_what_came(name):
+    for size in (1, 10_000):
+        out = []
+        with pytest.raises(UpstreamError, match="ended its stream early"):
+            for block in passed_through(iter(cut(b'data: {"type":"response.created"}\n\n' + CUTS[name], size))):
+                out.append(block)
+        assert out[0].startswith(b'data: {"type":"response.created"}\n\n')
+
+
+def test_failure_of_the_upstream_passes():
+    stream = passed_through(FakeBody([b"data: a\n\n", UpstreamError("The provider broke off.")]))
+    assert next(stream) == b"data: a\n\n"
+    with pytest.raises(UpstreamError, match="broke off"):
+        next(stream)
+
+
+def test_last_event_of_eight_megabytes_is_judged_in_linear_time():
+    big = b'data: {"type":"response.output_text.done","x":"' + b'\\"type\\":\\"e' * 600_000 + b'"}\n\n'
+    started = time.process_time()
+    with pytest.raises(UpstreamError):
+        list(passed_through(iter([big])))
+    assert time.process_time() - started < 3
+    lines = b"data: \n" * 500_000 + b"\n"
+    with pytest.raises(UpstreamError):
+        list(passed_through(iter([lines])))
+    assert time.process_time() - started < 5
+
+
+def test_stream_is_not_held_in_memory():
+    import tracemalloc
+
+    def blocks():
+        for _ in range(20_000):
+            yield b'data: {"choices":[{"delta":{"content":"abc"}}]}\n\n'
+        yield DONE
+
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in passed_through(blocks())) == 20_001
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
