@@ -91,8 +91,8 @@ def test_head_that_is_sent_has_these_bytes_and_no_others(name):
         get(server.server_port, path, from_client, method)
         head = (
             f"{line} HTTP/1.1\r\nhost: 127.0.0.1:{upstream.port}\r\nuser-agent: filesproxy/{__version__}\r\n"
-            f"accept-encoding: identity\r\nconnection: close\r\naccept: {accept}\r\nvia: 1.1 here\r\nopenai-project: proj-1\r\n"
-            f"{ranged}authorization: Bearer sk-caller\r\n\r\n"
+            f"accept-encoding: identity\r\nconnection: close\r\naccept: {accept}\r\nvia: 1.1 here\r\n"
+            f"openai-project: proj-1\r\n{ranged}authorization: Bearer sk-caller\r\n\r\n"
         )
         assert bytes(upstream.peer.received) == head.encode()
 

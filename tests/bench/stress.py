@@ -1,0 +1,311 @@
+"""What the gateway stands, measured by hand: many uploads, stalled clients, a faulty provider, clients that leave.
+
+    python tests/bench/stress.py                    all but the soak, about two minutes
+    python tests/bench/stress.py soak --minutes 10
+
+Needs gunicorn; Linux (/proc). On loopback: this process is the clients, a second one the provider, and gunicorn runs
+with gunicorn.conf.py as shipped, two workers. Exits 1 if an answer was wrong: a short file that looks whole, another
+file's metadata, another SHA-256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.client
+import json
+import multiprocessing
+import os
+import random
+import re
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "heavy")]
+
+from servers import running  # noqa: E402
+
+MIB = 1 << 20
+BOUNDARY = "stress-boundary-0123456789"
+FAULTS = ("reset", "silence", "truncate", "garbage", "page", "early")
+wrong = []  # what must stay empty
+
+
+def content(name, size):
+    """The bytes of a file, by its name."""
+    block = hashlib.sha256(name.encode()).digest() * 2048
+    return (block * (size // len(block) + 1))[:size]
+
+
+# The provider
+
+
+class Provider:
+    """Answers with the id it was asked for; below /faulty/ one call in five goes wrong in one of six ways."""
+
+    def __init__(self, listener):
+        self.listener = listener
+
+    def serve(self):
+        while True:
+            sock, _ = self.listener.accept()
+            threading.Thread(target=self.connection, args=(sock,), daemon=True).start()
+
+    def connection(self, sock):
+        try:
+            with sock, sock.makefile("rb") as stream:
+                sock.settimeout(30)
+                method, path, _ = stream.readline().decode().split(" ")
+                headers = http.client.parse_headers(stream)
+                fault = random.choice(FAULTS) if path.startswith("/faulty/") and random.random() < 0.2 else ""
+                if fault in ("reset", "early"):
+                    self.spoil(sock, fault)
+                    return
+                digest = self.digest(stream) if "transfer-encoding" in headers else None
+                self.spoil(sock, fault) if fault else self.answer(sock, path, digest)
+        except (OSError, ValueError):
+            pass
+
+    def digest(self, stream):
+        """SHA-256 and size of the file of a chunked form; ValueError if it ends early."""
+        body = bytearray()
+        while size := int(stream.readline().strip() or b"x", 16):
+            body += stream.read(size)
+            stream.readline()
+        opening = body[: body.index(b"\r\n")]
+        start = body.index(b"\r\n\r\n", body.index(b"filename=")) + 4
+        end = body.rindex(b"\r\n" + opening)
+        return hashlib.sha256(body[start:end]).hexdigest(), end - start
+
+    def answer(self, sock, path, digest):
+        file_id = re.sub(r".*/files/?([^/]*).*", r"\1", path) or "file-new"
+        if path.endswith("/content"):
+            body, kind = content(file_id, 300_000), "application/octet-stream"
+        else:
+            made = {"id": file_id, "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch"}
+            if digest:
+                made.update(sha256=digest[0], bytes=digest[1])
+            body, kind = json.dumps(made).encode(), "application/json"
+        sock.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    def spoil(self, sock, fault):
+        if fault == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif fault == "silence":
+            time.sleep(3)
+        elif fault == "truncate":
+            sock.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 400\r\n\r\n" + b"x" * 90
+            )
+        elif fault == "garbage":
+            sock.sendall(os.urandom(200))
+        elif fault == "page":
+            sock.sendall(b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>")
+        else:
+            sock.sendall(b"HTTP/1.1 429 Busy\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+
+
+# The clients
+
+
+def call(gateway, method, path, body=None, provider="good", headers=None):
+    """(status, body) of a call, or (0, why) if the connection broke."""
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+    given = {"x-portkey-provider": f"@{provider}", **(headers or {})}
+    try:
+        connection.request(method, path, body, given, encode_chunked=body is not None)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException) as problem:
+        return 0, type(problem).__name__.encode()
+    finally:
+        connection.close()
+
+
+def form(name, size):
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--{BOUNDARY}\r\n'
+    head += f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    return head.encode() + content(name, size) + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def upload(gateway, name, size, provider="good"):
+    """True if it arrived as it was, False for an error; a wrong answer is noted."""
+    kind = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+    status, body = call(gateway, "POST", "/v1/files", form(name, size), provider, kind)
+    if status == 200 and json.loads(body).get("sha256") != hashlib.sha256(content(name, size)).hexdigest():
+        wrong.append(f"upload {name} answered {body[:200]!r}")
+    return status == 200
+
+
+def metadata(gateway, number, provider="good"):
+    status, body = call(gateway, "GET", f"/v1/files/file-{number}", provider=provider)
+    if status == 200 and json.loads(body)["id"] != f"file-{number}":
+        wrong.append(f"file-{number} answered {body[:200]!r}")
+    return status == 200
+
+
+def download(gateway, number, provider="good"):
+    status, body = call(gateway, "GET", f"/v1/files/file-{number}/content", provider=provider)
+    if status == 200 and body != content(f"file-{number}", 300_000):
+        wrong.append(f"content of file-{number}: {len(body)} bytes that look whole")
+    return status == 200
+
+
+def leave(gateway, number):
+    """A client that goes away at a random point of a random call."""
+    request = (
+        f"GET /v1/files/file-{number}/content HTTP/1.1\r\nHost: localhost\r\nx-portkey-provider: @good\r\n\r\n".encode()
+        if number % 2
+        else f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nx-portkey-provider: @good\r\nContent-Length: 200000\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode()
+        + form("a", 100_000)
+    )
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as sock:
+        sock.sendall(request[: random.randrange(1, len(request) + 1)])
+        time.sleep(random.random() * 0.01)
+        if random.random() < 0.5:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return True
+
+
+# The measurements
+
+
+def resources(gateway):
+    """(MiB resident, open descriptors) of all workers."""
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in gateway.workers()]
+    resident = sum(int(text.split("VmRSS:")[1].split()[0]) for text in status) / 1024
+    return resident, sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in gateway.workers())
+
+
+def settled(gateway, descriptors):
+    """The resources once connections have ended."""
+    for _ in range(100):
+        if resources(gateway)[1] <= descriptors:
+            break
+        time.sleep(0.1)
+    return resources(gateway)
+
+
+def big_uploads(gateway):
+    peak, done = [0.0], threading.Event()
+
+    def sample():
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], resources(gateway)[0])
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    began = time.monotonic()
+    with ThreadPoolExecutor(32) as pool:
+        good = sum(pool.map(lambda n: upload(gateway, f"big-{n}", 20 * MIB), range(32)))
+    seconds = time.monotonic() - began
+    done.set()
+    sampler.join()
+    rate = 640 / seconds
+    print(f"32 uploads of 20 MiB at once: {good} of 32 right, {rate:.0f} MiB/s, workers together {peak[0]:.0f} MiB")
+
+
+def stalled_clients(gateway):
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nx-portkey-provider: @good\r\nContent-Length: 1000000\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode()
+        + form("stalled", 1000)[:-60]
+    )
+    socks = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(64)]
+    for sock in socks:
+        sock.sendall(head)
+    time.sleep(0.5)
+    times = []
+    for number in range(500):
+        began = time.perf_counter()
+        if not metadata(gateway, number):
+            wrong.append("a metadata call failed beside stalled clients")
+        times.append((time.perf_counter() - began) * 1000)
+    for sock in socks:
+        sock.close()
+    times.sort()
+    print(f"64 stalled clients, 500 metadata calls: p50 {times[250]:.1f} ms, p99 {times[494]:.1f} ms")
+
+
+def faulty_provider(gateway, count=5000):
+    def one(number):
+        kind = (metadata, download, metadata)[number % 3]
+        return upload(gateway, f"f-{number}", 50_000, "faulty") if number % 10 == 0 else kind(gateway, number, "faulty")
+
+    with ThreadPoolExecutor(32) as pool:
+        good = sum(pool.map(one, range(count)))
+    print(
+        f"{count} calls to a provider that fails one in five: {good} right, {count - good} errors, {len(wrong)} wrong"
+    )
+
+
+def leaving_clients(gateway, count=10_000):
+    for number in range(300):
+        metadata(gateway, number)
+    before = settled(gateway, 0)
+
+    def one(number):
+        return leave(gateway, number) if number % 10 == 0 else metadata(gateway, number)
+
+    with ThreadPoolExecutor(16) as pool:
+        good = sum(pool.map(one, range(count)))
+    after = settled(gateway, before[1])
+    print(f"{count} requests, every tenth client leaves: {good} as they should be")
+    print(f"  resident {before[0]:.1f} -> {after[0]:.1f} MiB, descriptors {before[1]} -> {after[1]}")
+
+
+def soak(gateway, minutes):
+    ends, count, number = time.monotonic() + minutes * 60, 0, 0
+    with ThreadPoolExecutor(8) as pool:
+        while time.monotonic() < ends:
+            jobs = [pool.submit(upload, gateway, f"s-{n}", 200_000) for n in range(4)]
+            jobs += [pool.submit(download, gateway, n) for n in range(number, number + 20)]
+            jobs += [pool.submit(metadata, gateway, n) for n in range(number, number + 60)]
+            jobs += [pool.submit(leave, gateway, n) for n in range(4)]
+            jobs += [pool.submit(metadata, gateway, n, "faulty") for n in range(4)]
+            count, number = count + sum(bool(job.result()) for job in jobs), number + 60
+            if number % 30_000 < 60:
+                resident, descriptors = resources(gateway)
+                print(f"  {count} calls, {resident:.1f} MiB, {descriptors} descriptors", flush=True)
+    resident, descriptors = settled(gateway, 0)
+    print(f"soak of {minutes:g} min: {count} right calls, {resident:.1f} MiB, {descriptors} descriptors at its end")
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("what", nargs="?", choices=["all", "soak"], default="all")
+    options.add_argument("--minutes", type=float, default=10)
+    given = options.parse_args()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    provider = multiprocessing.get_context("fork").Process(target=Provider(listener).serve, daemon=True)
+    provider.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "stress.ini"
+        kinds = "\n".join(
+            f"[provider:{name}]\nkind = openai\nbase_url = {url}/{name}/v1\ncredential = sk-stress\n"
+            "answer_timeout = 2\n"
+            for name in ("good", "faulty")
+        )
+        config.write_text(f"[filesproxy]\nopen_access = yes\n{kinds}")
+        with running("gunicorn", Path(folder) / "run", FILESPROXY_CONFIG=config) as gateway:
+            if given.what == "soak":
+                soak(gateway, given.minutes)
+            else:
+                for measurement in (big_uploads, stalled_clients, faulty_provider, leaving_clients):
+                    measurement(gateway)
+    provider.terminate()
+    print("\n".join(wrong[:20]))
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
