@@ -110,15 +110,18 @@ class Application:
         permit(caller, match.operation)
         watch = record.watch = self._watchdog.watch(request.client)
         watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
-        watch.transfer(lambda: request.body.size)
+        # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
+        is_json = match.operation in JSON_OPERATIONS
+        watch.transfer((lambda: 0) if is_json else lambda: request.body.size)
         request.body.is_overdue = lambda: watch.is_overdue
         document = Document(request, self.config.settings, self._budget, self.config.providers)
-        slug = (lambda: document.slug) if match.operation in JSON_OPERATIONS else str
+        slug = (lambda: document.slug) if is_json else str
         try:
             target = resolve(request, caller, self.config, self._providers, slug)
             record.fields["provider"] = ("@" if target.is_saved else "") + target.name
             watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
             call = replace(self._call(request, match, target, document), now=record.started, watch=watch)
+            watch.follows_client = call.stream or call.is_generated
             record.upload = call.upload
             answer = run(call, target, self._transports)
         finally:
@@ -144,12 +147,14 @@ class Application:
 
         def done(sent: int, error: str) -> None:
             watch.close()
-            record.write(response.status, sent, "client_timeout" if error and watch.is_overdue else error)
+            is_slow = error == "client_aborted" and watch.is_overdue
+            record.write(response.status, sent, "client_timeout" if is_slow else error)
 
         stream = respond(response, environ["REQUEST_METHOD"], start_response, done)
         if isinstance(stream, ResponseStream):
             watch.is_answering = True
-            if not isinstance(response.body, EventStream):
+            watch.cuts_by_reset = not isinstance(response.body, EventStream)
+            if watch.cuts_by_reset:
                 watch.transfer(lambda: stream.delivered)
         return stream
 

@@ -83,7 +83,9 @@ def _check_sections(source: Source) -> None:
     for section in source.sections:
         label, _, name = section.partition(":")
         if section != "filesproxy" and not (label in ("provider", "key") and is_name(name) and name != "none"):
-            raise ConfigError(f"{source.place(section)}: sections are [filesproxy], [provider:NAME] and [key:NAME].")
+            # A key that stands in brackets may hold a secret.
+            place = source.line(section) if "=" in section else f"{source.place(section)}: "
+            raise ConfigError(f"{place}sections are [filesproxy], [provider:NAME] and [key:NAME].")
 
 
 def _named(source: Source, label: str) -> dict[str, str]:

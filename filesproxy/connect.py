@@ -110,9 +110,13 @@ def _failure(error: Exception, host: str) -> UpstreamError:
     if isinstance(error, TIMEOUTS):
         return UpstreamTimeout(f"Connecting to {host} took too long.")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return UpstreamError(f"Cannot verify the certificate of {host}: set ca_file or ca_extra.", code="upstream_tls")
+        advice = (
+            "set tls_strict = no" if "key usage" in str(error.verify_message).lower() else "set ca_file or ca_extra"
+        )
+        return UpstreamError(f"Cannot verify the certificate of {host}: {advice}.", code="upstream_tls")
     if isinstance(error, ssl.SSLError):
-        return UpstreamError(f"The TLS handshake with {host} failed.", code="upstream_tls")
+        message = f"The TLS handshake with {host} failed; it may want a client_cert, or another one."
+        return UpstreamError(message, code="upstream_tls")
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return UpstreamError(f"Cannot resolve {host}.", code="upstream_unreachable")
     return UpstreamError(f"Cannot connect to {host}, or the proxy before it refused.", code="upstream_unreachable")

@@ -130,10 +130,12 @@ class _Sender:
             raise _refusal(answer, self._target)
         if call.stream and answer.status not in (200, 206):
             raise UpstreamError("The provider answered without the content.", code="upstream_invalid_answer")
-        if call.stream or answer.body is None:
-            return answer
+        if answer.body is None or (call.stream and (sse.is_stream(answer) or not call.is_generated)):
+            return answer  # events, or a file's bytes: nothing else is relayed without being read
         value = _parse(_read(answer, self._target.settings["max_answer_bytes"]))
         self._opened.pop().close()
+        if call.watch:
+            call.watch.transfer()  # the time of this answer is over, and perhaps another call follows
         return replace(answer, json=value, body=None)
 
     def _perform(self, call: Call) -> Answer:

@@ -27,9 +27,12 @@ class Source(NamedTuple):
 
     def place(self, section: str, key: str = "") -> str:
         """How to name a section, or a key in it, to whoever wrote it."""
+        return f"{self.line(section, key)}[{section}]"
+
+    def line(self, section: str, key: str = "") -> str:
+        """File and line where a section stands, or a key in it."""
         line = self.lines.get((section, key))
-        file = f"{self.path}, line {line}: " if line else f"{self.path}: " if self.path else ""
-        return f"{file}[{section}]"
+        return f"{self.path}, line {line}: " if line else f"{self.path}: " if self.path else ""
 
 
 def read(path: str) -> Source:

@@ -40,6 +40,7 @@ MAX_TRAILER_BYTES = 8192
 _log = logging.getLogger("filesproxy")
 # An absolute-form target (RFC 9112 §3.2.2): Host says the same, and is what is checked.
 _ORIGIN_FORM = re.compile(r"\Ahttps?://[^/?]*", re.IGNORECASE)
+_REQUEST_LINE = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[1-9][.][0-9]+\r?\n")  # RFC 9112 §3
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
@@ -137,6 +138,8 @@ class Handler(WSGIRequestHandler):
             self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
         finally:
             self.server.silent.discard(self.connection)
+        if self.raw_requestline and not _REQUEST_LINE.fullmatch(self.raw_requestline):
+            raise BadRequest("The request does not start with a request line.")
         if not self.raw_requestline or not self.parse_request():  # which has sent its answer
             return None
         self.rfile = plain
@@ -159,6 +162,8 @@ class Handler(WSGIRequestHandler):
         environ["REQUEST_URI"] = self.path
         environ["REMOTE_ADDR"] = str(self.client_address[0])
         environ["wsgi.input_terminated"] = True
+        if "content-type" not in self.headers:
+            environ["CONTENT_TYPE"] = ""  # wsgiref says text/plain of nothing
         environ["filesproxy.socket"] = self.connection  # to see that the client has left
         return environ
 
@@ -295,6 +300,8 @@ class _Head:
         self._left -= len(line)
         if self._left < 0:
             raise _TooLargeHead(f"The request head is over {MAX_HEAD_BYTES} bytes.")
+        if not line.endswith(b"\n") and (line or self._left < MAX_HEAD_BYTES):
+            raise BadRequest("The request head was cut.")
         if b"\r" in line.rstrip(b"\r\n") or b"\0" in line or line.endswith(b"\r\r\n"):
             raise BadRequest("The request head holds a bare CR or a NUL.")
         return line

@@ -205,7 +205,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent: to its answer, or in it", *_BOTH),
     Setting("generation_total", 3600.0, _seconds, "seconds for all of an answer that a model makes", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
-    Setting("max_json_in_flight", 64 << 20, _integer, "bytes of JSON requests in memory at once; more is a 503"),
+    Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory at once; more is a 503"),
     Setting("via_name", "", _via_name, "name in `Via` by which this deployment knows its own requests; made if empty"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
     Setting("kind", "", _word, "which built-in provider this is, where the section's name is none", False, True),

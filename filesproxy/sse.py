@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from .errors import FilesproxyError, UpstreamError
@@ -12,10 +12,11 @@ from .strictjson import Unreadable, dumps, loads
 
 MAX_EVENT_BYTES = 8 << 20  # the last event of a response repeats all of it
 MEDIA_TYPE = "text/event-stream"
+_BOM = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 
-# The types of a response's last event; that of a chat completion is `[DONE]`.
-_LAST_TYPES = ("response.completed", "response.incomplete", "response.failed", "error")
+#: the types of a response's last event; that of a chat completion is `[DONE]`
+RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
 
 def is_stream(answer: Answer) -> bool:
@@ -30,7 +31,7 @@ def frames(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> Iterato
     UpstreamError for an event of more than `max_bytes`.
     """
     held = bytearray()
-    for text in _lines(blocks):
+    for text in _lines(_without_mark(blocks)):
         searched = max(0, len(held) - 1)
         held += text
         end = held.rfind(b"\n\n", searched)
@@ -45,6 +46,17 @@ def frames(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> Iterato
             )
     if held.strip() == DONE.strip():
         yield [bytes(held.strip())]
+
+
+def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks without the byte order mark that a stream may begin with, and that says nothing (§9.2.5)."""
+    start = b""
+    for block in blocks:
+        start += block
+        if len(start) >= len(_BOM) or not _BOM.startswith(start):
+            break
+    yield start[len(_BOM) :] if start.startswith(_BOM) else start
+    yield from blocks
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -69,25 +81,25 @@ def data(frame: bytes) -> bytes:
     return b"\n".join(value[1:] if value.startswith(b" ") else value for value in fields)
 
 
-def passed_through(blocks: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Whole events as they come. UpstreamError if they stop before the last one of an OpenAI stream."""
+def passed_through(blocks: Iterator[bytes], last_types: Sequence[str] = ()) -> Generator[bytes, None, None]:
+    """Whole events as they come. UpstreamError if they stop before `[DONE]`, an error, or one of the last types."""
     last = b""
     for whole in frames(blocks):
         last = next((text for text in map(data, reversed(whole)) if text), last)
         yield b"\n\n".join(whole) + b"\n\n"
-    if not _is_last(last.strip()):
+    if not _is_last(last.strip(), last_types):
         raise UpstreamError("The provider ended its stream early.")
 
 
-def _is_last(text: bytes) -> bool:
-    """Whether an event with this data ends a stream: `[DONE]`, a response's last one, or an error."""
+def _is_last(text: bytes, last_types: Sequence[str]) -> bool:
+    """Whether an event with this data ends a stream."""
     if text == b"[DONE]":
         return True
     try:
         value = loads(text)
     except Unreadable:
         return False
-    return isinstance(value, dict) and (value.get("type") in _LAST_TYPES or bool(value.get("error")))
+    return isinstance(value, dict) and (value.get("type") in last_types or bool(value.get("error")))
 
 
 def event(value: Any) -> bytes:

@@ -43,7 +43,8 @@ def resolve(
     """
     name, is_slug = _name(request.headers)
     param = "x-portkey-provider"
-    if not name and (named := slug()):
+    # Without keys only this machine may use what is saved, so for others no body is read to see what it names.
+    if not name and (caller.key or _is_this_machine(request)) and (named := slug()):
         name, is_slug, param = named, True, "model"
     settings = config.providers.get(name or config.settings["default_provider"])
     if settings is None:
@@ -58,6 +59,14 @@ def resolve(
     else:
         target = _plain(target, request, caller, config.keys)
     return replace(target, base_url=_base_url(target))
+
+
+def _is_this_machine(request: Request) -> bool:
+    try:
+        require_this_machine(request)
+    except Forbidden:
+        return False
+    return True
 
 
 _UNNAMED = "Name a provider in the header x-portkey-provider, or in the model, as @NAME/model."
@@ -111,7 +120,9 @@ def _plain(target: Target, request: Request, caller: Caller, keys: Sequence[Key]
     credential = credential or caller.credential
     if not credential:
         raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
-    settings = {**target.settings, **_client_settings(target, request.headers), **auth}
+    # A certificate of the gateway's own is a credential too: it goes with the saved one.
+    settings = {**target.settings, "client_cert": "", "client_key": ""}
+    settings.update({**_client_settings(target, request.headers), **auth})
     return replace(target, settings=settings, credential=credential, owner=caller.name)
 
 

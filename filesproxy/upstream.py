@@ -15,30 +15,29 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPException, HTTPMessage, HTTPResponse, parse_headers
+from http.client import HTTPException, HTTPMessage
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from . import __version__
 from .connect import TIMEOUTS, Connector
 from .errors import ClientAborted, FilesproxyError, RequestTimeout, UpstreamError, UpstreamTimeout
-from .headers import misread, safe
+from .headers import safe
 from .multipart import encode
 from .provider import Answer, Call, Target, Upload
+from .response import Response, check
 from .strictjson import dumps
 from .watchdog import Watch
 
 BLOCK_BYTES = 1 << 18  # of a download: more costs memory and gains little
 UNCOPIED_BYTES = 1 << 16  # of an upload: a block from this size on is sent by itself, not copied into its frame
 EARLY_ANSWER_SECONDS = 2.0  # for the answer of an upstream that stopped reading an upload
-MAX_INFORMATIONAL = 16  # 1xx answers before the real one
 MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
 
 # How a send fails when the peer has answered and closed; TLS has names of its own for it.
 _STOPPED_READING = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError, *TIMEOUTS)
 _INFORMATIONAL_START = b"HTTP/1.1 1"
 _INFORMATIONAL = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9][^\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
-_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _OWN_HEADERS = {"user-agent": f"filesproxy/{__version__}", "accept-encoding": "identity", "connection": "close"}
 
 Connect = Callable[[SplitResult, Mapping[str, Any], Watch], socket.socket]
@@ -71,7 +70,6 @@ class _Request(urllib.request.Request):
         self.call = call
         self.settings = target.settings
         self.watch: Watch = call.watch or Watch()
-        self.watch.follows_client = call.stream or call.is_generated
         self._deadline = time.monotonic() + call.timeout if call.timeout else None
 
     def seconds(self, setting: str) -> float:
@@ -239,27 +237,15 @@ def _sent(sock: socket.socket, block: bytes, timeout: float, watch: select.poll 
     return True
 
 
-class _Response(HTTPResponse):
-    """An HTTP response that passes over 1xx answers, of which urllib takes 103 for the last word (RFC 9110 §15.2)."""
-
-    def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(MAX_INFORMATIONAL):
-            line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-            if not 100 <= line[1] < 200 or line[1] == 101:
-                return line
-            parse_headers(self.fp)
-        raise HTTPException("too many informational answers")
-
-
 def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBody:
     limit = request.seconds("answer_timeout")
     limit = limit if whole else min(limit, EARLY_ANSWER_SECONDS)
     sock.settimeout(limit)
     request.watch.allow(limit)
-    response = _Response(sock, method=request.call.method)
+    response = Response(sock, method=request.call.method)
     try:
         response.begin()
-        _check(response, whole)
+        check(response, whole)
     except BaseException as error:
         response.close()
         raise _receive_failure(error, whole) from None
@@ -274,31 +260,19 @@ def _receive(sock: socket.socket, request: _Request, whole: bool) -> ResponseBod
 def _receive_failure(error: BaseException, whole: bool) -> BaseException:
     if isinstance(error, TIMEOUTS):
         return UpstreamTimeout(f"The provider {'did not answer in time' if whole else 'stopped reading the upload'}.")
+    is_cut = isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    if isinstance(error, ssl.SSLError) and not is_cut:  # under TLS 1.3 a refused client is told only now
+        message = "The provider refused the TLS connection: it may want a client_cert, or another one."
+        return UpstreamError(message, code="upstream_tls")
     if isinstance(error, (OSError, HTTPException)):
         return UpstreamError("The provider closed the connection, or answered with something that is not HTTP.")
     return error
 
 
-def _check(response: HTTPResponse, whole: bool) -> None:
-    """Refuse what two readers could read differently (RFC 9112 §6.3), and success for half an upload."""
-    lengths = response.headers.get_all("content-length", [])
-    codings = response.headers.get_all("transfer-encoding", [])
-    if (
-        misread(response.headers)
-        or response.status == 101
-        or len(lengths) + len(codings) > 1
-        or not all(_LENGTH.fullmatch(length.strip(" \t")) for length in lengths)
-        or any(coding.lower() != "chunked" for coding in codings)
-    ):
-        raise UpstreamError("The provider's answer has broken HTTP framing.")
-    if not whole and response.status < 400:
-        raise UpstreamError("The provider answered before the upload had ended.")
-
-
 class ResponseBody:
     """The bytes of an answer as they arrive; raises if they stop early, frees the connection when closed."""
 
-    def __init__(self, sock: socket.socket, response: HTTPResponse, watch: Watch) -> None:
+    def __init__(self, sock: socket.socket, response: Response, watch: Watch) -> None:
         self._sock = sock
         self._response = response
         self._watch = watch

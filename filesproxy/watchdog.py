@@ -10,14 +10,21 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from .provider import Client
 
 INTERVAL_SECONDS = 0.2  # between two looks
+CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an event that says so where it can
+
+
+def _nothing() -> int:
+    return 0
 
 
 class Watch:
@@ -30,48 +37,61 @@ class Watch:
         self.client = client  # where the server shows it
         self.upstream: socket.socket | None = None
         self.follows_client = False  # a client that hangs up ends the request
-        self.is_answering = False  # the status has gone: a client that is cut off sees it
+        self.is_answering = False  # the status has gone
+        self.cuts_by_reset = False  # and nothing behind it can say that the answer is not whole
         self.has_left = False
         self.is_overdue = False
-        self._ends = float("inf")
-        self._moved: Callable[[], int] = lambda: 0
+        self._phase: tuple[float, Callable[[], int]] = (float("inf"), _nothing)  # its end, and what prolongs it
+        self._cut = float("inf")  # when a client that an overdue answer goes to is cut off
 
-    def allow(self, seconds: float, moved: Callable[[], int] = lambda: 0) -> None:
+    def allow(self, seconds: float, moved: Callable[[], int] = _nothing) -> None:
         """Begin a phase of so many seconds, and more as bytes move, which `moved` counts."""
-        self._ends = float("inf")  # while the two that follow do not belong together
-        self._moved = moved
-        self._ends = time.monotonic() + seconds - moved() / self.min_rate
+        self._phase = time.monotonic() + seconds - moved() / self.min_rate, moved
 
-    def transfer(self, moved: Callable[[], int] = lambda: 0) -> None:
+    def transfer(self, moved: Callable[[], int] = _nothing) -> None:
         """Begin a phase of the length of a transfer."""
         self.allow(self.total, moved)
 
     def look(self, now: float) -> None:
         """End the request if its phase has taken too long."""
-        if not self.is_overdue and now > self._ends + self._moved() / self.min_rate:
-            self.is_overdue = True
-            self._shut()
+        ends, moved = self._phase
+        if not self.is_overdue and now > ends + moved() / self.min_rate:
+            self.is_overdue, self._cut = True, now + CUT_SECONDS
+            self._wake()
+        elif self.is_overdue and self.is_answering and now > self._cut:
+            _shut(self.client, socket.SHUT_RDWR)
 
     def leave(self) -> None:
         """End the request: its client has hung up."""
         self.has_left = True
-        self._shut()
+        self._wake()
 
     def close(self) -> None:
         """The request is over; a second time is harmless."""
+        self.client = self.upstream = None
         if self._dog:
             self._dog.forget(self)
 
-    def _shut(self) -> None:
-        # Reading from the client stops; an answer can still be written, unless one is on its way already.
-        ends = (
-            (self.upstream, socket.SHUT_RDWR),
-            (self.client, socket.SHUT_RDWR if self.is_answering else socket.SHUT_RD),
-        )
-        for sock, how in ends:
-            if isinstance(sock, socket.socket):
-                with suppress(OSError):
-                    socket.socket.shutdown(sock, how)  # under TLS, whose own method is not for two threads
+    def _wake(self) -> None:
+        """Wake up whoever reads or writes: it knows how to end an answer so that the client sees it."""
+        _shut(self.upstream, socket.SHUT_RDWR)
+        if not self.is_answering:
+            _shut(self.client, socket.SHUT_RD)  # an answer can still be written
+        elif self.cuts_by_reset:
+            _end_by_reset(self.client)
+
+
+def _shut(sock: Any, how: int) -> None:
+    if isinstance(sock, socket.socket):
+        with suppress(OSError):
+            socket.socket.shutdown(sock, how)  # under TLS, whose own method is not for two threads
+
+
+def _end_by_reset(sock: Any) -> None:
+    """Let the server's close be a reset (RST): an end without one may look like that of a whole answer."""
+    if isinstance(sock, socket.socket):
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Watchdog:
@@ -86,12 +106,11 @@ class Watchdog:
         """Watch a request until its watch is closed."""
         made = Watch(self, client)
         with self._lock:
-            self._watches.add(made)
             if self._runs_in != os.getpid():
-                if self._runs_in:  # a parent's requests are not this process's
-                    self._watches = {made}
-                self._runs_in = os.getpid()
+                self._watches = set()  # a parent's requests are not this process's
                 threading.Thread(target=self._run, name="filesproxy watchdog", daemon=True).start()
+                self._runs_in = os.getpid()
+            self._watches.add(made)
         return made
 
     def forget(self, watch: Watch) -> None:
@@ -107,27 +126,22 @@ class Watchdog:
                     self._runs_in = 0
                     return
                 watches = list(self._watches)
-            now = time.monotonic()
-            for watch in watches:
-                watch.look(now)
-            _leave_with_clients(watches)
+            with suppress(Exception):  # of a server's own class of socket: the thread must live on
+                now = time.monotonic()
+                for watch in watches:
+                    watch.look(now)
+                _leave_with_clients(watches)
 
 
 def _leave_with_clients(watches: list[Watch]) -> None:
     """End what follows a client that has closed its side (POLLRDHUP), which none does that waits for an answer."""
     poll, by_descriptor = select.poll(), {}
     for watch in watches:
-        descriptor = _descriptor(watch.client) if watch.follows_client else -1
+        client = watch.client if watch.follows_client else None
+        descriptor = client.fileno() if client else -1
         if descriptor >= 0:
             poll.register(descriptor, select.POLLRDHUP)
             by_descriptor[descriptor] = watch
     for descriptor, event in poll.poll(0):
         if not event & select.POLLNVAL:  # closed by the server meanwhile
             by_descriptor[descriptor].leave()
-
-
-def _descriptor(client: Client | None) -> int:
-    try:
-        return client.fileno() if client else -1
-    except Exception:  # a server's own class of socket; the thread must live on
-        return -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from wsgiref.validate import validator
 
+import audit
 import pytest
 import webtest
 from fakes import FakeUpstream, Mounted
@@ -12,6 +13,50 @@ from fakes import FakeUpstream, Mounted
 from filesproxy import create_app
 
 PREFIX = "/mounted/here"
+#: foreign names that a test looks up on purpose: a secret in the place of a proxy's host is asked for like any host
+LOOKED_UP = {"test_proxy_of_the_environment_is_not_quoted": ("sk-canary-7f3a9c",)}
+
+
+def pytest_sessionstart(session):
+    """From here on the interpreter tells of every connection."""
+    audit.install()
+
+
+def pytest_sessionfinish(session):
+    audit.stop()
+
+
+class Connections:
+    """What the process has connected to since the test began; `allow` lets it leave this machine for these hosts."""
+
+    def __init__(self):
+        self.allowed = set()
+
+    def allow(self, *hosts):
+        self.allowed.update(hosts)
+
+    def __call__(self):
+        """(host, port) of each connection, in order."""
+        return [(seen.host, seen.port) for seen in audit.contacts() if seen.is_connection]
+
+    def looked_up(self):
+        """(host, port) of each name that was resolved, in order; addresses count as names."""
+        return [(seen.host, seen.port) for seen in audit.contacts() if not seen.is_connection]
+
+    def check(self):
+        """Fail if anything went elsewhere than to this machine, or to where the test allows."""
+        strangers = [seen for seen in audit.forget() if not seen.is_local and seen.host not in self.allowed]
+        if strangers:
+            pytest.fail(f"this process went to a foreign host: {strangers}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def connections(request):
+    """Every test: nothing of this process leaves this machine. A test that asks for it sees where it went."""
+    seen = Connections()
+    seen.allow(*LOOKED_UP.get(getattr(request.node, "originalname", ""), ()))
+    yield seen
+    seen.check()
 
 
 @pytest.fixture(autouse=True)

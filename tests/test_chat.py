@@ -7,6 +7,7 @@ import json
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+import webtest
 from configurations import hashed
 from fakes import OPENAI, FakeBody, FakeUpstream, form, form_type
 
@@ -674,3 +675,46 @@ def test_time_limit_of_the_client_goes_with_the_call(client, upstream):
 def test_another_method_is_405(method, client):
     answer = client.request("/v1/chat/completions", method=method, headers=OPENAI, status=405)
     assert answer.headers["allow"] == "POST"
+
+
+# Named after what a review found
+
+
+@pytest.mark.parametrize("headers", [{"content-type": "application/json"}, {"content-type": "text/plain"}, {}])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_answer_without_events_to_a_streaming_request_is_read_and_redacted(headers, path, make_client, upstream):
+    """It was relayed as if it were a file: with the credential, without a bound, and cut quietly."""
+    upstream.headers, upstream.chunks = headers, [b'{"debug":{"authorization":"Bearer sk-saved-openai"}}']
+    answer = post(make_client(SAVED), {**CHAT, "stream": True}, {"x-portkey-provider": "@openai"}, path)
+    assert answer.json == {"debug": {"authorization": "Bearer [redacted]"}}
+    assert upstream.bodies[0].closed
+
+
+@pytest.mark.parametrize("headers", [{"content-type": "text/plain"}, {}])
+def test_events_without_their_type_are_a_502_and_no_stream_that_could_end_quietly(headers, client, upstream):
+    upstream.headers, upstream.chunks = headers, list(EVENTS)
+    assert refused(client, {**CHAT, "stream": True}, status=502)["code"] == "upstream_invalid_answer"
+
+
+@pytest.mark.parametrize("last", [b'{"type":"error","message":"x"}', b'{"type":"response.completed"}'])
+def test_chat_that_ends_like_a_response_has_not_ended(last, client, upstream):
+    streaming(upstream, [b'data: {"a":1}\n\n', b"data: " + last + b"\n\n"])
+    assert "error" in events(post(client, {**CHAT, "stream": True}))[-1]
+
+
+def test_stranger_is_refused_before_its_body_is_read(make_client, upstream):
+    """Without keys only this machine may use what is saved; its model was read all the same."""
+    elsewhere = {"REMOTE_ADDR": "203.0.113.9", "HTTP_HOST": "gw.example", "wsgi.input": None}
+    body = json.dumps({**CHAT, "model": "@openai/gpt-5"})
+    answer = make_client(SAVED).post("/v1/chat/completions", body, {}, extra_environ=elsewhere, status="*")
+    assert answer.json["error"]["code"] == "unknown_provider" and upstream.calls == []
+
+
+def test_certificate_of_the_gateway_is_lent_to_no_caller_with_a_credential_of_its_own(upstream):
+    gateway = create_app(SAVED, transports={"https": upstream})
+    gateway.config.providers["openai"].update(client_cert="/cert", client_key="/key")
+    upstream.answers({"id": "file-1"})
+    client = webtest.TestApp(gateway, extra_environ={"HTTP_HOST": "localhost", "REMOTE_ADDR": "127.0.0.1"})
+    client.get("/v1/files/file-1", headers=OPENAI)
+    client.get("/v1/files/file-1", headers={"x-portkey-provider": "@openai"})
+    assert [target.settings["client_cert"] for target in upstream.targets] == ["", "/cert"]

@@ -26,7 +26,10 @@ def test_without_anything_the_defaults_hold_and_there_is_no_local_store_and_no_k
     found = config()
     made = found.settings["via_name"]
     assert made.startswith("filesproxy-") and made == config().settings["via_name"]
-    assert found.settings == {**{setting.name: setting.default for setting in SETTINGS if setting.app}, "via_name": made}
+    assert found.settings == {
+        **{setting.name: setting.default for setting in SETTINGS if setting.app},
+        "via_name": made,
+    }
     assert set(found.providers) == {"openai", "azure-openai", "anthropic"}
     assert found.providers["openai"]["kind"] == "openai"
     assert found.providers["openai"]["base_url"] == "https://api.openai.com/v1"

@@ -38,7 +38,7 @@ LADDER = [
     {"exchange", "wsgi"},
     {"store"},
     {"upstream"},
-    {"blobs", "connect"},
+    {"blobs", "connect", "response"},
     {"settings", "tls"},
     {"providers/__init__"},
     {"providers/anthropic"},

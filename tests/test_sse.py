@@ -10,7 +10,7 @@ from fakes import FakeBody
 
 from filesproxy.errors import BadRequest, UpstreamError
 from filesproxy.provider import Answer
-from filesproxy.sse import DONE, data, error_event, event, frames, is_stream, passed_through
+from filesproxy.sse import DONE, RESPONSE_ENDS, data, error_event, event, frames, is_stream, passed_through
 
 CHAT = (
     b'data: {"id":"c","choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
@@ -242,7 +242,7 @@ LASTS = {
 
 @pytest.mark.parametrize("name", LASTS)
 def test_stream_with_its_last_event_ends_well(name):
-    out = b"".join(passed_through(iter([b'data: {"a":1}\n\n', LASTS[name]])))
+    out = b"".join(passed_through(iter([b'data: {"a":1}\n\n', LASTS[name]]), RESPONSE_ENDS))
     assert out.startswith(b'data: {"a":1}\n\n') and LASTS[name].strip() in out
 
 

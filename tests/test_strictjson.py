@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 
 import pytest
 
@@ -200,3 +201,18 @@ def test_dumps_leaves_utf8_as_it_is_and_escapes_what_utf8_has_not():
 
 def test_dumps_never_splits_an_event_or_a_header():
     assert not set(dumps({"a": "\r\n\r\ndata: x\n"})) & set(b"\r\n")
+
+
+def test_refusing_too_many_values_costs_no_more_memory_than_the_text():
+    """Splitting at each quote cost a gigabyte for 32 MiB."""
+    text = bytearray(b'["ab",c' * (1 << 20))
+    tracemalloc.start()
+    with pytest.raises(Unreadable):
+        loads(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(text)
+
+
+def test_commas_in_a_string_that_spans_slices_are_no_values():
+    assert loads(b'["' + b",a" * (MAX_VALUES + (1 << 20)) + b'",1]')[1] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 
@@ -66,13 +67,6 @@ def follow(dog, client, upstream):
     """A watch of a request that ends when its client hangs up."""
     watch = dog.watch(client)
     watch.upstream, watch.follows_client = upstream, True
-    return watch
-
-
-def watched(dog, client, upstream):
-    """A call under watch, from this client to that upstream."""
-    watch = dog.watch(client)
-    watch.follows_client, watch.upstream = True, upstream
     return watch
 
 
@@ -216,13 +210,13 @@ def test_request_that_does_not_follow_its_client_goes_on_without_it(dog, pairs):
 
 def test_request_whose_client_no_server_shows_is_watched_all_the_same(dog, pairs):
     _, upstream = pairs()
-    watch = watched(dog, None, upstream)
+    watch = follow(dog, None, upstream)
     time.sleep(INTERVAL_SECONDS * 3)
     assert not watch.has_left and dogs() == 1
     watch.close()
 
 
-def test_thread_runs_only_while_something_is_watched(dog, pairs):
+def test_thread_runs_only_while_something_is_follow(dog, pairs):
     (_, client), (_, upstream) = pairs(), pairs()
     assert dogs() == 0
     for _ in range(2):  # and begins again
@@ -387,6 +381,82 @@ def test_client_that_hangs_up_is_no_matter_of_a_watch_that_does_not_follow_it(do
     assert not watch.has_left
     peer.sendall(b"on")
     assert reads(upstream)[0] == b"on"
+    watch.close()
+
+
+def test_answer_that_ends_itself_has_time_to_before_its_client_is_cut_off(dog, pairs):
+    """Both ends were shut at once, so that the event that says so never left."""
+    (far, client), (_, upstream) = pairs.tcp(), pairs()
+    watch = overdue(dog, client, upstream)
+    watch.is_answering = True
+    assert reads(upstream)[0] == b""
+    client.sendall(b"data: error")
+    watch.close()
+    client.close()
+    assert (far.recv(100), far.recv(100)) == (b"data: error", b"")
+
+
+def test_answer_that_nothing_can_say_is_cut_ends_in_a_reset(dog, pairs):
+    (far, client), (_, upstream) = pairs.tcp(), pairs()
+    watch = overdue(dog, client, upstream)
+    watch.is_answering = watch.cuts_by_reset = True
+    assert reads(upstream)[0] == b""
+    watch.close()
+    client.close()
+    with pytest.raises(ConnectionResetError):
+        far.recv(100)
+
+
+def test_change_of_phase_is_never_a_false_timeout():
+    """The end of one phase was read with the count of the next."""
+    watch, over, interval = Watch(), threading.Event(), sys.getswitchinterval()
+    watch.min_rate = 1
+
+    def look():
+        while not over.is_set():
+            watch.look(time.monotonic())
+
+    looker = threading.Thread(target=look)
+    sys.setswitchinterval(1e-6)
+    try:
+        looker.start()
+        for _ in range(20_000):
+            watch.allow(1000, lambda: 10**9)
+            watch.allow(1000)
+    finally:
+        over.set()
+        looker.join()
+        sys.setswitchinterval(interval)
+    assert not watch.is_overdue
+
+
+def test_dog_whose_thread_did_not_start_tries_again(dog, pairs, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    (far, client), (_, upstream) = pairs(), pairs()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            dog.watch(client)
+    watch = follow(dog, client, upstream)
+    far.close()
+    assert reads(upstream)[0] == b"" and watch.has_left
+    watch.close()
+
+
+def test_socket_that_fails_in_its_own_way_does_not_end_the_dog(dog, pairs):
+    class Odd:
+        def fileno(self):
+            raise ZeroDivisionError
+
+    (far, client), (_, upstream) = pairs(), pairs()
+    odd = follow(dog, Odd(), None)
+    time.sleep(INTERVAL_SECONDS * 1.5)
+    odd.close()
+    watch = follow(dog, client, upstream)
+    far.close()
+    assert reads(upstream)[0] == b"" and watch.has_left
     watch.close()
 
 

@@ -17,7 +17,7 @@ from ..errors import BadRequest, UpstreamAnswered, UpstreamError
 from ..listing import Page, behind, deletion, walked
 from ..provider import Answer, Call, Json, Provider, Send, Target, exchange, need, unusable
 from .anthropic_answer import completion
-from .anthropic_content import PDF, media_type_of
+from .anthropic_content import media_type_of
 from .anthropic_errors import error
 from .anthropic_request import file_ids, messages_request
 from .anthropic_stream import chunks
@@ -184,13 +184,12 @@ def _looked_up(call: Call, send: Send) -> dict[str, str]:
     places = {file["file_id"]: place for place, file in reversed(untyped)}
     if len(places) > MAX_LOOKUPS:
         raise BadRequest(f"More than {MAX_LOOKUPS} files come without a mime_type.", param="messages")
-    if places:  # nobody is asked for the sake of a chat that cannot be translated anyway
-        messages_request(call.json, dict.fromkeys(places, PDF))
     return {file_id: _media_type(file_id, places[file_id], call, send) for file_id in places}
 
 
 def _media_type(file_id: str, place: str, call: Call, send: Send) -> str:
-    asked = Call("retrieve_file", "GET", f"/files/{file_id}", headers=call.headers, timeout=call.timeout, now=call.now)
+    plain: Json = {"json": None, "query": {}, "stream": False, "is_generated": False}
+    asked = replace(call, operation="retrieve_file", method="GET", path=f"/files/{file_id}", **plain)
     try:
         media_type: str = need(send(with_files_beta(asked)).json, "mime_type", str)
     except UpstreamAnswered as error:

@@ -25,6 +25,7 @@ _TYPES = {
     "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp",
 }  # fmt: skip
 _DATA_URL = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100}){0,8}),", re.IGNORECASE)
+_CHARSET = re.compile(r"charset=([^;]*)")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")  # without groups, which would cost 40 bytes a byte
 
 
@@ -160,6 +161,8 @@ def _data_url(url: str, place: str) -> tuple[str, str]:
     found = _DATA_URL.match(url)
     if not found or not found[2].lower().endswith(";base64"):
         refuse(place, "A data URL here is data:TYPE;base64,…")
+    if not set(_CHARSET.findall(found[2].lower())) <= {"utf-8", "us-ascii"}:
+        refuse(place, "The text of a data URL is UTF-8")
     return found[1].strip().lower(), url[found.end() :]
 
 

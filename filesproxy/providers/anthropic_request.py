@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadRequest
 from ..fields import NUMBER, at, objects, optional, required
 from ..provider import Json
-from ..strictjson import Unreadable, loads
+from ..strictjson import MAX_VALUES, Unreadable, loads, marks
 from .anthropic_content import cached, refuse, text_blocks, user_blocks
 from .anthropic_tools import runs_code, tool_choice, tools
 
@@ -52,6 +52,7 @@ def messages_request(body: Json, known: Mapping[str, str]) -> tuple[Json, list[s
     `known` has the media types of files that come without one, by id. BadRequest names what cannot be translated.
     """
     _check_neutral(body)
+    _check_arguments(body["messages"])
     ignored = [name for name in body if name not in _HANDLED and body[name] is not None and _NAMEABLE.fullmatch(name)]
     system, messages = _conversation(body["messages"], known, runs_code(body))
     request: Json = {"model": required(body, "model", str), "max_tokens": _max_tokens(body), "messages": messages}
@@ -59,6 +60,10 @@ def messages_request(body: Json, known: Mapping[str, str]) -> tuple[Json, list[s
     request.update(_sampling(body, ignored))
     choice = tool_choice(body)
     request.update({**tools(body), **choice} if body.get("tools") else {})
+    if not body.get("tools"):
+        ignored += [name for name in ("tool_choice", "parallel_tool_calls") if body.get(name) is not None]
+    if any(isinstance(message, dict) and message.get("name") for message in body["messages"]):
+        ignored.append("messages.name")
     request.update(_output(body))
     request.update(_thinking(body, request, ignored))
     if optional(body, "stream", bool):
@@ -84,6 +89,16 @@ def _check_neutral(body: Json) -> None:
 
 def _is(value: Any, other: Any) -> bool:
     return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _check_arguments(messages: list[Any]) -> None:
+    """Each text of arguments may hold as many values as a whole request, so all of them together are counted."""
+    lists = [message.get("tool_calls") for message in messages if isinstance(message, dict)]
+    calls = [call for given in lists if isinstance(given, list) for call in given if isinstance(call, dict)]
+    functions = [call["function"] for call in calls if isinstance(call.get("function"), dict)]
+    texts = [function["arguments"] for function in functions if isinstance(function.get("arguments"), str)]
+    if sum(marks(text.encode("utf-8", "replace")) for text in texts) > MAX_VALUES:
+        raise BadRequest(f"The arguments of tool calls hold more than {MAX_VALUES} values.", param="messages")
 
 
 def _max_tokens(body: Json) -> int:
@@ -141,11 +156,9 @@ def _thinking(body: Json, request: Json, ignored: list[str]) -> Json:
     given, effort = optional(body, "thinking", dict), optional(body, "reasoning_effort", str)
     if effort is not None and effort not in ("none", *BUDGETS):
         raise BadRequest(f"'reasoning_effort' is none, {', '.join(BUDGETS)}.", param="reasoning_effort")
-    if effort is None or effort == "none":
-        return {"thinking": given} if given else {}
-    if given or _THOUGHTLESS.match(request["model"]):
-        ignored.append("reasoning_effort")
-        return {"thinking": given} if given else {}
+    if given or effort is None or effort == "none" or _THOUGHTLESS.match(request["model"]):
+        ignored += ["reasoning_effort"] if effort not in (None, "none") else []
+        return _given_thinking(body, given) if given else {}
     if _BUDGETED.match(request["model"]):
         return _budget(body, request, BUDGETS[effort], ignored)
     level = "low" if effort == "minimal" else effort
@@ -156,10 +169,21 @@ def _thinking(body: Json, request: Json, ignored: list[str]) -> Json:
     }
 
 
+def _given_thinking(body: Json, thinking: Json) -> Json:
+    """The client's own, and above its budget the default for an answer if the client set no limit."""
+    budget = optional(thinking, "budget_tokens", int, "thinking")
+    room = {} if budget is None or _is_limited(body) else {"max_tokens": DEFAULT_MAX_TOKENS + budget}
+    return {"thinking": thinking, **room}
+
+
+def _is_limited(body: Json) -> bool:
+    return body.get("max_tokens") is not None or body.get("max_completion_tokens") is not None
+
+
 def _budget(body: Json, request: Json, budget: int, ignored: list[str]) -> Json:
     """Thinking by budget, which is a part of max_tokens. It goes with no forced tool, and with no tool loop that began
     without it, whose thoughts are gone."""
-    is_limited = body.get("max_tokens") is not None or body.get("max_completion_tokens") is not None
+    is_limited = _is_limited(body)
     limit: int = request["max_tokens"] if is_limited else request["max_tokens"] + budget
     is_forced = request.get("tool_choice", {}).get("type") in ("any", "tool")
     if limit <= 1024 or is_forced or _is_in_a_thoughtless_loop(request["messages"]):
@@ -221,8 +245,8 @@ def _assistant(message: Json, place: str) -> list[Json]:
         if message.get(name) is not None:
             refuse(at(place, name), "This has no translation for Anthropic")
     blocks = _given_blocks(message, place)
-    if blocks is None:
-        blocks = _said(message.get("content"), at(place, "content"))
+    if not any(block["type"] == "text" for block in blocks):
+        blocks += _said(message.get("content"), at(place, "content"))
         refusal = optional(message, "refusal", str, place)
         blocks += [{"type": "text", "text": refusal}] if refusal else []
     calls = optional(message, "tool_calls", list, place) or []
@@ -239,10 +263,8 @@ def _said(content: Any, place: str) -> list[Json]:
     return text_blocks(plain, place)
 
 
-def _given_blocks(message: Json, place: str) -> list[Json] | None:
-    given = optional(message, "content_blocks", list, place)
-    if not given:
-        return None
+def _given_blocks(message: Json, place: str) -> list[Json]:
+    given = optional(message, "content_blocks", list, place) or []
     for where, block in objects(given, at(place, "content_blocks")):
         if required(block, "type", str, where) in _USERS_BLOCKS:
             refuse(where, "A block of this type is none of an assistant's")
@@ -256,7 +278,7 @@ def _tool_use(call: Json, place: str) -> Json:
     place, where = at(place, "function"), place
     text = required(function, "arguments", str, place)
     try:
-        arguments = loads(text.encode("utf-8", "surrogatepass")) if text.strip() else {}
+        arguments = loads(text.encode("utf-8", "surrogatepass"), unique_keys=True) if text.strip() else {}
     except Unreadable as problem:
         raise BadRequest(
             f"'{at(place, 'arguments')}' cannot be used: {problem}.", param=at(place, "arguments")

@@ -49,7 +49,10 @@ def _problems(detail: list[Any]) -> Iterator[str]:
 def passed_through(call: Call, send: Send) -> Answer:
     """The provider's own call and answer, of a stream its whole events: what OpenAI has is passed as it is."""
     reply = send(call)
-    return replace(reply, body=sse.passed_through(reply.body)) if reply.body and sse.is_stream(reply) else reply
+    if reply.body is None or not sse.is_stream(reply):
+        return reply
+    ends = () if call.operation == "create_chat_completion" else sse.RESPONSE_ENDS
+    return replace(reply, body=sse.passed_through(reply.body, ends))
 
 
 def create_chat_completion(call: Call, send: Send) -> Answer:

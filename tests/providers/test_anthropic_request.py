@@ -149,7 +149,6 @@ def test_least_request():
             {"tools": [TOOL], "parallel_tool_calls": False, "tool_choice": "none"},
             {"tools": [OURS], "tool_choice": {"type": "none"}},
         ),
-        ({"parallel_tool_calls": False, "tool_choice": "auto"}, {}),
         ({"tools": [CODE]}, {"tools": [CODE]}),
         ({"response_format": {"type": "text"}}, {}),
         ({"response_format": None}, {}),
@@ -163,8 +162,8 @@ def test_least_request():
             {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
         ),
         (
-            {"thinking": {"type": "enabled", "budget_tokens": 2000}},
-            {"thinking": {"type": "enabled", "budget_tokens": 2000}},
+            {"max_tokens": 3000, "thinking": {"type": "enabled", "budget_tokens": 2000}},
+            {"max_tokens": 3000, "thinking": {"type": "enabled", "budget_tokens": 2000}},
         ),
         ({"thinking": None}, {}),
         ({"reasoning_effort": None}, {}),
@@ -912,3 +911,51 @@ def test_file_ids_come_with_their_places():
         ("messages[1].content[3].file.file_id", "f2"),
         ("messages[3].content[0].file.file_id", "f1"),
     ]
+
+
+def test_choice_of_tools_without_tools_is_ignored_and_named():
+    made, ignored = translated(parallel_tool_calls=False, tool_choice="auto")
+    assert ("tool_choice" in made, ignored) == (False, ["tool_choice", "parallel_tool_calls"])
+
+
+def test_budget_of_the_clients_own_is_added_to_the_default_limit():
+    made, _ = translated(thinking={"type": "enabled", "budget_tokens": 10_000})
+    assert made["max_tokens"] == DEFAULT_MAX_TOKENS + 10_000
+
+
+def test_effort_beside_thinking_and_on_models_without_it_is_named():
+    for more in ({"thinking": {"type": "disabled"}}, {"model": "claude-3-5-haiku-20241022"}):
+        made, ignored = translated(reasoning_effort="high", **more)
+        assert ignored == ["reasoning_effort"] and made.get("thinking", {}).get("type") != "adaptive"
+
+
+def test_arguments_of_all_tool_calls_together_hold_no_more_values_than_a_request():
+    """Each of them had a million of its own: 30 of them took 13 s."""
+    call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a":[' + "[]," * 200_000 + "[]]}"}}
+    calls = [{**call, "id": f"t{number}"} for number in range(6)]
+    asked = [user("a"), {"role": "assistant", "content": None, "tool_calls": calls}]
+    assert refused(messages=asked) == "messages"
+
+
+def test_key_twice_in_arguments_is_refused():
+    call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a":1,"a":2}'}}
+    asked = [user("a"), {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert refused(messages=asked) == "messages[1].tool_calls[0].function.arguments"
+
+
+def test_content_is_not_lost_beside_blocks_without_text():
+    thought = {"type": "thinking", "thinking": "t", "signature": "s"}
+    _, messages = conversation(
+        user("a"), {"role": "assistant", "content": "said", "content_blocks": [thought]}, user("b")
+    )
+    assert [block["type"] for block in messages[1]["content"]] == ["thinking", "text"]
+
+
+def test_name_of_a_speaker_is_ignored_and_named():
+    assert translated(messages=[{**user("a"), "name": "ann"}])[1] == ["messages.name"]
+
+
+def test_text_of_a_data_url_in_another_charset_is_refused():
+    assert refused(messages=[user([file(file_data="data:text/plain;charset=utf-16;base64,YQBiAA==")])]) == (
+        "messages[0].content[0].file.file_data"
+    )
