@@ -36,13 +36,15 @@ class Record:
         self.upload: Upload | None = None
         self.watch: Watch | None = None
         self.error = ""
+        self.secret = ""  # the credential, which a client may have put where a word belongs
 
     def headers(self) -> dict[str, str]:
         """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""
         name = self.fields.get("provider")
+        shown = redact(self.id, self.secret)
         return {
-            "x-request-id": self.id,
-            "x-portkey-trace-id": self.id,
+            "x-request-id": shown,
+            "x-portkey-trace-id": shown,
             **({"x-portkey-provider": name} if name else {}),
         }
 
@@ -69,4 +71,4 @@ class Record:
             "error": (error or self.error)[:64] or None,  # a provider's code may be of any length
             "ms": round((time.perf_counter() - self._clock) * 1000, 1),
         }
-        _access.info(json.dumps(line))
+        _access.info(redact(json.dumps(line), self.secret))

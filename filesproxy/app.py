@@ -112,14 +112,17 @@ class Application:
         watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
         # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
         is_json = match.operation in JSON_OPERATIONS
-        watch.transfer((lambda: 0) if is_json else lambda: request.body.size)
+        received = (lambda: 0) if is_json else (lambda: request.body.size)
+        watch.transfer(received)
         request.body.is_overdue = lambda: watch.is_overdue
         document = Document(request, self.config.settings, self._budget, self.config.providers)
         slug = (lambda: document.slug) if is_json else str
         try:
             target = resolve(request, caller, self.config, self._providers, slug)
+            record.secret = target.credential
             record.fields["provider"] = ("@" if target.is_saved else "") + target.name
             watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
+            watch.transfer(received)
             call = replace(self._call(request, match, target, document), now=record.started, watch=watch)
             watch.follows_client = call.stream or call.is_generated
             record.upload = call.upload
@@ -180,7 +183,7 @@ def _response(answer: Answer, target: Target, record: Record) -> Response:
     headers = {**record.headers(), **{name: redact(text, target.credential) for name, text in relayed_ones.items()}}
     ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored]
     if ignored:
-        headers["x-filesproxy-ignored"] = ", ".join(ignored)
+        headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credential)
     if answer.body is None:
         record.note_file(answer.json, target.credential)
         return json_response(200, answer.json, headers, target.credential)

@@ -25,6 +25,7 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 from .errors import BadRequest, FilesproxyError
 from .headers import misread
+from .request_stream import RequestStream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -34,14 +35,11 @@ LINGER_SECONDS = 5.0  # for a refused client to stop sending and read the answer
 LINGER_SILENCE_SECONDS = 1.0  # of a client that sends no more
 MAX_CONNECTIONS = 256  # a thread each, most of them waiting for a socket
 MAX_HEAD_BYTES = 65536
-MAX_CHUNK_LINE_BYTES = 256
-MAX_TRAILER_BYTES = 8192
 
 _log = logging.getLogger("filesproxy")
 # An absolute-form target (RFC 9112 §3.2.2): Host says the same, and is what is checked.
 _ORIGIN_FORM = re.compile(r"\Ahttps?://[^/?]*", re.IGNORECASE)
 _REQUEST_LINE = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[1-9][.][0-9]+\r?\n")  # RFC 9112 §3
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -201,11 +199,13 @@ class _Gateway(ServerHandler):
 
     headers: Any
     headers_sent: bool
+    status: Any
     environ: dict[str, Any]
     http_version = "1.1"
     server_software = "filesproxy"
     os_environ: dict[str, str] = {}  # wsgiref would hand the application the process's secrets
     cut = False
+    _is_chunked = False
 
     def finish_response(self) -> None:
         """Send the application's answer; whatever stops it in the middle leaves it cut."""
@@ -221,6 +221,9 @@ class _Gateway(ServerHandler):
             self.send_headers()
         else:
             super().finish_content()
+        if self._is_chunked:
+            self._is_chunked = False
+            self._write(b"0\r\n\r\n")
 
     def set_content_length(self) -> None:
         """Tell the length of an answer in one piece, which a HEAD does not show."""
@@ -231,60 +234,25 @@ class _Gateway(ServerHandler):
         """Say that the connection ends here."""
         super().cleanup_headers()
         self.headers["Connection"] = "close"
+        has_body = self.environ["REQUEST_METHOD"] != "HEAD" and str(self.status)[:3] not in ("204", "304")
+        if has_body and "Content-Length" not in self.headers and self.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+            # An end of the connection would be the end of the answer, also when this process is killed.
+            self.headers["Transfer-Encoding"] = "chunked"
+
+    def send_headers(self) -> None:
+        """Send the head; what follows may be in chunks (RFC 9112 §7.1)."""
+        super().send_headers()
+        self._is_chunked = "Transfer-Encoding" in self.headers
+
+    def _write(self, data: bytes) -> None:
+        if not self._is_chunked:
+            super()._write(data)
+        elif data:
+            super()._write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def log_exception(self, exc_info: Any) -> None:
         """Log by class, for the same reason as above."""
         _log.error("the application failed with %s", exc_info[0])
-
-
-class RequestStream:
-    """`wsgi.input`: a body by Content-Length, or decoded from chunks (RFC 9112 §7.1). ValueError for a bad chunk."""
-
-    def __init__(self, stream: BufferedReader, length: int | None, on_first_read: Any) -> None:
-        self._stream = stream
-        self._chunked = length is None
-        self._left = length or 0  # of the body, or of this chunk
-        self._on_first_read = on_first_read
-        self.ended = length == 0
-
-    def read(self, size: int = -1) -> bytes:
-        """What has come, up to `size` bytes; b"" at the end."""
-        if self._on_first_read and not self.ended:
-            self._on_first_read()
-        self._on_first_read = None
-        if self._chunked and not self._left and not self.ended:
-            self._left = self._next_chunk()
-        block = self._stream.read1(min(size if size >= 0 else 1 << 20, self._left)) if self._left else b""
-        if self._left and not block and size:
-            raise EOFError("the client closed the connection")
-        self._left -= len(block)
-        if not self._left:
-            self._end_of_chunk()
-        return block
-
-    def _next_chunk(self) -> int:
-        found = _CHUNK_SIZE.fullmatch(self._stream.readline(MAX_CHUNK_LINE_BYTES))
-        if not found:
-            raise ValueError("a chunk does not start with its size")
-        return int(found[1], 16) or self._last_chunk()
-
-    def _last_chunk(self) -> int:
-        seen = 0
-        while seen <= MAX_TRAILER_BYTES:
-            line = self._stream.readline(MAX_TRAILER_BYTES)
-            if line == b"\r\n":
-                self.ended = True
-                return 0
-            if not line.endswith(b"\n"):
-                break
-            seen += len(line)
-        raise ValueError("the trailer does not end")
-
-    def _end_of_chunk(self) -> None:
-        if not self._chunked:
-            self.ended = True
-        elif not self.ended and self._stream.read(2) != b"\r\n":
-            raise ValueError("a chunk does not end where it said")
 
 
 class _Head:

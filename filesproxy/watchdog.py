@@ -74,11 +74,11 @@ class Watch:
 
     def _wake(self) -> None:
         """Wake up whoever reads or writes: it knows how to end an answer so that the client sees it."""
+        if self.is_answering and self.cuts_by_reset:
+            _end_by_reset(self.client)  # before anybody wakes up and closes it
         _shut(self.upstream, socket.SHUT_RDWR)
         if not self.is_answering:
             _shut(self.client, socket.SHUT_RD)  # an answer can still be written
-        elif self.cuts_by_reset:
-            _end_by_reset(self.client)
 
 
 def _shut(sock: Any, how: int) -> None:
@@ -137,7 +137,7 @@ def _leave_with_clients(watches: list[Watch]) -> None:
     """End what follows a client that has closed its side (POLLRDHUP), which none does that waits for an answer."""
     poll, by_descriptor = select.poll(), {}
     for watch in watches:
-        client = watch.client if watch.follows_client else None
+        client = watch.client if watch.follows_client and not watch.is_overdue else None
         descriptor = client.fileno() if client else -1
         if descriptor >= 0:
             poll.register(descriptor, select.POLLRDHUP)

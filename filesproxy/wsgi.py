@@ -104,7 +104,7 @@ class RequestBody:
         block = self._read(wanted) if wanted else b""
         if wanted and not block and self._length is not None:
             raise self._aborted("The request body ended before its Content-Length.")
-        if not block and self.is_overdue():  # the end of a chunked body may be the one that was made
+        if self.is_overdue():  # the end of a chunked body, or less than was asked for, may be what ending it has made
             raise self._aborted("")
         self.size += len(block)
         if self._limit is not None and self.size > self._limit:

@@ -274,6 +274,8 @@ def parsed(raw, end="fin"):
     first, *lines = head.decode("latin-1").split("\r\n")
     found = re.fullmatch(r"HTTP/1\.[01] ([0-9]{3}) .*", first)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if headers.get("transfer-encoding") == "chunked" and body.endswith(b"0\r\n\r\n"):  # else it was cut, and stays raw
+        body = dechunked(body)
     return Reply(int(found[1]) if found else 0, headers, body, end, raw)
 
 

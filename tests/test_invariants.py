@@ -38,7 +38,7 @@ LADDER = [
     {"exchange", "wsgi"},
     {"store"},
     {"upstream"},
-    {"blobs", "connect", "response"},
+    {"blobs", "connect", "request_stream", "response"},
     {"settings", "tls"},
     {"providers/__init__"},
     {"providers/anthropic"},
