@@ -177,7 +177,7 @@ def dechunked(data):
     body, at = b"", 0
     while at < len(data):
         size, _, _ = data[at : at + 32].partition(b"\r\n")
-        assert re.fullmatch(rb"[0-9a-f]+", size), size
+        assert re.fullmatch(rb"[0-9A-Fa-f]+", size), size
         start, length = at + len(size) + 2, int(size, 16)
         body += data[start : start + length]
         at = start + length + 2
@@ -274,7 +274,7 @@ def parsed(raw, end="fin"):
     first, *lines = head.decode("latin-1").split("\r\n")
     found = re.fullmatch(r"HTTP/1\.[01] ([0-9]{3}) .*", first)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    if headers.get("transfer-encoding") == "chunked" and body.endswith(b"0\r\n\r\n"):  # else it was cut, and stays raw
+    if headers.get("transfer-encoding") == "chunked":
         body = dechunked(body)
     return Reply(int(found[1]) if found else 0, headers, body, end, raw)
 
