@@ -38,6 +38,7 @@ class Connector:
             connection.connect()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             connection.close()
+            _give_up(watch.upstream)
             raise _failure(TimeoutError() if watch.is_overdue else error, str(url.hostname)) from None
         sock: socket.socket = connection.sock
         if isinstance(sock, ssl.SSLSocket):
@@ -65,6 +66,12 @@ class Connector:
             if key not in self._contexts:
                 self._contexts[key] = tls.context(settings)
             return self._contexts[key]
+
+
+def _give_up(sock: socket.socket | None) -> None:
+    """Close for good: before Python 3.12 http.client leaves a refused tunnel's answer open, and with it the socket."""
+    if sock is not None and sock.fileno() >= 0:
+        socket.close(sock.detach())
 
 
 def _reach(watch: Watch, address: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
