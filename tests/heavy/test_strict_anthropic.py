@@ -193,7 +193,8 @@ def test_tool_loop_is_taken_when_the_results_come_first_in_one_message(client, f
         {"role": "assistant", "content": [text("Let me look."), first, second]},
         {"role": "user", "content": [*results, text("And?")]},
     ]
-    client.messages.create(model=MODEL, max_tokens=10, messages=conversation, tools=TOOLS)
+    answer = client.messages.create(model=MODEL, max_tokens=10, messages=conversation, tools=TOOLS)
+    assert answer.stop_reason == "end_turn" and fake.problems == []
 
 
 def test_stream_waits_for_its_gate(client, fake):
