@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 
 from . import __version__
 from .connect import TIMEOUTS, Connector
-from .errors import ClientAborted, FilesproxyError, RequestTimeout, UpstreamError, UpstreamTimeout
+from .errors import ClientAborted, ClientTimeout, FilesproxyError, RequestTimeout, UpstreamError, UpstreamTimeout
 from .headers import safe
 from .multipart import encode
 from .provider import Answer, Call, Target, Upload
@@ -128,6 +128,8 @@ def _exchange(sock: socket.socket, request: _Request, url: SplitResult) -> Respo
     request.begin_sending()
     try:
         whole = _send(sock, request, _request_blocks(request, url))
+        if not whole and request.watch.upstream_took_all:  # the watchdog has ended the sending, and for whom
+            raise ClientTimeout("The client sent the request body too slowly.")
         return _receive(sock, request, whole)
     except BaseException:
         sock.close()

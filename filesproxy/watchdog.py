@@ -41,6 +41,7 @@ class Watch:
         self.cuts_by_reset = False  # and nothing behind it can say that the answer is not whole
         self.has_left = False
         self.is_overdue = False
+        self.upstream_took_all = False  # of what it was sent, when the time was over: the client was the slow one
         self._phase: tuple[float, Callable[[], int]] = (float("inf"), _nothing)  # its end, and what prolongs it
         self._cut = float("inf")  # when a client that an overdue answer goes to is cut off
 
@@ -56,6 +57,7 @@ class Watch:
         """End the request if its phase has taken too long."""
         ends, moved = self._phase
         if not self.is_overdue and now > ends + moved() / self.min_rate:
+            self.upstream_took_all = _is_writable(self.upstream)
             self.is_overdue, self._cut = True, now + CUT_SECONDS
             self._wake()
         elif self.is_overdue and self.is_answering and now > self._cut:
@@ -79,6 +81,14 @@ class Watch:
         _shut(self.upstream, socket.SHUT_RDWR)
         if not self.is_answering:
             _shut(self.client, socket.SHUT_RD)  # an answer can still be written
+
+
+def _is_writable(sock: socket.socket | None) -> bool:
+    """Whether a send would not block."""
+    poll = select.poll()
+    if sock is not None and sock.fileno() >= 0:
+        poll.register(sock, select.POLLOUT)
+    return any(event & select.POLLOUT for _, event in poll.poll(0))
 
 
 def _shut(sock: Any, how: int) -> None:

@@ -36,13 +36,15 @@ from sockets import (
 )
 
 from filesproxy import __version__, create_app
-from filesproxy.errors import UpstreamError
-from filesproxy.provider import Call, Target
+from filesproxy.errors import ClientTimeout, UpstreamError
+from filesproxy.provider import Call, Target, Upload
 from filesproxy.upstream import Sender
+from filesproxy.watchdog import Watch
 
 UPLOAD_HEADERS = {**COMPAT, "content-type": form_type()}
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 BIG = form(("purpose", "batch"), ("file", "a.bin", "", bytes(50 << 20)))
+LIMITS = {"connect_timeout": 5.0, "send_timeout": 5.0, "answer_timeout": 5.0, "read_timeout": 5.0}
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -95,6 +97,22 @@ def test_head_that_is_sent_has_these_bytes_and_no_others(name):
             f"openai-project: proj-1\r\n{ranged}authorization: Bearer sk-caller\r\n\r\n"
         )
         assert bytes(upstream.peer.received) == head.encode()
+
+
+def test_upload_that_becomes_overdue_between_a_read_and_a_send_is_the_slow_clients_fault():
+    watch = Watch()
+    watch.total = 1
+
+    def drip():
+        yield b"a"
+        watch.look(float("inf"))
+        yield bytes(1 << 20)
+
+    with Upstream(answering(answer(FILE))) as upstream:
+        call = Call("upload_file", "POST", "/files", upload=Upload("a", "", {}, drip()), watch=watch,
+                    url=f"{upstream.url}/files")  # fmt: skip
+        with pytest.raises(ClientTimeout):
+            Sender()(call, Target("compat", {}, upstream.url, LIMITS))
 
 
 def test_upload_is_framed_once_and_has_our_boundary():
@@ -152,10 +170,9 @@ def test_nothing_is_sent_for_a_scheme_that_is_not_http():
 def test_header_that_could_split_the_request_is_never_sent(value):
     with Upstream(answering(answer(FILE))) as upstream:
         url = f"{upstream.url}/files/file-1"
-        settings = {"connect_timeout": 5.0, "send_timeout": 5.0, "answer_timeout": 5.0, "read_timeout": 5.0}
         with pytest.raises(UpstreamError) as caught:
             call = Call("retrieve_file", "GET", "/files/file-1", headers={"x-evil": value}, url=url)
-            Sender()(call, Target("compat", {}, upstream.url, settings))
+            Sender()(call, Target("compat", {}, upstream.url, LIMITS))
         assert caught.value.code == "upstream_address"
         assert all(not peer.received for peer in upstream.peers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -336,6 +337,18 @@ def test_client_that_was_too_slow_can_still_be_answered(dog, pairs):
     assert reads(client)[0] == b""
     client.sendall(b"408")
     assert far.recv(10) == b"408"
+    watch.close()
+
+
+@pytest.mark.parametrize("takes_all", [True, False])
+def test_whose_fault_an_overdue_upload_is_shows_in_whether_the_upstream_would_take_more(takes_all, dog, pairs):
+    _, upstream = pairs()
+    upstream.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while not takes_all:
+            upstream.send(bytes(65536))
+    watch = overdue(dog, upstream=upstream)
+    assert waits_until(lambda: watch.is_overdue) and watch.upstream_took_all is takes_all
     watch.close()
 
 
