@@ -1,4 +1,4 @@
-"""The way to a provider's host: TCP, a CONNECT tunnel where one is configured, TLS. One connection a call, for now."""
+"""The way to a provider's host: TCP, a CONNECT tunnel where one is configured, TLS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from .errors import UpstreamError, UpstreamTimeout
 from .settings import proxy_url
 from .watchdog import Watch
 
-TIMEOUTS = (TimeoutError, socket.timeout)  # not the same class before Python 3.10
+# The first two are not the same class before Python 3.10; the third is how a time limit in the kernel shows.
+TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
+
+
+def way(url: SplitResult, settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two requests must share to share a connection: scheme, host, port, and how both are reached."""
+    if url.scheme == "http":
+        return url.scheme, url.netloc
+    return url.scheme, url.netloc, _proxy(settings["proxy"], str(url.hostname)), tls.configuration(settings)
 
 
 class Connector:

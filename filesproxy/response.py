@@ -1,95 +1,183 @@
-"""An answer's head and chunks, read more strictly than http.client does.
+"""An upstream's answer, read strictly (RFC 9112): its head, and its body by length, in chunks or to the stream's end.
 
-It lets a head end with the connection, at any byte; takes a bare CR for a line's end, so that one header becomes two;
-reads `+5` and `1_0` as numbers; and skips two bytes behind a chunk whatever they are. Each hides a cut or a splice.
+http.client is not used for it: it lets a head end with the connection, at any byte; takes a bare CR for a line's end,
+so that one header becomes two; drops the headers behind a line that is none; reads `+5` and `1_0` as numbers; and
+skips two bytes behind a chunk whatever they are. Each hides a cut or a splice, and a connection that is kept would
+carry the rest into the next answer. No I/O here: the bytes come from `receive(size)`, b"" at their end.
 """
 
 from __future__ import annotations
 
 import re
-from http.client import HTTPException, HTTPResponse, parse_headers
-from typing import IO, Any
+from collections.abc import Callable
 
 from .errors import UpstreamError
-from .headers import misread
 
-MAX_INFORMATIONAL = 16  # 1xx answers before the real one
-MAX_LINE_BYTES = 65536  # http.client's own
+HEAD_BYTES = 1 << 16  # of the first read, which mostly brings all of a small answer; and of a head at most
+BLOCK_BYTES = 1 << 18  # of the later ones: more costs memory and gains little
+MAX_FIELDS = 100
+MAX_INFORMATIONAL = 16  # 1xx answers before the real one, which urllib takes for the last word (RFC 9110 §15.2)
+MAX_CHUNK_LINE_BYTES = 4096
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9]+[ \t]+[0-9]{3}(?:[ \t][^\r\n]*)?\r?\n")
-_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")  # RFC 9112 §7.1
+# RFC 9112 §4 and §5; a folded value stays as it stands, and so is one that nobody relays.
+_NAME, _VALUE = r"[!-9;-~]+", r"[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*"
+_HEAD = re.compile(rf"HTTP/1\.([0-9])[ \t]+([0-9]{{3}})(?:[ \t][^\r\n]*)?\r?\n((?:{_NAME}:{_VALUE}\r?\n)*)\r?\n")
+_FIELDS = re.compile(rf"({_NAME}):({_VALUE})\r?\n")
+_HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+_CHUNK_LINE = rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n"  # RFC 9112 §7.1
+_FIRST_CHUNK, _NEXT_CHUNK = re.compile(_CHUNK_LINE), re.compile(rb"\r\n" + _CHUNK_LINE)
+_TRAILER = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
 
 
-class Response(HTTPResponse):
-    """An HTTP response. It passes over 1xx answers, of which urllib takes 103 for the last word (RFC 9110 §15.2)."""
+class Unanswered(UpstreamError):
+    """502: the connection has ended, and not a byte of an answer has come."""
+
+
+class Response:
+    """One answer. `begin` reads its head; then `status` and `headers` (names in lower case) are there."""
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        self._receive = receive
+        self._buffer = b""
+        self._left: int | None = 0  # bytes of the body, None where it goes on to the end of the stream
+        self._chunks: Chunks | None = None
+        self._says_close = True
+        self.has_begun = False  # a byte of it has come
+        self.status = 0
+        self.headers: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Read the head. HTTPException for one that is cut, or holds what a line must not."""
-        stream = self.fp
-        self.fp = _Head(stream)  # type: ignore[assignment]
-        super().begin()
-        if self.fp is not None:  # an answer without a body has closed it
-            self.fp = stream
-
-    def _read_status(self) -> tuple[str, int, str]:
+        """Read the head, passing over 1xx answers. UpstreamError for one that two readers could read differently."""
         for _ in range(MAX_INFORMATIONAL):
-            line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-            if not 100 <= line[1] < 200 or line[1] == 101:
-                return line
-            parse_headers(self.fp)
-            self.fp.is_first = True  # type: ignore[attr-defined]
-        raise HTTPException("too many informational answers")
+            version, self.status, fields = _parsed(self._head())
+            if not 100 <= self.status < 200 or self.status == 101:
+                break
+        else:
+            raise UpstreamError("The provider answers with nothing but informational answers.")
+        self.headers = dict(fields)
+        options = self.headers.get("connection", "").lower().split(",")
+        self._says_close = version < 1 or "close" in (option.strip(" \t") for option in options)
+        self._frame([pair for pair in fields if pair[0] in ("content-length", "transfer-encoding")])
 
-    def _read_next_chunk_size(self) -> int:
-        found = _CHUNK_SIZE.fullmatch(self.fp.readline(MAX_LINE_BYTES + 1))
-        if not found:
-            raise HTTPException("a chunk has no size")
-        return int(found[1], 16)
+    def _head(self) -> bytes:
+        head, searched = bytearray(self._buffer), 0
+        while not (found := _HEAD_END.search(head, searched, HEAD_BYTES)):
+            searched = max(0, len(head) - 2)
+            block = self._receive(HEAD_BYTES) if len(head) < HEAD_BYTES else b""
+            if not block and not self.has_begun:
+                raise Unanswered("The provider closed the connection without an answer.")
+            if not block:
+                raise UpstreamError("The provider answered with something that is not HTTP, or with half of it.")
+            self.has_begun = True
+            head += block
+        self._buffer = bytes(head[found.end() :])
+        return bytes(head[: found.end()])
 
-    def _safe_read(self, amt: int) -> bytes:
-        end: bytes = super()._safe_read(amt)  # type: ignore[misc]
-        if end != b"\r\n":  # while chunks are read as they come, this is called for what ends one
-            raise HTTPException("a chunk does not end where it said")
-        return end
+    def _frame(self, framing: list[tuple[str, str]]) -> None:
+        """How the body ends (RFC 9112 §6.3)."""
+        name, value = framing[0] if framing else ("", "")
+        is_chunked = name == "transfer-encoding" and value.lower() == "chunked"
+        if self.status == 101 or len(framing) > 1 or (name and not is_chunked and not _is_length(name, value)):
+            raise UpstreamError("The provider's answer has broken HTTP framing.")
+        if self.status in (204, 304):
+            return
+        self._chunks = Chunks() if is_chunked else None
+        self._left = int(value) if name and not is_chunked else None
+
+    def read(self) -> bytes:
+        """What has come of the body, b"" at its end. UpstreamError if it ends too early, or has bad chunks."""
+        while not self.is_complete:
+            block = self._buffer or self._receive(BLOCK_BYTES)
+            self._buffer = b""
+            if not block and (self._chunks or self._left):
+                raise UpstreamError("The provider ended its answer early.")
+            if taken := self._taken(block):
+                return taken
+        return b""
+
+    def _taken(self, block: bytes) -> bytes:
+        if self._chunks:
+            taken = self._chunks.feed(block)
+            self._buffer = self._chunks.rest
+        elif self._left is None:  # never a reason to keep the connection
+            taken, self._left = block, None if block else 0
+            self._says_close = True
+        else:
+            taken, self._buffer = block[: self._left], block[self._left :]
+            self._left -= len(taken)
+        return taken
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the body has been read."""
+        return self._chunks.is_over if self._chunks else self._left == 0
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether nothing speaks against another request over the same connection (RFC 9112 §9.3)."""
+        is_clean = self._chunks.is_clean if self._chunks else True
+        return self.is_complete and is_clean and not self._buffer and not self._says_close
 
 
-class _Head:
-    """The stream while a head is read."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.is_first = True  # the next line is a status line
-
-    def readline(self, limit: int) -> bytes:
-        """A line with its end."""
-        line = self._stream.readline(limit)
-        if line and len(line) < limit and not line.endswith(b"\n"):
-            raise HTTPException("the head was cut")
-        if not line and not self.is_first:
-            raise HTTPException("the head was cut")
-        if line and self.is_first and not _STATUS_LINE.fullmatch(line):
-            raise HTTPException("this is no status line")
-        if b"\r" in line[:-2]:
-            raise HTTPException("a header line holds a bare CR")
-        self.is_first = False
-        return line
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def check(response: HTTPResponse, whole: bool) -> None:
-    """Refuse what two readers could read differently (RFC 9112 §6.3), and success for half an upload."""
-    lengths = response.headers.get_all("content-length", [])
-    codings = response.headers.get_all("transfer-encoding", [])
-    if (
-        misread(response.headers)
-        or response.status == 101
-        or len(lengths) + len(codings) > 1
-        or not all(_LENGTH.fullmatch(length.strip(" \t")) for length in lengths)
-        or any(coding.lower() != "chunked" for coding in codings)
-    ):
+def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
+    """(minor version, status, fields) of a head."""
+    text = head.decode("latin-1")
+    found = _HEAD.fullmatch(text)
+    if not found:
         raise UpstreamError("The provider's answer has broken HTTP framing.")
-    if not whole and response.status < 400:
-        raise UpstreamError("The provider answered before the upload had ended.")
+    fields = _FIELDS.findall(found[3])
+    if len(fields) > MAX_FIELDS:
+        raise UpstreamError(f"The provider's answer has more than {MAX_FIELDS} headers.")
+    return int(found[1]), int(found[2]), [(name.lower(), value.lstrip(" \t")) for name, value in fields]
+
+
+def _is_length(name: str, value: str) -> bool:
+    return name == "content-length" and bool(_LENGTH.fullmatch(value.rstrip(" \t")))
+
+
+class Chunks:
+    """Decodes a chunked body (RFC 9112 §7.1) in whatever pieces it comes."""
+
+    def __init__(self) -> None:
+        self._line = _FIRST_CHUNK
+        self._left = 0  # bytes of the chunk that has begun
+        self._held = b""  # a line that has begun
+        self.is_over = False  # the last chunk has come
+        self.is_clean = False  # and its trailer
+        self.rest = b""  # what came behind
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes of the body in this piece. UpstreamError for a line that is no chunk's."""
+        data, at, blocks = self._held + data, 0, []
+        self._held = b""
+        while at < len(data) and not self.is_over:
+            if not self._left:
+                at = self._begin_chunk(data, at)
+            block = data[at : at + self._left]
+            self._left -= len(block)
+            at += len(block)
+            blocks.append(block)
+        return b"".join(blocks)
+
+    def _begin_chunk(self, data: bytes, at: int) -> int:
+        """Where the bytes of the next chunk begin; the end of the data if its line has not all come."""
+        found = self._line.match(data, at)
+        if not found:
+            return self._hold(data, at)
+        self._line, self._left = _NEXT_CHUNK, int(found[1], 16)
+        if not self._left:
+            self._end(data, found.end())
+        return found.end()
+
+    def _hold(self, data: bytes, at: int) -> int:
+        if data.find(b"\n", at + 2) >= 0 or len(data) - at > MAX_CHUNK_LINE_BYTES:
+            raise UpstreamError("The provider broke off its answer: a chunk has no size, or another one.")
+        self._held = data[at:]
+        return len(data)
+
+    def _end(self, data: bytes, at: int) -> None:
+        """The last chunk has come. A trailer says nothing of the bytes, so nobody waits for one."""
+        found = _TRAILER.match(data, at)
+        self.is_over, self.is_clean = True, bool(found)
+        self.rest = data[found.end() :] if found else b""

@@ -42,6 +42,7 @@ class Watch:
         self.has_left = False
         self.is_overdue = False
         self.upstream_took_all = False  # of what it was sent, when the time was over: the client was the slow one
+        self._lock = threading.Lock()  # of the upstream's socket, which may be another request's a moment later
         self._phase: tuple[float, Callable[[], int]] = (float("inf"), _nothing)  # its end, and what prolongs it
         self._cut = float("inf")  # when a client that an overdue answer goes to is cut off
 
@@ -68,6 +69,17 @@ class Watch:
         self.has_left = True
         self._wake()
 
+    @property
+    def is_woken(self) -> bool:
+        """Whether its sockets have been shut down."""
+        return self.is_overdue or self.has_left
+
+    def let_go(self) -> bool:
+        """Leave the upstream's socket to others. False if it has been shut down, or is about to be."""
+        with self._lock:
+            self.upstream = None
+            return not self.is_woken
+
     def close(self) -> None:
         """The request is over; a second time is harmless."""
         self.client = self.upstream = None
@@ -78,7 +90,8 @@ class Watch:
         """Wake up whoever reads or writes: it knows how to end an answer so that the client sees it."""
         if self.is_answering and self.cuts_by_reset:
             _end_by_reset(self.client)  # before anybody wakes up and closes it
-        _shut(self.upstream, socket.SHUT_RDWR)
+        with self._lock:
+            _shut(self.upstream, socket.SHUT_RDWR)
         if not self.is_answering:
             _shut(self.client, socket.SHUT_RD)  # an answer can still be written
 

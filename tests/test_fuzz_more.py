@@ -100,9 +100,9 @@ class Wire(socket.socket):
         self.sent = bytearray()
         self._peer.setblocking(False)
 
-    def send(self, block):
-        count = super().send(block)
-        self.sent += bytes(block)[:count]
+    def sendmsg(self, blocks, *rest):
+        count = super().sendmsg(blocks, *rest)
+        self.sent += b"".join(blocks)[:count]
         self._sends -= 1
         if self._sends == 0 or (self._sends > 0 and self.sent.endswith(b"\r\n0\r\n\r\n")):
             self._sends = 0
@@ -119,8 +119,8 @@ class Wire(socket.socket):
         self._peer.sendall(self._answer)
         self._peer.close()
 
-    def recv_into(self, buffer, *rest):
-        return super().recv_into(memoryview(buffer)[: self._sizes.pop()] if self._sizes else buffer, *rest)
+    def recv(self, size, *rest):
+        return super().recv(self._sizes.pop() if self._sizes else size, *rest)
 
     def close(self):
         self._peer.close()
@@ -136,8 +136,9 @@ GET = Call("retrieve_file_content", "GET", "/files/f/content", url="http://127.0
 def received(wire, call=GET):
     """(status, bytes) of an answer that is whole, or the message of one of our errors. Anything else is raised."""
     got = bytearray()
+    sender = Sender(lambda url, settings, watch: wire)
     try:
-        answer = Sender(lambda url, settings, watch: wire)(call, TARGET)
+        answer = sender(call, TARGET)
         try:
             for block in answer.body:
                 assert block
@@ -148,7 +149,8 @@ def received(wire, call=GET):
         assert error.message and 400 <= error.status < 600 and "sk-a" not in error.message
         return error.message
     finally:
-        assert wire.fileno() == -1  # closed, however it ended
+        sender.close()
+        assert wire.fileno() == -1  # closed or kept, however it ended
         wire.close()
     return answer.status, bytes(got)
 

@@ -93,7 +93,7 @@ def test_head_that_is_sent_has_these_bytes_and_no_others(name):
         get(server.server_port, path, from_client, method)
         head = (
             f"{line} HTTP/1.1\r\nhost: 127.0.0.1:{upstream.port}\r\nuser-agent: filesproxy/{__version__}\r\n"
-            f"accept-encoding: identity\r\nconnection: close\r\naccept: {accept}\r\nvia: 1.1 here\r\n"
+            f"accept-encoding: identity\r\naccept: {accept}\r\nvia: 1.1 here\r\n"
             f"openai-project: proj-1\r\n{ranged}authorization: Bearer sk-caller\r\n\r\n"
         )
         assert bytes(upstream.peer.received) == head.encode()
@@ -120,8 +120,8 @@ def test_upload_is_framed_once_and_has_our_boundary():
         assert upload(server.server_port).json == FILE
         head = upstream.peer.head.decode()
     names = [line.partition(":")[0] for line in head.split("\r\n")[1:-2]]
-    assert sorted(names) == ["accept", "accept-encoding", "authorization", "connection", "content-type", "host",
-                             "transfer-encoding", "user-agent", "via"]  # fmt: skip
+    assert sorted(names) == ["accept", "accept-encoding", "authorization", "content-type", "host", "transfer-encoding",
+                             "user-agent", "via"]  # fmt: skip
     assert "\r\ntransfer-encoding: chunked\r\n" in head
     assert re.search(r"\r\ncontent-type: multipart/form-data; boundary=[0-9a-f]{32}\r\n", head)
 
