@@ -6,7 +6,6 @@ import logging
 import os
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
@@ -20,7 +19,7 @@ from .errors import FilesproxyError, LoopDetected
 from .exchange import EventStream, run
 from .files import HANDLERS, client_headers, time_limit
 from .headers import redact, relayed
-from .provider import Answer, Call, Provider, Target, Transport
+from .provider import Answer, Call, Provider, Target, Transport, replace
 from .providers import PROVIDERS
 from .ranges import partial
 from .router import Match, route
@@ -123,7 +122,7 @@ class Application:
             record.fields["provider"] = ("@" if target.is_saved else "") + target.name
             watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
             watch.transfer(received)
-            call = replace(self._call(request, match, target, document), now=record.started, watch=watch)
+            call = self._call(request, match, target, document, record)
             watch.follows_client = call.stream or call.is_generated
             record.upload = call.upload
             answer = run(call, target, self._transports)
@@ -133,7 +132,7 @@ class Application:
             answer = _partial(answer, call.headers)
         return _response(answer, target, record)
 
-    def _call(self, request: Request, match: Match, target: Target, document: Document) -> Call:
+    def _call(self, request: Request, match: Match, target: Target, document: Document, record: Record) -> Call:
         said = client_headers(request, target, lambda word: own(word, self.config.keys))
         timeout = time_limit(request)
         if match.operation in HANDLERS:
@@ -141,7 +140,7 @@ class Application:
         else:
             call = JSON_HANDLERS[match.operation](request, match.id, target, document)
         headers = {name: value for name, value in {**said, **call.headers}.items() if own(value, self.config.keys)}
-        return replace(call, headers=headers, timeout=timeout)
+        return replace(call, headers=headers, timeout=timeout, now=record.started, watch=record.watch)
 
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from .documents import Document
@@ -12,7 +11,7 @@ from .errors import BadRequest
 from .fields import at, objects, optional, required
 from .files import part_upload
 from .headers import single
-from .provider import Call, Json, Target
+from .provider import Call, Json, Target, replace
 from .providers.openai import PASSED_THROUGH
 from .router import ROUTES, is_id
 from .wsgi import Request

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import secrets
 import signal
@@ -14,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from . import __version__
+from .accesslog import to_streams
 from .app import Application, create_app
 from .auth import GATEWAY_KEY_PREFIX, is_loopback
 from .config import ENVIRONMENT_PREFIX
@@ -89,7 +89,7 @@ def key(name: str) -> int:
 
 def serve(arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if the address cannot be had; raises ConfigError."""
-    _log_to_streams()
+    to_streams()
     application = _application(arguments)
     host, port = application.config.settings["listen"]
     application.this_machine_only = not application.config.keys and is_loopback(host)
@@ -121,15 +121,6 @@ def _data_folder() -> str:
     """The user's data folder, as the XDG base directory specification has it."""
     base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
     return os.path.join(base, "filesproxy")
-
-
-def _log_to_streams() -> None:
-    """The access log to stdout, warnings to stderr."""
-    for name, stream in (("filesproxy", sys.stderr), ("filesproxy.access", sys.stdout)):
-        logger = logging.getLogger(name)
-        logger.addHandler(logging.StreamHandler(stream))
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
 
 
 def _banner(server: Server, application: Application) -> str:

@@ -34,27 +34,27 @@ class Connection:
         self.answers = 0
         self.idle_since = 0.0
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self._to_read = self._to_send = 0.0  # seconds, 0 before any limit is set
+        self.to_read = 0.0  # seconds that one read may wait for bytes
+        self.to_send = 0.0  # and a send until the upstream reads on
+        self._limit_set = 0.0  # on the socket
         self._events = select.poll()
         self._events.register(sock, select.POLLIN)
         if not self._tls:
             sock.settimeout(None)
 
-    def limit_reads(self, seconds: float) -> None:
-        """The time that one read may wait for bytes."""
-        if seconds != self._to_read and not self._tls:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
-        self._to_read = seconds
-
-    def limit_sends(self, seconds: float) -> None:
-        """The time that one send may wait until the upstream reads on."""
-        self._to_send = seconds  # on plain TCP by poll
-
     def receive(self, size: int) -> bytes:
         """What has come, up to so many bytes; b"" at the end. OSError, of which those in TIMEOUTS say that none has."""
-        if self._tls:
-            self.sock.settimeout(self._to_read)
+        self._limit(self.to_read)
         return self.sock.recv(size)
+
+    def _limit(self, seconds: float) -> None:
+        if seconds == self._limit_set:  # mostly: and setting it is a system call
+            return
+        self._limit_set = seconds
+        if self._tls:
+            self.sock.settimeout(seconds)
+        else:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def send(self, buffers: Sequence[bytes], looks: bool = True) -> bool:
         """Send these bytes. False if the upstream stopped reading before their end; it may have an answer.
@@ -76,7 +76,7 @@ class Connection:
 
     def _send_some(self, buffers: list[memoryview]) -> int:
         if self._tls:
-            self.sock.settimeout(self._to_send)
+            self._limit(self.to_send)
             return self.sock.send(buffers[0])  # TLS 1.3 session tickets look like an answer: nobody looks
         try:
             return self.sock.sendmsg(buffers, (), socket.MSG_DONTWAIT)
@@ -86,15 +86,17 @@ class Connection:
     def _may_send(self) -> bool:
         """Wait until the upstream reads on. False if it has answered instead, or done neither in its time."""
         self._events.modify(self.sock, select.POLLIN | select.POLLOUT)
-        deadline = time.monotonic() + self._to_send
+        deadline = time.monotonic() + self.to_send
         try:
             while True:
                 left = max(0.0, deadline - time.monotonic())
                 events = sum(event for _, event in self._events.poll(left * 1000))
-                if not events or (events & ~select.POLLOUT and not self._passes_informational()):
+                if events & ~select.POLLOUT and not self._passes_informational():
                     return False
                 if events & select.POLLOUT:
                     return True
+                if not left:
+                    return False
                 time.sleep(0.01)  # half of a 1xx head has come, of which poll would tell again at once
         finally:
             self._events.modify(self.sock, select.POLLIN)

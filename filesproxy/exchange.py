@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from . import sse
 from .errors import BadRequest, FilesproxyError, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from .headers import media_type, redact, relayed
-from .provider import Answer, Body, Call, Target, Transport
+from .provider import Answer, Body, Call, Target, Transport, replace
 from .strictjson import Unreadable, loads
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
@@ -99,9 +98,14 @@ def address(call: Call, target: Target) -> str:
     """The URL of a call without its query, which is one of the target's own origin or of the provider's hosts."""
     path = target.provider["path"](call, target) if "path" in target.provider else call.path
     url = path if "://" in path else target.base_url + path
-    if _origin(url) not in {_origin(target.base_url), *map(_origin, target.provider.get("hosts", ()))}:
+    if not _is_at(target.base_url, url) and _origin(url) not in map(_origin, target.provider.get("hosts", ())):
         raise UpstreamError("The call would leave the provider's own hosts.", code="upstream_address")
     return url
+
+
+def _is_at(base_url: str, url: str) -> bool:
+    """Whether both have one origin: surely so if the first ends, with a slash behind it, inside the second."""
+    return url.startswith(base_url + "/") or _origin(url) == _origin(base_url)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -141,9 +145,9 @@ class _Sender:
     def _perform(self, call: Call) -> Answer:
         target = self._target
         call = replace(call, url=address(call, target))
-        if _origin(call.url) == _origin(target.base_url):
+        if _is_at(target.base_url, call.url):
             call = target.provider["authorize"](call, target)
-        transport = self._transports.get(urlsplit(call.url).scheme)
+        transport = self._transports.get(call.url.partition(":")[0])
         if transport is None:
             raise UpstreamError("The provider's address has a scheme that is not served.", code="upstream_address")
         return transport(call, target)

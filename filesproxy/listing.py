@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .errors import BadRequest, UpstreamError
-from .provider import Answer, Call, Json, Operation, Send, need
+from .provider import Answer, Call, Json, Operation, Send, need, replace
 from .router import checked_id
 
 MAX_LIMIT = 10_000  # OpenAI's: 1 to 10,000, and the default is 10,000

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from .errors import BadRequest, RangeNotSatisfiable, UpstreamError
 from .headers import safe
-from .provider import Answer, Body
+from .provider import Answer, Body, replace
 
 _RANGE = re.compile(r"(?i:bytes)=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .errors import BadRequest, MethodNotAllowed, NotFound
@@ -58,9 +59,7 @@ def route(method: str, path: str) -> Match:
 
     Raises NotFound, MethodNotAllowed (with Allow), or BadRequest for an id that no provider could have issued.
     """
-    segments = (path or "/").split("/")
-    rows = _TABLE.get(len(segments), ())
-    found = [(verb, match) for verb, pattern, operation in rows if (match := _match(pattern, segments, operation))]
+    found = list(_found(path or "/"))
     if not found:
         raise NotFound(_missing(path))
     for verb, match in found:
@@ -83,14 +82,16 @@ def checked_id(file_id: str, param: str = "id") -> str:
     return file_id
 
 
-def _match(pattern: list[str], segments: list[str], operation: str) -> Match | None:
-    file_id = ""
-    for want, got in zip(pattern, segments):
-        if want == ":id" and got:
-            file_id = got
-        elif want != got:
-            return None
-    return Match(operation, file_id)
+def _found(path: str) -> Iterator[tuple[str, Match]]:
+    """The routes with this path: the one that is spelled so, then those with an id in the place of a segment."""
+    for method, operation in _TABLE.get(path, ()) if ":" not in path else ():
+        yield method, Match(operation)
+    segments = path.split("/")
+    for place in _ID_PLACES:
+        if segments[place : place + 1] not in ([], [""]):
+            pattern = "/".join([*segments[:place], ":id", *segments[place + 1 :]])
+            for method, operation in _TABLE.get(pattern, ()):
+                yield method, Match(operation, segments[place])
 
 
 def _allow(verbs: list[str]) -> str:
@@ -103,6 +104,7 @@ def _missing(path: str) -> str:
     return "No such route."
 
 
-_TABLE: dict[int, list[tuple[str, list[str], str]]] = {}  # by the number of segments
+_TABLE: dict[str, list[tuple[str, str]]] = {}
 for _method, _path, _operation in ROUTES:
-    _TABLE.setdefault(_path.count("/") + 1, []).append((_method, _path.split("/"), _operation))
+    _TABLE.setdefault(_path, []).append((_method, _operation))
+_ID_PLACES = sorted({_path.split("/").index(":id") for _path in _TABLE if ":id" in _path})

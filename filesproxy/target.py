@@ -7,14 +7,13 @@ scope, so whatever a client says about either is a 400. With a *plain name* the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from .auth import Caller, own, require_this_machine
 from .config import Config, Key
 from .errors import BadRequest, Forbidden, Unauthorized
 from .headers import single
-from .provider import Provider, Secret, Target
+from .provider import Provider, Secret, Target, replace
 from .settings import BY_NAME
 from .wsgi import Request
 

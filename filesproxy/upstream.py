@@ -167,12 +167,13 @@ def _send(connection: Connection, request: _Request, url: SplitResult) -> bool:
 
     An error of whoever makes the blocks passes: the connection is then closed without the final chunk.
     """
-    upload, boundary = request.call.upload, secrets.token_hex(16)
-    connection.limit_sends(request.seconds("send_timeout"))
-    is_sent = connection.send([_head(request, url, boundary)], looks=False)
+    upload = request.call.upload
+    boundary = secrets.token_hex(16) if upload else ""
     blocks = _chunked(upload, boundary) if upload else iter(())
+    connection.to_send = request.seconds("send_timeout")
+    is_sent = connection.send([_head(request, url, boundary), *next(blocks, ())], looks=False)
     while is_sent and (buffers := next(blocks, ())):
-        connection.limit_sends(request.seconds("send_timeout"))
+        connection.to_send = request.seconds("send_timeout")
         is_sent = connection.send(buffers)
     return is_sent
 
@@ -192,7 +193,7 @@ def _head(request: _Request, url: SplitResult, boundary: str) -> bytes:
         headers["content-length"] = str(len(content))  # RFC 9110 §8.6: also of none
     if call.json is not None:
         headers["content-type"] = "application/json"
-    if not all(safe(name, value) for name, value in headers.items()):
+    if not all(safe(name, value) for name, value in headers.items() if _OWN_HEADERS.get(name) != value):
         raise UpstreamError("A header for the provider holds characters that cannot be sent.", code="upstream_address")
     lines = [f"{call.method} {request.selector} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
@@ -200,15 +201,15 @@ def _head(request: _Request, url: SplitResult, boundary: str) -> bytes:
 
 def _chunked(upload: Upload, boundary: str) -> Iterator[Sequence[bytes]]:
     """The upload in chunks (RFC 9112 §7.1), each as the buffers that it consists of: a file's block is not copied."""
+    closing = f"--{boundary}--\r\n".encode("ascii")  # which, since it is random, only the last block holds
     for block in encode(upload, boundary):
-        yield b"%x\r\n" % len(block), block, b"\r\n"
-    yield (b"0\r\n\r\n",)
+        yield b"%x\r\n" % len(block), block, b"\r\n0\r\n\r\n" if block.endswith(closing) else b"\r\n"
 
 
 def _receive(connection: Connection, request: _Request, whole: bool) -> Response:
     limit = request.seconds("answer_timeout")
     limit = limit if whole else min(limit, EARLY_ANSWER_SECONDS)
-    connection.limit_reads(limit)
+    connection.to_read = limit
     request.watch.allow(limit)
     response = Response(connection.receive)
     try:
@@ -217,7 +218,7 @@ def _receive(connection: Connection, request: _Request, whole: bool) -> Response
         raise _receive_failure(error, response.has_begun, whole) from None
     if not whole and response.status < 400:
         raise UpstreamError("The provider answered before the upload had ended.")
-    connection.limit_reads(request.read_seconds())
+    connection.to_read = request.read_seconds()
     if request.call.is_generated:
         request.watch.allow(request.settings["generation_total"])
     else:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Before Python 3.10 socket.timeout is no TimeoutError; EAGAIN is a kernel time limit on the socket (SO_RCVTIMEO).
 _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each answer
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
@@ -153,7 +155,7 @@ class Response(NamedTuple):
 
 def json_response(status: int, value: Any, headers: Mapping[str, str], secret: str = "") -> Response:
     """JSON, without a secret that whoever made it may have put in. ASCII: JSON's lone surrogates have no UTF-8."""
-    body = redact(json.dumps(value, separators=(",", ":")), secret).encode("ascii")
+    body = redact(_encode(value), secret).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
 
@@ -196,10 +198,7 @@ def _stream(
 
 
 def _start(response: Response, start_response: StartResponse) -> None:
-    try:
-        phrase = HTTPStatus(response.status).phrase
-    except ValueError:
-        phrase = "Status"  # providers have their own, such as 529
+    phrase = _PHRASES.get(response.status, "Status")  # providers have their own, such as 529
     start_response(f"{response.status} {phrase}", list(response.headers.items()))
 
 

@@ -65,7 +65,8 @@ class StrictOpenAI:
         self.early = self.cut = None
         self.chunked, self.pause, self.block = False, 0.0, 65536
         self.lock = threading.Lock()
-        self.connections = set()
+        self.connections = set()  # kept ones included
+        self.uploading = set()  # connections in the middle of an upload
         self._ids = itertools.count(1)
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.fake = self
@@ -158,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.requests.append((self.command, self.path, self.headers.items()))
         try:
             self._check_headers()
+            if "transfer-encoding" in self.headers:
+                self.fake.uploading.add(self.connection)
             answer = self._operation()
         except Refusal as refusal:
             if refusal.recorded:
@@ -170,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             if answer is not None:
                 self._json(200, answer)
+        finally:
+            self.fake.uploading.discard(self.connection)
 
     def _json(self, status, value):
         body = json.dumps(value, indent=2).encode()

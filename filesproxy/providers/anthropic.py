@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from .. import sse
 from ..errors import BadRequest, UpstreamAnswered, UpstreamError
 from ..listing import Page, behind, deletion, walked
-from ..provider import Answer, Call, Json, Provider, Send, Target, exchange, need, unusable
+from ..provider import Answer, Call, Json, Provider, Send, Target, exchange, need, replace, unusable
 from .anthropic_answer import completion
 from .anthropic_content import media_type_of
 from .anthropic_errors import error

@@ -7,12 +7,11 @@ OpenAI's own. https://learn.microsoft.com/azure/ai-foundry/openai/reference
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..errors import BadRequest
 from ..listing import file_list, file_object, sliced
-from ..provider import Call, Json, Provider, Target, exchange, need
+from ..provider import Call, Json, Provider, Target, exchange, need, replace
 from ..router import checked_id
 from .openai import OPENAI, error_object
 

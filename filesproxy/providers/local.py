@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..provider import Call, Provider, Target
+from ..provider import Call, Provider, Target, replace
 from .openai import FILE_OPERATIONS, OPENAI, PASSED_THROUGH
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from .. import sse
 from ..listing import deletion, file_list, file_object
-from ..provider import Answer, Call, Json, Provider, Send, Target, exchange
+from ..provider import Answer, Call, Json, Provider, Send, Target, exchange, replace
 from ..router import ROUTES
 
 

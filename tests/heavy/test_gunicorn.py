@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -102,7 +103,7 @@ def test_50_trickling_uploads_do_not_starve_metadata_calls(gunicorn, fake):
         trickler = threading.Thread(target=trickle, args=(slow, over))
         trickler.start()
         try:
-            assert fake.wait_for(lambda: len(fake.connections) == 50)
+            assert fake.wait_for(lambda: len(fake.uploading) == 50)
             answered = timed_calls(gunicorn, f"/v1/files/{file_id}", 100)
         finally:
             over.set()
@@ -238,7 +239,7 @@ def test_client_that_leaves_halfway_completes_no_upload(leaving, gunicorn, fake)
     stored, before = len(fake.files), len(gunicorn.lines(error="client_aborted"))
     with gunicorn.connect() as sock:
         sock.sendall(post_head(4 << 20) + HEAD + b"x" * (2 << 20))
-        fake.wait_for(lambda: fake.connections)
+        assert fake.wait_for(lambda: fake.uploading)
         if leaving == "reset":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         elif leaving == "half-close":
@@ -492,3 +493,60 @@ def test_five_operations_on_each_server(kind, provider, start):
     assert gateway.request("GET", f"{path}/content", headers=headers)[1] == content
     assert json.loads(gateway.request("DELETE", path, headers=headers)[1])["deleted"] is True
     assert gateway.request("GET", path, headers=headers)[0].status == 404
+
+
+# The body's reader that gunicorn.conf.py puts in the place of gunicorn's own
+
+
+@pytest.fixture
+def parsed_by_gunicorn():
+    """Makes gunicorn's request of these bytes, as pre_request gets it, and the client's end of its socket."""
+    from gunicorn.config import Config
+    from gunicorn.http.message import Request
+    from gunicorn.http.unreader import SocketUnreader
+
+    conf, open_ones = runpy.run_path(str(ROOT / "gunicorn.conf.py")), []
+
+    def parse(data):
+        theirs, ours = socket.socketpair()
+        open_ones.extend((theirs, ours))
+        theirs.sendall(data)
+        request = Request(Config(), SocketUnreader(ours), ("127.0.0.1", 1), 1)
+        conf["pre_request"](None, request)
+        return request, theirs
+
+    yield parse
+    for sock in open_ones:
+        sock.close()
+
+
+UPLOAD_HEAD = b"POST /v1/files HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 1 << 20])
+@pytest.mark.parametrize("ahead", [0, 1, 100, 5000])
+def test_body_read_from_the_socket_is_that_body_and_leaves_the_next_request(size, ahead, parsed_by_gunicorn):
+    body, next_one = os.urandom(5000), b"GET / HTTP/1.1\r\n"
+    request, client = parsed_by_gunicorn(UPLOAD_HEAD % len(body) + body[:ahead])
+    client.sendall(body[ahead:] + next_one)
+    assert "read" in vars(request.body)  # replaced, with the gunicorn that is installed here
+    blocks = list(iter(lambda: request.body.read(size), b""))
+    assert b"".join(blocks) == body and max(map(len, blocks)) <= size
+    assert request.unreader.read() == next_one
+
+
+def test_body_whose_client_leaves_is_short_and_one_that_resets_is_an_error(parsed_by_gunicorn):
+    request, client = parsed_by_gunicorn(UPLOAD_HEAD % 10 + b"hello")
+    client.close()
+    assert [request.body.read(100) for _ in range(2)] == [b"hello", b""]
+    request, _ = parsed_by_gunicorn(UPLOAD_HEAD % 10)
+    request.unreader.sock.close()
+    with pytest.raises(OSError):
+        request.body.read(100)
+    assert request.body.failed
+
+
+def test_body_in_chunks_is_read_by_gunicorn(parsed_by_gunicorn):
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    request, _ = parsed_by_gunicorn(head + b"5\r\nhello\r\n0\r\n\r\n")
+    assert "read" not in vars(request.body) and request.body.read(100) == b"hello"
