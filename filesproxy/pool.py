@@ -29,31 +29,26 @@ class Pool:
     """Idle connections by key; the one used last is taken first. Safe for threads, and empty behind a fork."""
 
     def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
         self._idle: dict[Hashable, list[Connection]] = {}
         self._next_sweep = 0.0
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._idle)  # sockets that are garbage would warn; this runs before
-        self._process = os.getpid()
+        _POOLS.add(self)
 
-    def _check_process(self) -> None:
-        """A forked process must not use its parent's connections, nor a lock that a thread of the parent's held."""
-        if self._process != os.getpid():
-            inherited = self._idle
-            self._start()
-            _close_all(inherited)
+    def forget(self) -> None:
+        """Begin anew in a forked process: a thread of the parent's may hold the lock for ever. Closes copies only."""
+        self._lock = threading.Lock()
+        _close_all(self._idle)
 
     def take(self, key: Hashable, is_proven: bool = False) -> Connection | None:
         """A connection that nothing speaks against, None if there is none. `is_proven` asks for more."""
-        self._check_process()
         while found := self._pop(key):
             idle = time.monotonic() - found.idle_since
             if idle > IDLE_SECONDS or not found.is_quiet():
                 found.close()
             elif is_proven and not _is_proven(found, idle):
-                self._push(found)
+                for over in self._push(found):
+                    over.close()
                 return None
             else:
                 return found
@@ -61,7 +56,6 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         """Keep a connection whose last answer was read to its end; it is this pool's to close from here on."""
-        self._check_process()
         connection.answers += 1
         connection.idle_since = time.monotonic()
         for over in [*self._push(connection), *self._swept(connection.idle_since)]:
@@ -69,7 +63,6 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle."""
-        self._check_process()
         with self._lock:
             _close_all(self._idle)
 
@@ -109,3 +102,14 @@ def _close_all(idle: dict[Hashable, list[Connection]]) -> None:
         for connection in connections:
             connection.close()
     idle.clear()
+
+
+_POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for pool in list(_POOLS):
+        pool.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

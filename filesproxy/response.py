@@ -13,8 +13,12 @@ from collections.abc import Callable
 
 from .errors import UpstreamError
 
-HEAD_BYTES = 1 << 16  # of the first read, which mostly brings all of a small answer; and of a head at most
+HEAD_BYTES = 1 << 16  # of a head at most
+FIRST_BYTES = 1 << 15  # of the first reads, of which one mostly brings all of a small answer
 BLOCK_BYTES = 1 << 18  # of the later ones: more costs memory and gains little
+# A read is this part of what has come so far. A client that reads slowly lets some 4 MB into the kernel's buffers, and
+# then holds one block for as long as it likes: it shall be a small one.
+GROWTH = 128
 MAX_FIELDS = 100
 MAX_INFORMATIONAL = 16  # 1xx answers before the real one, which urllib takes for the last word (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
@@ -40,6 +44,7 @@ class Response:
     def __init__(self, receive: Callable[[int], bytes]) -> None:
         self._receive = receive
         self._buffer = b""
+        self._seen = 0  # bytes behind the head
         self._left: int | None = 0  # bytes of the body, None where it goes on to the end of the stream
         self._chunks: Chunks | None = None
         self._says_close = True
@@ -56,15 +61,15 @@ class Response:
         else:
             raise UpstreamError("The provider answers with nothing but informational answers.")
         self.headers = dict(fields)
-        options = self.headers.get("connection", "").lower().split(",")
-        self._says_close = version < 1 or "close" in (option.strip(" \t") for option in options)
         self._frame([pair for pair in fields if pair[0] in ("content-length", "transfer-encoding")])
+        options = ",".join(value for name, value in fields if name == "connection").lower().split(",")
+        self._says_close = version < 1 or self._left is None or "close" in map(str.strip, options)
 
     def _head(self) -> bytes:
         head, searched = bytearray(self._buffer), 0
         while not (found := _HEAD_END.search(head, searched, HEAD_BYTES)):
             searched = max(0, len(head) - 2)
-            block = self._receive(HEAD_BYTES) if len(head) < HEAD_BYTES else b""
+            block = self._receive(FIRST_BYTES) if len(head) < HEAD_BYTES else b""
             if not block and not self.has_begun:
                 raise Unanswered("The provider closed the connection without an answer.")
             if not block:
@@ -82,14 +87,17 @@ class Response:
             raise UpstreamError("The provider's answer has broken HTTP framing.")
         if self.status in (204, 304):
             return
-        self._chunks = Chunks() if is_chunked else None
-        self._left = int(value) if name and not is_chunked else None
+        if is_chunked:
+            self._chunks = Chunks()
+        else:
+            self._left = int(value) if name else None
 
     def read(self) -> bytes:
         """What has come of the body, b"" at its end. UpstreamError if it ends too early, or has bad chunks."""
         while not self.is_complete:
-            block = self._buffer or self._receive(BLOCK_BYTES)
+            block = self._buffer or self._receive(min(BLOCK_BYTES, max(FIRST_BYTES, self._seen // GROWTH)))
             self._buffer = b""
+            self._seen += len(block)
             if not block and (self._chunks or self._left):
                 raise UpstreamError("The provider ended its answer early.")
             if taken := self._taken(block):
@@ -100,9 +108,8 @@ class Response:
         if self._chunks:
             taken = self._chunks.feed(block)
             self._buffer = self._chunks.rest
-        elif self._left is None:  # never a reason to keep the connection
+        elif self._left is None:
             taken, self._left = block, None if block else 0
-            self._says_close = True
         else:
             taken, self._buffer = block[: self._left], block[self._left :]
             self._left -= len(taken)

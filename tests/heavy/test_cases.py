@@ -1,7 +1,7 @@
 """The 44 cases in which gateways break, each on real sockets under gunicorn, the embedded server and waitress.
 
 Every request here carries a canary key, and no answer, log or output of a server may hold it (case 31). An upstream
-that counts its connections says what was never called. 34 and 35 are about a pool, which there is not yet.
+that counts its connections says what was never called. In 34 and 35 it is one that spoils connections for the next.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import threading
 import time
 from base64 import b64encode
 from hashlib import sha256
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -33,6 +34,7 @@ from fakes import BOUNDARY, FILE, OPENAI, form, form_type
 from pathological import Stage, black_hole, file_part
 from servers import ROOT, command, free_port, running
 from sockets import WAIT, answer, answering, chunked, parsed, receive, request, reset, served, until
+from test_pool import answered, requests, serving
 
 from filesproxy import create_app
 from filesproxy.chat import JSON_OPERATIONS
@@ -1294,6 +1296,137 @@ def test_case_33_another_gateway_may_forward_to_us(keyed, stage):
     assert by_key(keyed, via=f"1.1 {name}-2, 1.0 fred (a comment)").status == 200
     assert outcome(by_key(keyed, via=f"1.1 of-a-department, HTTP/1.1 {name}")) == (508, "loop_detected")
     assert stage.calls() == 2
+
+
+# 34-35: connections that are kept
+
+
+@contextlib.contextmanager
+def spoilt(stage, script):
+    """This upstream, whose connections end behind the block: a gateway may keep them for longer."""
+    stage.play(script)
+    yield stage
+    for peer in stage.peers:
+        with contextlib.suppress(OSError):
+            peer.sock.shutdown(socket.SHUT_RDWR)
+
+
+def many(gateway, count=1000, threads=8):
+    """(id, status, answer) of so many requests for files, each by an id of its own."""
+
+    def work(number):
+        seen, headers = [], plain_headers("patient", connection="keep-alive")
+        with contextlib.closing(HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT)) as client:
+            for turn in range(count // threads):
+                id = f"file-{number}-{turn}"
+                client.request("GET", f"/v1/files/{id}", headers=headers)
+                with client.getresponse() as response:
+                    seen.append((id, response.status, json.loads(response.read())))
+        return seen
+
+    return [
+        each for seen in at_once([lambda number=number: work(number) for number in range(threads)]) for each in seen
+    ]
+
+
+KEPT_BADLY = {
+    "is_never_closed": serving(),
+    "is_closed_silently": serving(behind=lambda peer, count: True),
+    "is_closed_some_time_later": serving(behind=lambda peer, count: time.sleep(count % 3 / 500) is None),
+    "is_closed_upon_the_second_request": serving(instead=lambda peer, count: count == 2),
+    "is_reset_upon_the_second_request": serving(instead=lambda peer, count: count == 2 and peer.reset() is None),
+    "has_more_bytes_behind_the_answer": serving(framed=lambda data: answered(data) + b"\r\n"),
+    "has_another_answer_behind_the_answer": serving(framed=lambda data: answered(data) * 2),
+}
+
+
+@pytest.mark.parametrize("name", KEPT_BADLY)
+def test_case_34_thousand_answers_are_each_the_right_one_where_a_kept_connection(name, gateway, stage):
+    with spoilt(stage, KEPT_BADLY[name]):
+        seen = many(gateway)
+    assert [status for _, status, _ in seen] == [200] * 1000
+    assert [value["id"] for _, _, value in seen] == [id for id, _, _ in seen]
+    assert len({value["filename"] for _, _, value in seen}) == 1000
+
+
+def test_case_34_bytes_that_come_late_are_an_error_at_worst_and_in_no_answer(gateway, stage):
+    def behind(peer, count):
+        time.sleep(count % 3 / 500)
+        peer.send(b"garbage\r\n\r\n")
+
+    with spoilt(stage, serving(behind=behind)):
+        seen = many(gateway, 400)
+    assert {status for _, status, _ in seen} <= {200, 502}
+    assert all(value["id"] == id for id, status, value in seen if status == 200)
+
+
+def test_case_34_late_answer_of_one_credential_is_never_anothers(gateway, stage):
+    """To another request of the same one it may go: over one connection nothing tells it apart."""
+
+    def twice(peer, count):
+        time.sleep(count % 3 / 500)
+        peer.send(answered(b"GET " + bytes(peer.received).rpartition(b"GET ")[2]))
+
+    def work(number):
+        key = f"{CANARY}-{number}"
+        replies = [get(gateway, provider="patient", authorization=f"Bearer {key}") for _ in range(50)]
+        return [(key, reply) for reply in replies]
+
+    with spoilt(stage, serving(behind=twice)):
+        seen = sum(at_once([lambda number=number: work(number) for number in range(8)]), [])
+    assert {reply.status for _, reply in seen} <= {200, 502}
+    assert all(reply.json["filename"].split(" ")[1] == key[::-1] for key, reply in seen if reply.status == 200)
+
+
+def test_case_34_connection_of_a_half_read_answer_is_not_used_again(gateway, stage):
+    def framed(data):
+        return answer(b"a" * 1000, content_length="5000") if b"/content " in data else answered(data)
+
+    with spoilt(stage, serving(framed=framed)):
+        for number in range(8):
+            with gateway.connect() as sock:
+                sock.sendall(request("GET", "/v1/files/file-1/content", headers=plain_headers("brief")))
+                assert sock.recv(1000)
+            reply = get(gateway, f"/v1/files/file-{number}", "brief")
+            assert (reply.status, reply.json["id"]) == (200, f"file-{number}")
+
+
+# 35: what cannot be sent twice
+
+
+def test_case_35_upload_never_goes_over_a_kept_connection(gateway, stage):
+    with spoilt(stage, serving()):
+        for _ in range(20):
+            assert get(gateway).status == 200
+            assert upload(gateway).status == 200
+        sent = [bytes(peer.received) for peer in stage.peers]
+    assert sum(each.startswith(b"POST /v1/files ") for each in sent) == 20
+    assert sum(each.count(b"POST /v1/files ") for each in sent) == 20
+    assert requests(stage, b"GET") == 20
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_case_35_upload_that_nobody_answers_is_sent_once(how, gateway, stage):
+    def instead(peer, count):
+        is_upload = peer.received.startswith(b"POST ")
+        if is_upload and how == "reset":
+            peer.reset()
+        return is_upload
+
+    with spoilt(stage, serving(instead=instead)):
+        for number in range(5):
+            assert get(gateway).status == 200
+            reply = upload(gateway)
+            assert (outcome(reply)[0], reply.headers["x-should-retry"]) == (502, "false")
+            assert requests(stage, b"POST") == number + 1
+
+
+def test_case_35_chat_that_nobody_answers_is_sent_once(gateway, stage):
+    with spoilt(stage, serving(instead=lambda peer, count: b"\nPOST " in b"\n" + peer.received.rpartition(b"}")[0])):
+        for number in range(5):
+            assert [get(gateway).status for _ in range(4)] == [200] * 4
+            assert outcome(chat(gateway, said(b"1")))[0] == 502
+            assert requests(stage, b"POST") == number + 1
 
 
 # 36-40: downloads, methods, TLS, size
