@@ -6,6 +6,7 @@ The gateway's own settings come from FILESPROXY_CONFIG and FILESPROXY_*; here is
 from __future__ import annotations
 
 import inspect
+import logging
 import socket
 import struct
 
@@ -64,10 +65,11 @@ def when_ready(server):
     On gthread nothing else frees the thread of a stalled client. A limit in Python (settimeout) would add a poll to
     each read and write, and with it a hand-over of the interpreter's lock.
     """
-    limit = struct.pack("ll", CLIENT_IDLE_SECONDS, 0)
+    # A send that has put a part into the kernel's buffer returns at its limit, and the next one waits as long again.
+    limits = {socket.SO_RCVTIMEO: CLIENT_IDLE_SECONDS, socket.SO_SNDTIMEO: CLIENT_IDLE_SECONDS / 2}
     for listener in server.LISTENERS:
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        for option, seconds in limits.items():
+            listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *divmod(int(seconds * 1e6), 10**6)))
 
 
 def pre_request(worker, req):
@@ -96,8 +98,7 @@ def _read_directly(req):
         if wanted < held or wanted == 0 or body.buf.tell():
             return read_as_gunicorn(size)
         try:
-            # Whole blocks: each costs the application as much as 100 KiB of bytes. The time limit holds for all of one.
-            block = unreader.read() if held else sock.recv(wanted, socket.MSG_WAITALL)
+            block = unreader.read() if held else sock.recv(wanted)  # what has come
         except Exception:
             body.failed = True  # gunicorn's sign that the next request has no known beginning
             raise
@@ -108,10 +109,11 @@ def _read_directly(req):
 
 
 def post_fork(server, worker):
-    """Send the access log to stdout and warnings to stderr, before the application is made."""
-    from filesproxy.accesslog import to_streams
-
-    to_streams()
+    """Send warnings to stderr, before the application is made. Quick: a signal that comes meanwhile is lost."""
+    logger = logging.getLogger("filesproxy")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     worker.log.error_log.addFilter(_discreet)
 
 
@@ -125,7 +127,10 @@ def _discreet(record):
 
 
 def post_worker_init(worker):
-    """Let no connection be closed on the thread that accepts."""
+    """Send the access log to stdout, and let no connection be closed on the thread that accepts."""
+    from filesproxy.accesslog import to_stdout  # not above: a reload must load the application anew
+
+    to_stdout()
     # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
     # It also reads only 64 KiB of what such a client still sends, then resets the answer away: nginx makes a 502 of it.
     close = getattr(util, "close_graceful", None)

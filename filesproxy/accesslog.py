@@ -101,11 +101,8 @@ class LineHandler(logging.Handler):
         return True
 
 
-def to_streams() -> None:
-    """Send the access log to stdout and warnings to stderr, and to nobody else."""
-    handlers = {"filesproxy": logging.StreamHandler(), "filesproxy.access": LineHandler(sys.stdout.fileno())}
-    for name, handler in handlers.items():
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+def to_stdout() -> None:
+    """Send the access log to standard output, and to nobody else."""
+    _access.addHandler(LineHandler(sys.stdout.fileno()))
+    _access.setLevel(logging.INFO)
+    _access.propagate = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from . import __version__
-from .accesslog import to_streams
+from .accesslog import to_stdout
 from .app import Application, create_app
 from .auth import GATEWAY_KEY_PREFIX, is_loopback
 from .config import ENVIRONMENT_PREFIX
@@ -89,7 +90,11 @@ def key(name: str) -> int:
 
 def serve(arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if the address cannot be had; raises ConfigError."""
-    to_streams()
+    to_stdout()
+    logger = logging.getLogger("filesproxy")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     application = _application(arguments)
     host, port = application.config.settings["listen"]
     application.this_machine_only = not application.config.keys and is_loopback(host)

@@ -147,7 +147,9 @@ class _Handler(urllib.request.BaseHandler):
             whole = _send(connection, request, url)
             if not whole and request.watch.upstream_took_all:  # the watchdog has ended the sending, and for whom
                 raise ClientTimeout("The client sent the request body too slowly.")
-            return ResponseBody(connection, _receive(connection, request, whole), request.watch, self.pool)
+            response = _receive(connection, request, whole)
+            # After half a request, the upstream would read the next one as the rest of it.
+            return ResponseBody(connection, response, request.watch, self.pool if whole else None)
         except BaseException:
             connection.close()
             raise
@@ -240,7 +242,7 @@ def _receive_failure(error: OSError, has_begun: bool, whole: bool) -> UpstreamEr
 class ResponseBody:
     """The bytes of an answer as they arrive; raises if they stop early. Closed, it gives the connection back, or up."""
 
-    def __init__(self, connection: Connection, response: Response, watch: Watch, pool: Pool) -> None:
+    def __init__(self, connection: Connection, response: Response, watch: Watch, pool: Pool | None) -> None:
         self._connection: Connection | None = connection
         self._response = response
         self._watch = watch
@@ -278,7 +280,7 @@ class ResponseBody:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._watch.let_go() and self._response.is_reusable:
+        if self._watch.let_go() and self._pool and self._response.is_reusable:
             self._pool.keep(connection)
         else:
             connection.close()

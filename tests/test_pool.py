@@ -662,6 +662,24 @@ def test_upload_is_never_sent_twice_nor_over_a_kept_connection():
         assert (upstream.connections, requests(upstream, b"POST")) == (2, 1)
 
 
+def test_upload_that_is_refused_before_its_end_leaves_no_connection_behind():
+    """The upstream reads what comes next as the upload's rest."""
+
+    def script(peer):
+        peer.read_head()
+        if peer.head.startswith(b"GET "):
+            peer.send(answered(peer.head))
+            return
+        peer.send(answer({"error": {"message": "Too large."}}, "413 Payload Too Large"))
+        peer.read_to_end()
+
+    with gateway(script) as (port, upstream):
+        body = form(("purpose", "batch"), ("file", "a.bin", "", bytes(8 << 20)))
+        assert ask(port, request("POST", "/v1/files", body, {**COMPAT, "content-type": form_type()})).status == 413
+        assert is_right(metadata(port), "file-1")
+        assert upstream.connections == 2
+
+
 PARTS = {
     "a_byte": (b"H", 502),
     "half_a_head": (b"HTTP/1.1 200 OK\r\ncontent-le", 502),
