@@ -294,6 +294,19 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))
 
 
+def in_child(check):
+    """Whether a check holds in a forked process."""
+    child = os.fork()
+    if child == 0:
+        result = 1
+        try:
+            result = 0 if check() else 1
+        finally:
+            os._exit(result)
+    _, status = os.waitpid(child, 0)
+    return status == 0
+
+
 class Program:
     """`python -m filesproxy …` as a process, its URL read from the banner."""
 

@@ -252,6 +252,7 @@ def test_key_works_from_any_machine_under_any_host(host, make_client, upstream):
     upstream.answers(ANSWERS["list_files"])
     headers = {"x-portkey-provider": "@openai", "x-portkey-api-key": TEAM, "host": host, "origin": "https://x.example"}
     make_client(KEYED).get("/v1/files", headers=headers, extra_environ={"REMOTE_ADDR": "192.0.2.1"})
+    assert [call.headers["authorization"] for call in upstream.calls] == ["Bearer sk-saved"]
 
 
 def test_key_may_bring_a_credential_of_its_own_where_it_is_allowed(make_client, upstream, access_log):

@@ -239,7 +239,7 @@ def test_answer_behind_an_informational_one_ends_a_send(raw, ends):
     connection, far = ends
     told(connection, far, raw)
     assert not all(connection.send([b"more"]) for _ in range(9))
-    assert connection.receive(1 << 16) == raw[-len(TOO_BIG) :] if raw.endswith(TOO_BIG) else SWITCHING
+    assert connection.receive(1 << 16) == (TOO_BIG if raw.endswith(TOO_BIG) else SWITCHING)
 
 
 OTHERS = {

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import itertools
 import json
-import os
 import re
 import socket
 import threading
@@ -24,6 +23,7 @@ from sockets import (
     chunked,
     connect,
     get,
+    in_child,
     open_files,
     request,
     reset,
@@ -256,19 +256,6 @@ def test_stale_connection_has_proven_nothing(name, kept, make, clock):
 
 
 # Forks, garbage, threads
-
-
-def in_child(check):
-    """Whether a check holds in a forked process."""
-    child = os.fork()
-    if child == 0:
-        result = 1
-        try:
-            result = 0 if check() else 1
-        finally:
-            os._exit(result)
-    _, status = os.waitpid(child, 0)
-    return status == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -705,13 +692,14 @@ def test_answer_in_part_on_a_kept_connection_is_not_asked_for_again(name):
         assert is_right(metadata(port), "file-1")
 
 
-def test_time_limit_on_a_kept_connection_is_504_and_not_a_second_request():
-    def instead(peer, count):
-        if count == 2:
-            peer.read_to_end()
-        return count == 2
+def silent_the_second_time(peer, count):
+    if count == 2:
+        peer.read_to_end()
+    return count == 2
 
-    with gateway(serving(instead=instead), answer_timeout=0.3) as (port, upstream):
+
+def test_time_limit_on_a_kept_connection_is_504_and_not_a_second_request():
+    with gateway(serving(instead=silent_the_second_time), answer_timeout=0.3) as (port, upstream):
         assert is_right(metadata(port), "file-1")
         assert metadata(port).status == 504
         assert (upstream.connections, requests(upstream)) == (1, 2)
@@ -720,12 +708,7 @@ def test_time_limit_on_a_kept_connection_is_504_and_not_a_second_request():
 
 
 def test_client_that_leaves_while_a_kept_connection_is_silent_ends_it_and_sends_nothing_again():
-    def instead(peer, count):
-        if count == 2:
-            peer.read_to_end()
-        return count == 2
-
-    with gateway(serving(instead=instead)) as (port, upstream):
+    with gateway(serving(instead=silent_the_second_time)) as (port, upstream):
         assert is_right(metadata(port), "file-1")
         with connect(port) as client:
             client.sendall(request("GET", "/v1/files/file-1/content", headers=COMPAT))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import sys
 import threading
 import time
 
 import pytest
+from sockets import in_child
 
 from filesproxy.watchdog import INTERVAL_SECONDS, Watch, Watchdog
 
@@ -269,19 +269,6 @@ def test_two_dogs_do_not_know_of_each_other(dog, pairs):
     far.close()
     assert waits_until(lambda: its_watch.has_left) and not watch.has_left
     its_watch.close()
-
-
-def in_child(check):
-    """Whether a check holds in a forked process."""
-    child = os.fork()
-    if child == 0:
-        result = 1
-        try:
-            result = 0 if check() else 1
-        finally:
-            os._exit(result)
-    _, status = os.waitpid(child, 0)
-    return status == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -2,6 +2,7 @@
 
 Every request here carries a canary key, and no answer, log or output of a server may hold it (case 31). An upstream
 that counts its connections says what was never called. In 34 and 35 it is one that spoils connections for the next.
+Case 44 is the fuzzers': tests/test_fuzz.py, test_fuzz_more.py, test_chat_fuzz.py and their corpus.
 """
 
 from __future__ import annotations
@@ -1759,8 +1760,3 @@ def test_case_43_json_of_100_megabytes_is_413(framing, gateway, stage):
             reply = chat(gateway, chunked(body, MIB), transfer_encoding="chunked")
     assert outcome(reply) == (413, "request_too_large")
     assert stage.calls() == 0
-
-
-@pytest.mark.skip(reason="case 44 is the fuzzers': tests/test_fuzz.py, test_chat_fuzz.py and their corpus")
-def test_case_44_any_bytes_parse_or_are_refused_in_linear_time():
-    pass
