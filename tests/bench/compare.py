@@ -34,6 +34,8 @@ from servers import START_SECONDS, free_port, running  # noqa: E402
 
 CHAT = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt-4o", "choices": [
     {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}]}  # fmt: skip
+CLAUDES_FILE = {"id": "file_1", "type": "file", "size_bytes": 1, "created_at": "2026-01-01T00:00:00Z", "filename": "x",
+                "mime_type": "text/plain", "downloadable": False}  # fmt: skip
 QUESTION = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}).encode()
 BARE = """
 import json
@@ -57,6 +59,8 @@ http { access_log off; keepalive_requests 100000000; client_max_body_size 0; cli
 proxy_temp_path %(folder)s/proxy; fastcgi_temp_path %(folder)s/f; uwsgi_temp_path %(folder)s/u; scgi_temp_path %(folder)s/s;
 %(servers)s }
 """  # noqa: E501
+# Behind gunicorn.conf.py; the hook of `pre_request` is what reads bodies directly.
+WITHOUT_HOOK = "\n\ndef pre_request(worker, req):\n    pass\n"
 SMALL = """
 server { listen 127.0.0.1:%(port)d; listen 127.0.0.1:%(tls)d ssl; ssl_certificate %(folder)s/cert.pem;
   ssl_certificate_key %(folder)s/cert.pem; default_type application/json;
@@ -90,7 +94,7 @@ class Files:
             while head := stream.until(b"\r\n\r\n"):
                 if head.startswith(b"POST"):
                     _swallow_body(stream, head)
-                    relay._send_json(sock, FILE)
+                    relay._send_json(sock, CLAUDES_FILE if b"\nx-api-key:" in head.lower() else FILE)
                 else:
                     sock.sendall(relay._HEAD_OF_CONTENT % self.size)
                     sent = 0
@@ -143,6 +147,7 @@ class Contender:
         self.name, self.port, self.pids = name, port, pids
         self.small = Client(port, small, {**(key or {}), "x-portkey-provider": "small"})
         self.files = Client(port, files, {**(key or {}), "x-portkey-provider": "files"})
+        self.translated = Client(port, files, {**(key or {}), "x-portkey-provider": "claude"})
         self.over_tls = Client(port, small, {**(key or {}), "x-portkey-provider": "tls"})
 
 
@@ -179,17 +184,31 @@ def _wait(port):
 @contextlib.contextmanager
 def bare(folder, name, workers):
     """One of the bare applications, with gunicorn as the gateway has it."""
+    with served(ROOT / "gunicorn.conf.py", workers, "--pythonpath", str(folder), f"bareapp:{name}") as (port, pids):
+        yield Contender(name, port, pids)
+
+
+@contextlib.contextmanager
+def served(conf, workers, *words, **environment):
+    """(port, process ids of the workers) of a gunicorn."""
     port = free_port()
-    words = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "-b", f"127.0.0.1:{port}",
-             "-w", str(workers), "--pythonpath", str(folder), f"bareapp:{name}"]  # fmt: skip
-    program = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    program = subprocess.Popen([sys.executable, "-m", "gunicorn", "-c", str(conf), "-b", f"127.0.0.1:{port}",
+                                "-w", str(workers), *words], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, env={**os.environ, **environment})  # fmt: skip
     try:
         _wait(port)
         time.sleep(0.5)
-        yield Contender(name, port, children(program.pid))
+        yield port, children(program.pid)
     finally:
         program.terminate()
         program.wait()
+
+
+@contextlib.contextmanager
+def portable(folder, workers, config, key):
+    """The gateway without the body hook of gunicorn.conf.py: it reads `wsgi.input` as it is on other servers."""
+    with served(folder / "portable.conf.py", workers, FILESPROXY_CONFIG=str(config)) as (port, pids):
+        yield Contender("portable", port, pids, key=key)
 
 
 def certificate(folder):
@@ -217,8 +236,10 @@ def contenders(options, folder):
         f"[provider:small]\nkind = openai\nbase_url = http://127.0.0.1:{small}/v1\n"
         f"[provider:tls]\nkind = openai\nbase_url = https://127.0.0.1:{tls}/v1\nca_file = {cert}\n"
         f"[provider:files]\nkind = openai\nbase_url = http://127.0.0.1:{port}/v1\n"
+        f"[provider:claude]\nkind = anthropic\nbase_url = http://127.0.0.1:{port}/v1\n"
     )
     (folder / "bareapp.py").write_text(f"SIZE, BLOCK = {size}, bytes(1 << 18)\n" + BARE)
+    (folder / "portable.conf.py").write_text((ROOT / "gunicorn.conf.py").read_text() + WITHOUT_HOOK)
     key = {"Authorization": "Bearer sk-bench"}
     try:
         with contextlib.ExitStack() as stack:
@@ -233,6 +254,7 @@ def contenders(options, folder):
                 "const": stack.enter_context(bare(folder, "const", options.workers)),
                 "bare": stack.enter_context(bare(folder, "bare", options.workers)),
                 "gateway": Contender("gateway", gateway.port, gateway.workers(), key=key),
+                "portable": stack.enter_context(portable(folder, options.workers, config, key)),
                 "files": Contender("direct", port, []),
             }
     finally:
@@ -361,17 +383,22 @@ def transfers(options, them):
     for run in (upload, download):
         results = {}
         for turn in range(-1, options.rounds):
-            for name in ("files", "nginx", "bare", "gateway"):
-                who = them[name]
+            for name, who, client in _ways(them):
                 before = cpu_seconds(who.pids)
-                seconds = run(who.files, size if turn >= 0 else size)
+                seconds = run(client, size)
                 if turn >= 0:
-                    cost = (cpu_seconds(who.pids) - before) / gib
-                    results.setdefault(who.name, []).append((options.mib / seconds, cost))
+                    results.setdefault(name, []).append((options.mib / seconds, (cpu_seconds(who.pids) - before) / gib))
         for name, rounds in results.items():
             rate, cost = zip(*rounds)
             print(f"{run.__name__:<20}{name:<9}{shown(rate, 0):>26}{shown(cost):>22}")
     print()
+
+
+def _ways(them):
+    """(label, contender, client) of the ways that a large file can go."""
+    found = [(them[name].name, them[name], them[name].files) for name in ("files", "nginx", "bare", "gateway")]
+    found.append(("anthropic", them["gateway"], them["gateway"].translated))
+    return [*found, ("portable", them["portable"], them["portable"].files)]
 
 
 def memory(options, them):
