@@ -6,17 +6,19 @@ hand-over of the interpreter's lock, for each. OpenSSL needs Python's own.
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import socket
 import ssl
 import struct
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from .connect import TIMEOUTS
 from .errors import UpstreamError
 
+BULK_BYTES = 1 << 16  # a send of more lets others go first
 MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
 
 # How a send fails when the peer has answered and closed; TLS has names of its own for it.
@@ -66,8 +68,10 @@ class Connection:
             while left:
                 if looks and not self._tls and not self._may_send():
                     return False
-                left = _behind(left, self._send_some(left))
-                looks = True
+                sent = self._send_some(left)
+                left, looks = _behind(left, sent), True
+                if sent > BULK_BYTES:
+                    give_way()
         except _STOPPED_READING:
             return False
         except OSError:
@@ -119,6 +123,11 @@ class Connection:
     def close(self) -> None:
         """Give it up; a second time is harmless."""
         self.sock.close()
+
+
+# Threads that carry large files are ready to run at any moment, and stand before a small request at each of the ten or
+# so points where it waits for a processor. Not everywhere is there such a call.
+give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
 def _timeval(seconds: float) -> bytes:

@@ -410,3 +410,15 @@ def test_connection_may_be_closed_twice(ends):
     connection.close()
     connection.close()
     assert far.recv(1) == b""
+
+
+def test_thread_gives_way_behind_a_large_block_and_not_behind_a_small_request(ends, monkeypatch):
+    connection, far = ends
+    given = []
+    monkeypatch.setattr("filesproxy.connection.give_way", lambda: given.append(True))
+    assert connection.send([b"GET / HTTP/1.1\r\n\r\n"], looks=False) and not given
+    reader = Reader(far)
+    assert connection.send([bytes(1 << 20)]) and given
+    connection.sock.shutdown(socket.SHUT_WR)
+    reader.join(WAIT)
+    assert reader.count == (1 << 20) + 18
