@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .accesslog import Record
-from .auth import authenticate, own, permit, require_this_machine
+from .auth import authenticate, may_go, permit, require_this_machine
 from .chat import HANDLERS as JSON_HANDLERS
 from .chat import JSON_OPERATIONS
 from .config import Config, Sections, load
@@ -26,7 +26,7 @@ from .router import Match, route
 from .store import LocalTransport
 from .target import resolve
 from .upstream import Sender
-from .watchdog import Watch, Watchdog
+from .watchdog import Watch, Watchdog, nothing
 from .wsgi import Request, Response, ResponseStream, error_response, json_response, respond
 
 if TYPE_CHECKING:
@@ -109,19 +109,18 @@ class Application:
         permit(caller, match.operation)
         watch = record.watch = self._watchdog.watch(request.client)
         watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
-        # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
-        is_json = match.operation in JSON_OPERATIONS
-        received = (lambda: 0) if is_json else (lambda: request.body.size)
-        watch.transfer(received)
         request.body.is_overdue = lambda: watch.is_overdue
         document = Document(request, self.config.settings, self._budget, self.config.providers)
-        slug = (lambda: document.slug) if is_json else str
+        is_json = match.operation in JSON_OPERATIONS
+        if is_json:  # of which the model may name the provider, so it is read before the provider's limits are known
+            watch.transfer()
         try:
-            target = resolve(request, caller, self.config, self._providers, slug)
+            target = resolve(request, caller, self.config, self._providers, document.named_provider if is_json else str)
             record.secret = target.credential
-            record.fields["provider"] = ("@" if target.is_saved else "") + target.name
+            record.fields["provider"] = f"@{target.name}" if target.is_saved else target.name
             watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
-            watch.transfer(received)
+            # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
+            watch.transfer(nothing if is_json else lambda: request.body.size)
             call = self._call(request, match, target, document, record)
             watch.follows_client = call.stream or call.is_generated
             record.upload = call.upload
@@ -133,13 +132,14 @@ class Application:
         return _response(answer, target, record)
 
     def _call(self, request: Request, match: Match, target: Target, document: Document, record: Record) -> Call:
-        said = client_headers(request, target, lambda word: own(word, self.config.keys))
+        keys = self.config.keys
+        said = client_headers(request, target, lambda word: may_go(word, keys))
         timeout = time_limit(request)
         if match.operation in HANDLERS:
             call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
         else:
             call = JSON_HANDLERS[match.operation](request, match.id, target, document)
-        headers = {name: value for name, value in {**said, **call.headers}.items() if own(value, self.config.keys)}
+        headers = {name: value for name, value in {**said, **call.headers}.items() if value and may_go(value, keys)}
         return replace(call, headers=headers, timeout=timeout, now=record.started, watch=record.watch)
 
     def _send(
@@ -163,8 +163,8 @@ class Application:
 
 def _check_via(request: Request, own_name: str) -> None:
     """LoopDetected, if this deployment has sent the request on before (RFC 9110 §7.6.3)."""
-    received_by = (entry.split() for entry in request.headers.get("via", "").split(","))
-    if any(own_name in words[1:2] for words in received_by):
+    via = request.headers.get("via")
+    if via and any(own_name in entry.split()[1:2] for entry in via.split(",")):
         raise LoopDetected("This request has been through this gateway before: a provider leads back to it.")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from .config import Key
 from .errors import BadRequest, Forbidden, Unauthorized
@@ -23,8 +23,7 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _BEARER = re.compile(r"(?i:bearer) +([\x21-\x2b\x2d-\x7e]{1,4096})")  # laxer than RFC 6750 §2.1; a comma is a repeat
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """A caller: its gateway key, None where no keys are configured, and the provider credential that it brought."""
 
     key: Key | None = None
@@ -49,8 +48,13 @@ def authenticate(request: Request, keys: Sequence[Key]) -> Caller:
 
 
 def own(token: str, keys: Sequence[Key]) -> Secret:
-    """The token as what a caller says to a provider; a gateway key, anybody's, is "" and never goes upstream."""
-    return Secret("" if token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys) else token)
+    """The token as what a caller says to a provider; a gateway key is "" and never goes upstream."""
+    return Secret(token if may_go(token, keys) else "")
+
+
+def may_go(token: str, keys: Sequence[Key]) -> bool:
+    """Whether this is no gateway key, anybody's: none goes upstream, in whatever header a client sends it."""
+    return not (token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys))
 
 
 def permit(caller: Caller, operation: str) -> None:
@@ -82,7 +86,9 @@ def _key(presented: str, keys: Sequence[Key]) -> Key:
 
 def _matching(token: str, keys: Sequence[Key]) -> list[Key]:
     """The keys with this token's hash. Compares with every one, in a time that tells nothing of where they differ."""
-    digest = sha256(token.encode()).hexdigest() if keys else ""
+    if not keys:
+        return []
+    digest = sha256(token.encode()).hexdigest()
     return [key for key in keys for known in key.sha256 if hmac.compare_digest(digest, known)]
 
 

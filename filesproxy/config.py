@@ -6,14 +6,14 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from . import tls
 from .errors import ConfigError
 from .ini import Source, read
-from .provider import Provider
+from .provider import Provider, scope_headers
 from .settings import SETTINGS, is_name, values
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
@@ -45,12 +45,16 @@ class Key:
 
 @dataclass(frozen=True)
 class Config:
-    """One complete mapping of settings for the application and for each provider, the keys, and what to warn of."""
+    """One complete mapping of settings for the application and for each provider, the keys, and what to warn of.
+
+    `scope_headers` are those that no client may send beside a saved provider.
+    """
 
     settings: Mapping[str, Any]
-    providers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    keys: tuple[Key, ...] = ()
-    warnings: tuple[str, ...] = ()
+    providers: Mapping[str, Mapping[str, Any]]
+    keys: tuple[Key, ...]
+    warnings: tuple[str, ...]
+    scope_headers: frozenset[str]
 
 
 def load(
@@ -72,7 +76,7 @@ def load(
     _check_trust(found.place("filesproxy"), settings)
     providers, keys = _providers(found, settings, table), _keys(found)
     _check(found, settings, providers, keys)
-    return Config(settings, providers, keys, tuple(_warnings(providers, keys)))
+    return Config(settings, providers, keys, tuple(_warnings(providers, keys)), scope_headers(table))
 
 
 def _section(source: Source, section: str, scope: str) -> dict[str, Any]:

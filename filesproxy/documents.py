@@ -61,8 +61,7 @@ class Document:
             self._slug, self._value = split_slug(self._read(), self._names)
         return self._value
 
-    @property
-    def slug(self) -> str:
+    def named_provider(self) -> str:
         """The provider that its model names, as `@NAME/model`, "" where it names none. Raises what `value` does."""
         assert self.value is not None
         return self._slug

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from .errors import BadRequest, UnsupportedMedia
 from .headers import media_type, single, words
@@ -72,18 +71,16 @@ HANDLERS: dict[str, Callable[[Request, str, Target], Call]] = {
 }
 
 
-def client_headers(request: Request, target: Target, may_go: Callable[[str], Any]) -> dict[str, str]:
+def client_headers(request: Request, target: Target, may_go: Callable[[str], bool]) -> dict[str, str]:
     """What the provider lets a client say in headers, such as its organisation; Portkey's spelling wins.
 
     A word goes upstream only if `may_go` says so.
     """
     names = target.provider.get("client_headers", ())
     said = {name: single(request.headers, f"x-portkey-{name}") or single(request.headers, name) for name in names}
-    lists = {
-        name: words(request.headers, name, f"x-portkey-{name}") for name in target.provider.get("list_headers", ())
-    }
-    said.update({name: ",".join(filter(may_go, found)) for name, found in lists.items()})
-    return {name: value for name, value in said.items() if may_go(value)}
+    for name in target.provider.get("list_headers", ()):
+        said[name] = ",".join(filter(may_go, words(request.headers, name, f"x-portkey-{name}")))
+    return {name: value for name, value in said.items() if value and may_go(value)}
 
 
 def time_limit(request: Request) -> float | None:

@@ -16,8 +16,8 @@ from .errors import BadRequest
 from .provider import Secret
 
 # RFC 9110 §5.6.2 token, §5.5 field value without control characters (TAB too: WSGI servers refuse it).
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
+TOKEN, VALUE = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", r"[\x20-\x7e\x80-\xff]*"
+_TOKEN, _VALUE = re.compile(TOKEN), re.compile(VALUE)
 # A single-valued header: no white space, and no comma, which is how servers join a header that came twice.
 _SINGLE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,4096}")
 
@@ -56,6 +56,7 @@ RELAYED_WITH_CONTENT = frozenset(
         "last-modified",
     }
 )
+_RELAYED_OF_A_FILE = RELAYED | RELAYED_WITH_CONTENT
 
 
 def single(headers: Mapping[str, str], name: str) -> str:
@@ -86,15 +87,16 @@ def safe(name: str, value: str) -> bool:
 
 def relayed(headers: Mapping[str, str], content: bool = False) -> dict[str, str]:
     """The upstream's headers that a client may see; `request-id` styles also count as `x-request-id`."""
-    kept = {name: value for name, value in headers.items() if _relays(name, content) and safe(name, value)}
+    names = _RELAYED_OF_A_FILE if content else RELAYED
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if (name in names or name.startswith(RELAYED_PREFIXES)) and safe(name, value)
+    }
     for own_name in ("request-id", "apim-request-id"):
         if own_name in headers and safe(own_name, headers[own_name]):
             kept.setdefault("x-request-id", headers[own_name])
     return kept
-
-
-def _relays(name: str, content: bool) -> bool:
-    return name in RELAYED or name.startswith(RELAYED_PREFIXES) or (content and name in RELAYED_WITH_CONTENT)
 
 
 def misread(message: Message) -> bool:

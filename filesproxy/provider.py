@@ -10,7 +10,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Protocol, TypedDict, TypeVar
 from urllib.parse import quote
 
@@ -28,10 +28,10 @@ def replace(item: Data, **changes: Any) -> Data:
 
     That of dataclasses calls __init__, which sets field by field: a tenth of what a small request costs.
     """
+    values = item.__dict__ | changes
+    assert len(values) == len(item.__dict__), changes.keys()
     made = object.__new__(type(item))
-    made.__dict__.update(item.__dict__)
-    assert changes.keys() <= made.__dict__.keys()
-    made.__dict__.update(changes)
+    object.__setattr__(made, "__dict__", values)
     return made
 
 
@@ -41,14 +41,19 @@ class Secret(str):
     def __repr__(self) -> str:
         return "'[secret]'"
 
-    @cached_property
+    @property
     def forms(self) -> tuple[str, ...]:
         """Itself as it is, in JSON, in a URL with either case of digits, and in base64 behind any other text."""
-        if _PLAIN.fullmatch(self):  # which neither JSON nor a URL writes otherwise
-            return (str(self), *_base64_forms(self.encode()))
-        encoded = quote(self, safe="")
-        lower = re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
-        return tuple(dict.fromkeys([str(self), json.dumps(self)[1:-1], encoded, lower, *_base64_forms(self.encode())]))
+        return _forms(str(self))
+
+
+@lru_cache(maxsize=128)  # of callers' credentials, which come with each request
+def _forms(secret: str) -> tuple[str, ...]:
+    if _PLAIN.fullmatch(secret):  # which neither JSON nor a URL writes otherwise
+        return (secret, *_base64_forms(secret.encode()))
+    encoded = quote(secret, safe="")
+    lower = re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
+    return tuple(dict.fromkeys([secret, json.dumps(secret)[1:-1], encoded, lower, *_base64_forms(secret.encode())]))
 
 
 def _base64_forms(secret: bytes) -> Iterator[str]:
@@ -197,6 +202,19 @@ class Provider(TypedDict, total=False):
     credential_headers: dict[str, str]
     #: no credential upstream: files belong to gateway keys, and without keys only this machine may ask
     keyless: bool
+
+
+#: of providers that are none here, and so in nobody's dict
+SCOPE_HEADERS = frozenset({"api-key", "x-api-key", "anthropic-workspace-id"})
+
+
+def scope_headers(table: Mapping[str, Provider]) -> frozenset[str]:
+    """Every header by which a client says something about address, scope or authentication, in both spellings."""
+    kinds = table.values()
+    said = {name for kind in kinds for name in (*kind.get("client_headers", ()), *kind.get("client_settings", ()))}
+    named = SCOPE_HEADERS | said | {name for kind in kinds for name in kind.get("credential_headers", ())}
+    prefixed = {f"x-portkey-{name}" for name in named if not name.startswith("x-portkey-")}
+    return (named | prefixed) - {"x-portkey-api-key"}
 
 
 def exchange(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from .errors import UpstreamError
 
@@ -23,10 +24,8 @@ MAX_FIELDS = 100
 MAX_INFORMATIONAL = 16  # 1xx answers before the real one, which urllib takes for the last word (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
 
-# RFC 9112 §4 and §5; a folded value stays as it stands, and so is one that nobody relays.
-_NAME, _VALUE = r"[!-9;-~]+", r"[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*"
-_HEAD = re.compile(rf"HTTP/1\.([0-9])[ \t]+([0-9]{{3}})(?:[ \t][^\r\n]*)?\r?\n((?:{_NAME}:{_VALUE}\r?\n)*)\r?\n")
-_FIELDS = re.compile(rf"({_NAME}):({_VALUE})\r?\n")
+_STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([0-9]{3})(?:[ \t][^\r\n]{0,256})?")  # RFC 9112 §4
+_NAME = re.compile(r"[!-9;-~]{1,256}")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _CHUNK_LINE = rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n"  # RFC 9112 §7.1
@@ -62,11 +61,12 @@ class Response:
             raise UpstreamError("The provider answers with nothing but informational answers.")
         self.headers = dict(fields)
         self._frame([pair for pair in fields if pair[0] in ("content-length", "transfer-encoding")])
-        options = ",".join(value for name, value in fields if name == "connection").lower().split(",")
-        self._says_close = version < 1 or self._left is None or "close" in map(str.strip, options)
+        options = ",".join([value for name, value in fields if name == "connection"]).lower()
+        says_close = "close" in options and "close" in map(str.strip, options.split(","))
+        self._says_close = version < 1 or self._left is None or says_close
 
     def _head(self) -> bytes:
-        head, searched = bytearray(self._buffer), 0
+        head, searched = self._buffer, 0
         while not (found := _HEAD_END.search(head, searched, HEAD_BYTES)):
             searched = max(0, len(head) - 2)
             block = self._receive(FIRST_BYTES) if len(head) < HEAD_BYTES else b""
@@ -76,15 +76,15 @@ class Response:
                 raise UpstreamError("The provider answered with something that is not HTTP, or with half of it.")
             self.has_begun = True
             head += block
-        self._buffer = bytes(head[found.end() :])
-        return bytes(head[: found.end()])
+        self._buffer = head[found.end() :]
+        return head[: found.end()]
 
     def _frame(self, framing: list[tuple[str, str]]) -> None:
         """How the body ends (RFC 9112 §6.3)."""
         name, value = framing[0] if framing else ("", "")
         is_chunked = name == "transfer-encoding" and value.lower() == "chunked"
         if self.status == 101 or len(framing) > 1 or (name and not is_chunked and not _is_length(name, value)):
-            raise UpstreamError("The provider's answer has broken HTTP framing.")
+            raise _broken()
         if self.status in (204, 304):
             return
         if is_chunked:
@@ -129,14 +129,48 @@ class Response:
 
 def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
     """(minor version, status, fields) of a head."""
-    text = head.decode("latin-1")
-    found = _HEAD.fullmatch(text)
-    if not found:
-        raise UpstreamError("The provider's answer has broken HTTP framing.")
-    fields = _FIELDS.findall(found[3])
-    if len(fields) > MAX_FIELDS:
+    text = head.decode("latin-1").replace("\r\n", "\n")
+    first, *lines = text[:-2].split("\n")
+    if "\r" in text:
+        raise _broken()
+    if len(lines) > MAX_FIELDS:
         raise UpstreamError(f"The provider's answer has more than {MAX_FIELDS} headers.")
-    return int(found[1]), int(found[2]), [(name.lower(), value.lstrip(" \t")) for name, value in fields]
+    return *_status(first), _fields(lines)
+
+
+# Cached, as names are: an upstream says the same ones with each answer.
+@lru_cache(maxsize=64)
+def _status(line: str) -> tuple[int, int]:
+    """(minor version, status)."""
+    found = _STATUS_LINE.fullmatch(line)
+    if not found:
+        raise _broken()
+    return int(found[1]), int(found[2])
+
+
+def _fields(lines: list[str]) -> list[tuple[str, str]]:
+    """The headers (RFC 9112 §5). A folded value keeps its line's end, and so is one that nobody relays."""
+    fields: list[tuple[str, str]] = []
+    for line in lines:
+        if line[0] in " \t" and fields:
+            name, value = fields.pop()
+            fields.append((name, f"{value}\r\n{line}"))
+        else:
+            name, colon, value = line.partition(":")
+            fields.append((_name(name + colon), value.lstrip(" \t")))
+    return fields
+
+
+@lru_cache(maxsize=512)
+def _name(text: str) -> str:
+    """The name of a header in lower case; `text` has the colon behind it."""
+    if not (text.endswith(":") and _NAME.fullmatch(text[:-1])):
+        raise _broken()
+    return text[:-1].lower()
+
+
+def _broken() -> UpstreamError:
+    return UpstreamError("The provider's answer has broken HTTP framing.")
 
 
 def _is_length(name: str, value: str) -> bool:

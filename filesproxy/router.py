@@ -59,15 +59,15 @@ def route(method: str, path: str) -> Match:
 
     Raises NotFound, MethodNotAllowed (with Allow), or BadRequest for an id that no provider could have issued.
     """
-    found = list(_found(path or "/"))
-    if not found:
+    verb = "GET" if method == "HEAD" else method
+    allowed: list[str] = []
+    for operations, item_id in _found(path or "/"):
+        if verb in operations:
+            return Match(operations[verb], checked_id(item_id) if item_id else "")
+        allowed += operations
+    if not allowed:
         raise NotFound(_missing(path))
-    for verb, match in found:
-        if verb == method or (verb, method) == ("GET", "HEAD"):
-            return match._replace(id=checked_id(match.id)) if match.id else match
-    raise MethodNotAllowed(
-        "This path does not take that method.", headers={"allow": _allow([verb for verb, _ in found])}
-    )
+    raise MethodNotAllowed("This path does not take that method.", headers={"allow": _allow(allowed)})
 
 
 def is_id(text: str) -> bool:
@@ -82,16 +82,17 @@ def checked_id(file_id: str, param: str = "id") -> str:
     return file_id
 
 
-def _found(path: str) -> Iterator[tuple[str, Match]]:
-    """The routes with this path: the one that is spelled so, then those with an id in the place of a segment."""
-    for method, operation in _TABLE.get(path, ()) if ":" not in path else ():
-        yield method, Match(operation)
+def _found(path: str) -> Iterator[tuple[dict[str, str], str]]:
+    """(method → operation, id) of the path that is spelled so, then of those with an id in the place of a segment."""
+    if path in _TABLE and ":" not in path:
+        yield _TABLE[path], ""
     segments = path.split("/")
     for place in _ID_PLACES:
-        if segments[place : place + 1] not in ([], [""]):
-            pattern = "/".join([*segments[:place], ":id", *segments[place + 1 :]])
-            for method, operation in _TABLE.get(pattern, ()):
-                yield method, Match(operation, segments[place])
+        item_id = segments[place] if place < len(segments) else ""
+        if item_id:
+            segments[place] = ":id"
+            yield _TABLE.get("/".join(segments), {}), item_id
+            segments[place] = item_id
 
 
 def _allow(verbs: list[str]) -> str:
@@ -104,7 +105,7 @@ def _missing(path: str) -> str:
     return "No such route."
 
 
-_TABLE: dict[str, list[tuple[str, str]]] = {}
+_TABLE: dict[str, dict[str, str]] = {}
 for _method, _path, _operation in ROUTES:
-    _TABLE.setdefault(_path, []).append((_method, _operation))
+    _TABLE.setdefault(_path, {})[_method] = _operation
 _ID_PLACES = sorted({_path.split("/").index(":id") for _path in _TABLE if ":id" in _path})

@@ -25,7 +25,6 @@ _REFUSED = {
 # What would change host, resource, version, region, bucket, organisation, project, workspace or authentication,
 # beside what the providers here read.
 _SCOPE_PREFIXES = ("x-portkey-azure-", "x-portkey-openai-", "x-portkey-aws-", "x-portkey-amz-", "x-portkey-vertex-")
-_SCOPE_HEADERS = frozenset({"api-key", "x-api-key", "anthropic-workspace-id"})
 _NO_SCOPE = "x-portkey-azure-deployment-id"  # which model, not which account
 
 
@@ -48,11 +47,12 @@ def resolve(
     settings = config.providers.get(name or config.settings["default_provider"])
     if settings is None:
         raise BadRequest(_UNKNOWN if name else _UNNAMED, param=param, code="unknown_provider")
-    target = Target(name or config.settings["default_provider"], providers[settings["kind"]], "", settings)
+    name, is_named = name or config.settings["default_provider"], bool(name)
+    target = Target(name, providers[settings["kind"]], "", settings, owner=caller.name)
     if target.provider.get("keyless"):
-        target = _admit(target, request, caller)
-    elif settings["credential"] and (is_slug or not name):
-        target = _saved(target, request, caller, _scope_headers(providers))
+        _admit(target, request, caller)
+    elif settings["credential"] and (is_slug or not is_named):
+        target = _saved(target, request, caller, config.scope_headers)
     elif is_slug:
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
@@ -86,30 +86,20 @@ def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
     return named.removeprefix("@"), named.startswith("@")
 
 
-def _admit(target: Target, request: Request, caller: Caller) -> Target:
+def _admit(target: Target, request: Request, caller: Caller) -> None:
     """Let a caller use what the gateway has saved: by its key, or, where there are none, from this machine."""
     if caller.key is None:
         require_this_machine(request)
     elif not caller.key.may_use(target.name):
         raise Forbidden("This gateway key is not for this provider.")
-    return replace(target, owner=caller.name)
 
 
 def _saved(target: Target, request: Request, caller: Caller, scope: frozenset[str]) -> Target:
-    target = _admit(target, request, caller)
+    _admit(target, request, caller)
     for header in request.headers:
         if header in scope or (header.startswith(_SCOPE_PREFIXES) and header != _NO_SCOPE):
             raise BadRequest(f"Beside a saved provider the header {header} is not taken.", param=header)
     return replace(target, credential=target.settings["credential"], is_saved=True)
-
-
-def _scope_headers(providers: Mapping[str, Provider]) -> frozenset[str]:
-    """Every header by which a client says something about address, scope or authentication, in both spellings."""
-    kinds = providers.values()
-    said = {name for kind in kinds for name in (*kind.get("client_headers", ()), *kind.get("client_settings", ()))}
-    named = _SCOPE_HEADERS | said | {name for kind in kinds for name in kind.get("credential_headers", ())}
-    prefixed = {f"x-portkey-{name}" for name in named if not name.startswith("x-portkey-")}
-    return (named | prefixed) - {"x-portkey-api-key"}
 
 
 def _plain(target: Target, request: Request, caller: Caller, keys: Sequence[Key]) -> Target:
@@ -120,9 +110,10 @@ def _plain(target: Target, request: Request, caller: Caller, keys: Sequence[Key]
     if not credential:
         raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
     # A certificate of the gateway's own is a credential too: it goes with the saved one.
-    settings = {**target.settings, "client_cert": "", "client_key": ""}
-    settings.update({**_client_settings(target, request.headers), **auth})
-    return replace(target, settings=settings, credential=credential, owner=caller.name)
+    own_certificate = dict.fromkeys(filter(target.settings.get, ("client_cert", "client_key")), "")
+    changed = {**own_certificate, **_client_settings(target, request.headers), **auth}
+    settings = {**target.settings, **changed} if changed else target.settings
+    return replace(target, settings=settings, credential=credential)
 
 
 def _client_settings(target: Target, headers: Mapping[str, str]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ INTERVAL_SECONDS = 0.2  # between two looks
 CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an event that says so where it can
 
 
-def _nothing() -> int:
+def nothing() -> int:
+    """What prolongs a phase in which no bytes count."""
     return 0
 
 
@@ -43,14 +44,15 @@ class Watch:
         self.is_overdue = False
         self.upstream_took_all = False  # of what it was sent, when the time was over: the client was the slow one
         self._lock = threading.Lock()  # of the upstream's socket, which may be another request's a moment later
-        self._phase: tuple[float, Callable[[], int]] = (float("inf"), _nothing)  # its end, and what prolongs it
+        self._phase: tuple[float, Callable[[], int]] = (float("inf"), nothing)  # its end, and what prolongs it
         self._cut = float("inf")  # when a client that an overdue answer goes to is cut off
 
-    def allow(self, seconds: float, moved: Callable[[], int] = _nothing) -> None:
+    def allow(self, seconds: float, moved: Callable[[], int] = nothing) -> None:
         """Begin a phase of so many seconds, and more as bytes move, which `moved` counts."""
-        self._phase = time.monotonic() + seconds - moved() / self.min_rate, moved
+        ahead = 0.0 if moved is nothing else moved() / self.min_rate
+        self._phase = time.monotonic() + seconds - ahead, moved
 
-    def transfer(self, moved: Callable[[], int] = _nothing) -> None:
+    def transfer(self, moved: Callable[[], int] = nothing) -> None:
         """Begin a phase of the length of a transfer."""
         self.allow(self.total, moved)
 

@@ -58,7 +58,7 @@ class Request:
     def check_target(self) -> None:
         """Refuse a path with an encoded slash, where the server still shows it: WSGI makes it one of the route's."""
         raw = str(self._environ.get("RAW_URI") or self._environ.get("REQUEST_URI") or "")
-        if "%2f" in raw.partition("?")[0].lower():
+        if "%" in raw and "%2f" in raw.partition("?")[0].lower():
             raise BadRequest("A path segment holds an encoded slash, which no file id does.", param="id")
 
     def query(self) -> dict[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from wsgiref.util import setup_testing_defaults
 
 import pytest
 from configurations import hashed
 from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
-from filesproxy import create_app
+from filesproxy import accesslog, create_app
 from filesproxy.errors import FINAL_CODES, UpstreamError
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
@@ -505,3 +506,13 @@ def test_header_out_of_form_is_refused_before_a_byte_of_the_upload_is_read(name,
     )
     assert (said, name.encode() in b"".join(answered)) == (["400 Bad Request"], True)
     assert (body.reads, upstream.calls) == (0, [])
+
+
+def test_line_for_standard_output_is_also_heard_by_a_handler_of_the_hosts(
+    make_client, access_log, tmp_path, monkeypatch
+):
+    with open(tmp_path / "out", "wb") as out:
+        monkeypatch.setattr(accesslog, "_outputs", [out.fileno()])
+        make_client().get("/v1/health")
+    written = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert written == access_log() and [line["operation"] for line in written] == ["health"]

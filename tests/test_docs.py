@@ -14,6 +14,7 @@ import pytest
 import filesproxy
 from filesproxy import auth, errors, headers, router, settings, target
 from filesproxy.app import create_app
+from filesproxy.provider import SCOPE_HEADERS
 from filesproxy.providers import PROVIDERS
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +56,7 @@ def test_every_header_and_error_code_is_in_the_readme():
     }
     codes -= {errors.ConfigError.code}  # never an answer
     names = set(headers.RELAYED | headers.RELAYED_WITH_CONTENT) | set(target._REFUSED) | auth._PLACEHOLDERS
-    names |= target._SCOPE_HEADERS | {f"{prefix}*" for prefix in target._SCOPE_PREFIXES}
+    names |= SCOPE_HEADERS | {f"{prefix}*" for prefix in target._SCOPE_PREFIXES}
     for provider in PROVIDERS.values():
         names |= {*provider.get("client_headers", ()), *provider.get("client_settings", {})}
         names |= set(provider.get("credential_headers", {}))

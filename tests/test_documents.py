@@ -94,7 +94,7 @@ def test_object_is_read(length, content_type):
 def test_object_is_read_once():
     made = document(b'{"a": [1]}')
     assert made.value is made.value
-    assert made.slug == ""
+    assert made.named_provider() == ""
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_model_is_split_at_its_first_slash_and_only_for_a_configured_name(model,
     assert split_slug(body, NAMES) == (slug, {"model": rest, "x": [1]})
     assert body == {"model": model, "x": [1]}
     made = document(json.dumps(body).encode(), names=NAMES)
-    assert (made.slug, made.value["model"]) == (slug, rest)
+    assert (made.named_provider(), made.value["model"]) == (slug, rest)
 
 
 @pytest.mark.parametrize("model", [None, 5, True, ["@claude/x"], {"@claude/x": 1}])

@@ -548,3 +548,9 @@ def test_helper_of_other_tests_makes_answers_that_are_reusable():
                          ids=["two_lines", "folded"])  # fmt: skip
 def test_close_is_heard_in_any_line_of_connection(lines):
     assert not read(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n" + lines + b"\r\n").is_reusable
+
+
+def test_name_of_a_header_is_no_longer_than_any_that_there_is():
+    assert read(framed(b"x" * 256 + b": 1\r\n" + EMPTY)).headers["x" * 256] == "1"
+    with pytest.raises(UpstreamError, match="framing"):
+        read(framed(b"x" * 257 + b": 1\r\n" + EMPTY))
