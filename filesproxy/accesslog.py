@@ -9,7 +9,6 @@ import random
 import re
 import sys
 import time
-from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +50,7 @@ class Record:
 
     def headers(self) -> dict[str, str]:
         """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""
-        name = self.fields.get("provider")
-        shown = redact(self.id, self.secret) if self._is_given else self.id
+        name, shown = self.fields.get("provider"), self._shown_id()
         return {
             "x-request-id": shown,
             "x-portkey-trace-id": shown,
@@ -63,6 +61,8 @@ class Record:
         """Take the file's id from an answer, if it is one: providers are no more trusted than clients."""
         is_file = isinstance(answer, dict) and answer.get("object") == "file"
         file_id = answer.get("id") if is_file else None
+        if file_id == self.fields["file_id"]:
+            return
         if isinstance(file_id, str) and is_id(file_id) and redact(file_id, credential) == file_id:
             self.fields["file_id"] = file_id
 
@@ -70,7 +70,7 @@ class Record:
         """Log the request, once it is over."""
         if not (_outputs or _is_heard()):
             return
-        text = redact(self._line(status, sent, error), self.secret)
+        text = self._line(status, sent, error)
         for descriptor in _outputs:
             _print(descriptor, text)
         if _is_heard():
@@ -79,15 +79,19 @@ class Record:
 
     def _line(self, status: int, sent: int, error: str) -> str:
         at = int(self.started * 1000)
-        said, file_id = self.fields.get, self.fields.get("file_id")
+        named, secret = self.fields.get, self.secret
+        file_id = redact(named("file_id") or "", secret)
+        error = redact(error or self.error, secret)[:64]  # a provider's code may be of any length
+        purpose = redact(self.upload.fields.get("purpose", ""), secret) if self.upload else ""
         return _LINE % (
-            *(_second(at // 1000), at % 1000, self.id, _json(said("key")), _json(said("operation"))),
-            *(_json(said("provider")), f'"{file_id}"' if file_id else "null"),
-            _json(self.upload.fields.get("purpose") if self.upload else None),
-            *(self.body.size if self.body else 0, sent, status),
-            _json((error or self.error)[:64] or None),  # a provider's code may be of any length
+            *(_second(at // 1000), at % 1000, self._shown_id(), _json(named("key")), _json(named("operation"))),
+            *(_json(named("provider")), f'"{file_id}"' if file_id else "null", _json(purpose or None)),
+            *(self.body.size if self.body else 0, sent, status, _json(error or None)),
             (time.perf_counter() - self._clock) * 1000,
         )
+
+    def _shown_id(self) -> str:
+        return redact(self.id, self.secret) if self._is_given else self.id
 
 
 _json = lru_cache(maxsize=256)(json.dumps)  # of words that are short, and seldom new to a process
@@ -99,15 +103,17 @@ def _second(at: int) -> str:
 
 
 def _is_heard() -> bool:
-    return _access.isEnabledFor(logging.INFO) and _access.hasHandlers()
+    return _access.hasHandlers() and _access.isEnabledFor(logging.INFO)
 
 
 def _print(descriptor: int, text: str) -> None:
     """Write a line by one system call, without a lock: the kernel does not mix up what two threads write."""
     line = text.encode("ascii") + b"\n"
-    with suppress(OSError):  # a log that nobody can take must not fail the request
+    try:
         while line:
             line = line[os.write(descriptor, line) :]
+    except OSError:  # a log that nobody can take must not fail the request
+        return
 
 
 def to_stdout() -> None:

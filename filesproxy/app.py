@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .accesslog import Record
-from .auth import authenticate, may_go, permit, require_this_machine
+from .admission import Resolver, client_headers
+from .auth import may_go, permit, require_this_machine
 from .chat import HANDLERS as JSON_HANDLERS
 from .chat import JSON_OPERATIONS
 from .config import Config, Sections, load
 from .documents import Budget, Document
 from .errors import FilesproxyError, LoopDetected
 from .exchange import EventStream, run
-from .files import HANDLERS, client_headers, time_limit
+from .files import HANDLERS, time_limit
 from .headers import redact, relayed
 from .provider import Answer, Call, Provider, Target, Transport, replace
 from .providers import PROVIDERS
 from .ranges import partial
 from .router import Match, route
 from .store import LocalTransport
-from .target import resolve
 from .upstream import Sender
 from .watchdog import Watch, Watchdog, nothing
 from .wsgi import Request, Response, ResponseStream, error_response, json_response, respond
@@ -67,10 +67,10 @@ class Application:
         self.config = config
         for warning in config.warnings:
             _log.warning(warning)
-        self._providers = providers
         self._transports = transports
         self._watchdog = Watchdog()
         self._budget = Budget(config.settings["max_json_in_flight"])
+        self._resolver = Resolver(config, providers)
         #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
         self.this_machine_only = False
 
@@ -104,18 +104,19 @@ class Application:
     def _relay(self, request: Request, match: Match, record: Record) -> Response:
         if self.this_machine_only:
             require_this_machine(request)
-        caller = authenticate(request, self.config.keys)
-        record.fields["key"] = caller.name or None
+        caller = self._resolver.caller(request)
+        record.fields["key"], record.secret = caller.name or None, caller.credential
         permit(caller, match.operation)
         watch = record.watch = self._watchdog.watch(request.client)
-        watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
         request.body.is_overdue = lambda: watch.is_overdue
         document = Document(request, self.config.settings, self._budget, self.config.providers)
         is_json = match.operation in JSON_OPERATIONS
         if is_json:  # of which the model may name the provider, so it is read before the provider's limits are known
+            watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
             watch.transfer()
         try:
-            target = resolve(request, caller, self.config, self._providers, document.named_provider if is_json else str)
+            resolver = self._resolver
+            target = resolver.named_target(request, document.named_provider) if is_json else resolver.target(request)
             record.secret = target.credential
             record.fields["provider"] = f"@{target.name}" if target.is_saved else target.name
             watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
@@ -132,14 +133,16 @@ class Application:
         return _response(answer, target, record)
 
     def _call(self, request: Request, match: Match, target: Target, document: Document, record: Record) -> Call:
-        keys = self.config.keys
-        said = client_headers(request, target, lambda word: may_go(word, keys))
+        is_json, keys = match.operation in JSON_OPERATIONS, self.config.keys
+        said = client_headers(request, target, keys) if is_json else self._resolver.headers(request)
         timeout = time_limit(request)
         if match.operation in HANDLERS:
             call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
         else:
             call = JSON_HANDLERS[match.operation](request, match.id, target, document)
-        headers = {name: value for name, value in {**said, **call.headers}.items() if value and may_go(value, keys)}
+        headers = dict(said)
+        if call.headers:
+            headers.update({name: text for name, text in call.headers.items() if text and may_go(text, keys)})
         return replace(call, headers=headers, timeout=timeout, now=record.started, watch=record.watch)
 
     def _send(
@@ -185,7 +188,7 @@ def _response(answer: Answer, target: Target, record: Record) -> Response:
         headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credential)
     if answer.body is None:
         record.note_file(answer.json, target.credential)
-        return json_response(200, answer.json, headers, target.credential)
+        return json_response(200, answer.json, headers, target.credential, answer.text)
     headers.setdefault("content-type", "application/octet-stream")
     own_headers = _EVENT_HEADERS if isinstance(answer.body, EventStream) else _CONTENT_HEADERS
     return Response(answer.status, {**headers, **own_headers}, answer.body)

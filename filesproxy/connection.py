@@ -14,6 +14,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Hashable, Sequence
+from typing import Union
 
 from .connect import TIMEOUTS
 from .errors import UpstreamError
@@ -25,6 +26,9 @@ MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
 _STOPPED_READING = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError, *TIMEOUTS)
 _INFORMATIONAL_START = b"HTTP/1.1 1"
 _INFORMATIONAL = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9][^\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
+
+
+Buffer = Union[bytes, memoryview]
 
 
 class Connection:
@@ -63,7 +67,7 @@ class Connection:
 
         Whoever sends a request's beginning need not look whether the answer is there already.
         """
-        left = [memoryview(buffer) for buffer in buffers if buffer]
+        left: list[Buffer] = list(buffers)
         try:
             while left:
                 if looks and not self._tls and not self._may_send():
@@ -78,7 +82,7 @@ class Connection:
             raise UpstreamError("The connection to the provider broke while sending.") from None
         return True
 
-    def _send_some(self, buffers: list[memoryview]) -> int:
+    def _send_some(self, buffers: Sequence[Buffer]) -> int:
         if self._tls:
             self._limit(self.to_send)
             return self.sock.send(buffers[0])  # TLS 1.3 session tickets look like an answer: nobody looks
@@ -134,11 +138,11 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))  # nought would be no limit
 
 
-def _behind(buffers: list[memoryview], sent: int) -> list[memoryview]:
+def _behind(buffers: list[Buffer], sent: int) -> list[Buffer]:
     """What is left of the buffers behind so many bytes."""
     while buffers and sent >= len(buffers[0]):
         sent -= len(buffers.pop(0))
-    return [buffers[0][sent:], *buffers[1:]] if sent else buffers
+    return [memoryview(buffers[0])[sent:], *buffers[1:]] if sent else buffers
 
 
 def _is_informational_so_far(head: bytes) -> bool:

@@ -69,7 +69,8 @@ class Document:
     def release(self) -> None:
         """Count its bytes no more; a second time is harmless."""
         held, self._held = self._held, 0
-        self._budget.give_back(held)
+        if held:
+            self._budget.give_back(held)
 
     def _read(self) -> Json:
         declared = media_type(self._request.headers) or JSON

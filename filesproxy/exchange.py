@@ -12,7 +12,7 @@ from . import sse
 from .errors import BadRequest, FilesproxyError, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from .headers import media_type, redact, relayed
 from .provider import Answer, Body, Call, Target, Transport, replace
-from .strictjson import Unreadable, loads
+from .strictjson import Unreadable, loads, says_only
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
 _KEPT_FOR_A_PAGE = (413, 429)  # which an edge answers for the provider; other pages say nothing of the request
@@ -136,11 +136,10 @@ class _Sender:
             raise UpstreamError("The provider answered without the content.", code="upstream_invalid_answer")
         if answer.body is None or (call.stream and (sse.is_stream(answer) or not call.is_generated)):
             return answer  # events, or a file's bytes: nothing else is relayed without being read
-        value = _parse(_read(answer, self._target.settings["max_answer_bytes"]))
+        text = _read(answer, self._target.settings["max_answer_bytes"])
+        value = _parse(text)
         self._opened.pop().close()
-        if call.watch:
-            call.watch.transfer()  # the time of this answer is over, and perhaps another call follows
-        return replace(answer, json=value, body=None)
+        return replace(answer, json=value, body=None, parsed=(value, text if says_only(text, value) else b""))
 
     def _perform(self, call: Call) -> Answer:
         target = self._target
@@ -160,6 +159,8 @@ class _Sender:
         passed = time.monotonic() - self._started
         if passed > (call.timeout or self._target.settings["answer_timeout"]):
             raise UpstreamTimeout("The provider's answers took too long together.")
+        if call.watch:
+            call.watch.transfer()  # the time of the answer before is over
         return replace(call, timeout=max(0.001, call.timeout - passed)) if call.timeout else call
 
 
@@ -198,8 +199,10 @@ def _is_page(answer: Answer, text: bytes) -> bool:
 
 
 def _read(answer: Answer, limit: int) -> bytes:
-    read = bytearray()
+    read: bytes | bytearray = b""
     for block in answer.body or ():
+        if read and isinstance(read, bytes):  # mostly one block is all, and not copied
+            read = bytearray(read)
         read += block
         if len(read) > limit:
             raise UpstreamError(f"The provider's answer is over {limit} bytes.", code="upstream_answer_too_large")

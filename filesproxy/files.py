@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from .errors import BadRequest, UnsupportedMedia
-from .headers import media_type, single, words
+from .headers import media_type, single
 from .listing import checked_purpose, list_query
 from .multipart import Part, boundary_of, parts
 from .provider import Call, Target, Upload
@@ -69,18 +69,6 @@ HANDLERS: dict[str, Callable[[Request, str, Target], Call]] = {
     "retrieve_file_content": retrieve_file_content,
     "delete_file": delete_file,
 }
-
-
-def client_headers(request: Request, target: Target, may_go: Callable[[str], bool]) -> dict[str, str]:
-    """What the provider lets a client say in headers, such as its organisation; Portkey's spelling wins.
-
-    A word goes upstream only if `may_go` says so.
-    """
-    names = target.provider.get("client_headers", ())
-    said = {name: single(request.headers, f"x-portkey-{name}") or single(request.headers, name) for name in names}
-    for name in target.provider.get("list_headers", ()):
-        said[name] = ",".join(filter(may_go, words(request.headers, name, f"x-portkey-{name}")))
-    return {name: value for name, value in said.items() if value and may_go(value)}
 
 
 def time_limit(request: Request) -> float | None:

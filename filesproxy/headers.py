@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.errors import (
     FirstHeaderLineIsContinuationDefect,
     InvalidHeaderDefect,
@@ -13,11 +13,12 @@ from email.errors import (
 from email.message import Message
 
 from .errors import BadRequest
+from .memo import Memo
 from .provider import Secret
 
 # RFC 9110 §5.6.2 token, §5.5 field value without control characters (TAB too: WSGI servers refuse it).
-TOKEN, VALUE = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", r"[\x20-\x7e\x80-\xff]*"
-_TOKEN, _VALUE = re.compile(TOKEN), re.compile(VALUE)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
 # A single-valued header: no white space, and no comma, which is how servers join a header that came twice.
 _SINGLE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,4096}")
 
@@ -56,7 +57,8 @@ RELAYED_WITH_CONTENT = frozenset(
         "last-modified",
     }
 )
-_RELAYED_OF_A_FILE = RELAYED | RELAYED_WITH_CONTENT
+_IS_RELAYED = Memo(lambda name: name in RELAYED or name.startswith(RELAYED_PREFIXES))
+_IS_TOKEN = Memo(lambda name: bool(_TOKEN.fullmatch(name)))
 
 
 def single(headers: Mapping[str, str], name: str) -> str:
@@ -80,18 +82,21 @@ def words(headers: Mapping[str, str], *names: str) -> list[str]:
     return [word for word in dict.fromkeys(found) if word]
 
 
+def are_tokens(names: Iterable[str]) -> bool:
+    """Whether these can be the names of headers (RFC 9110 §5.6.2)."""
+    return all(map(_IS_TOKEN.__getitem__, names))
+
+
 def safe(name: str, value: str) -> bool:
     """Whether this header can be sent on any server without splitting a message."""
-    return bool(_TOKEN.fullmatch(name)) and bool(_VALUE.fullmatch(value))
+    return _IS_TOKEN[name] and bool(_VALUE.fullmatch(value))
 
 
 def relayed(headers: Mapping[str, str], content: bool = False) -> dict[str, str]:
     """The upstream's headers that a client may see; `request-id` styles also count as `x-request-id`."""
-    names = _RELAYED_OF_A_FILE if content else RELAYED
+    described = RELAYED_WITH_CONTENT if content else ()
     kept = {
-        name: value
-        for name, value in headers.items()
-        if (name in names or name.startswith(RELAYED_PREFIXES)) and safe(name, value)
+        name: value for name, value in headers.items() if (_IS_RELAYED[name] or name in described) and safe(name, value)
     }
     for own_name in ("request-id", "apim-request-id"):
         if own_name in headers and safe(own_name, headers[own_name]):
@@ -109,7 +114,7 @@ def misread(message: Message) -> bool:
 
 def redact(text: str, secret: str) -> str:
     """What an upstream wrote, without the credential that it was given, in any of the forms that texts hold one in."""
-    if not secret:
+    if not (secret and text):
         return text
     for form in secret.forms if isinstance(secret, Secret) else Secret(secret).forms:
         if form in text:

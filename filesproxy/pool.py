@@ -58,8 +58,11 @@ class Pool:
         """Keep a connection whose last answer was read to its end; it is this pool's to close from here on."""
         connection.answers += 1
         connection.idle_since = time.monotonic()
-        for over in [*self._push(connection), *self._swept(connection.idle_since)]:
-            over.close()
+        over = self._push(connection)
+        if connection.idle_since >= self._next_sweep:
+            over += self._swept(connection.idle_since)
+        for each in over:
+            each.close()
 
     def close(self) -> None:
         """Close what is idle."""
@@ -81,8 +84,6 @@ class Pool:
 
     def _swept(self, now: float) -> list[Connection]:
         """Take out, once a second, what has been idle for too long: whoever came for it would find it so."""
-        if now < self._next_sweep:
-            return []
         with self._lock:
             self._next_sweep = now + 1
             found = [each for idle in self._idle.values() for each in idle if each.idle_since < now - IDLE_SECONDS]

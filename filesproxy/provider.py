@@ -9,8 +9,8 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Protocol, TypedDict, TypeVar
 from urllib.parse import quote
 
@@ -21,6 +21,29 @@ _PLAIN = re.compile(r"[A-Za-z0-9._~-]+")
 
 
 Data = TypeVar("Data")
+
+
+def at_once(kind: type[Data]) -> type[Data]:
+    """The frozen dataclass with a constructor that sets all fields in one step.
+
+    Its own sets field by field through object.__setattr__: of a Call alone that is a twentieth of a small request.
+    """
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    defaults = {name: item.default for name, item in known.items() if item.default is not MISSING}
+    makers = {name: item.default_factory for name, item in known.items() if item.default_factory is not MISSING}
+
+    def __init__(self: Data, *values: Any, **named: Any) -> None:
+        made = {**defaults, **named}
+        made.update(zip(known, values))
+        for name, make in makers.items():
+            if name not in made:
+                made[name] = make()
+        if len(made) != len(known) or not named.keys() <= known.keys() or len(values) > len(known):
+            raise TypeError(f"{kind.__name__} takes {', '.join(known)}")
+        object.__setattr__(self, "__dict__", made)
+
+    kind.__init__ = __init__  # type: ignore[method-assign, assignment]
+    return kind
 
 
 def replace(item: Data, **changes: Any) -> Data:
@@ -41,16 +64,15 @@ class Secret(str):
     def __repr__(self) -> str:
         return "'[secret]'"
 
-    @property
+    @cached_property
     def forms(self) -> tuple[str, ...]:
         """Itself as it is, in JSON, in a URL with either case of digits, and in base64 behind any other text."""
         return _forms(str(self))
 
 
-@lru_cache(maxsize=128)  # of callers' credentials, which come with each request
 def _forms(secret: str) -> tuple[str, ...]:
     if _PLAIN.fullmatch(secret):  # which neither JSON nor a URL writes otherwise
-        return (secret, *_base64_forms(secret.encode()))
+        return tuple(dict.fromkeys([secret, *_base64_forms(secret.encode())]))
     encoded = quote(secret, safe="")
     lower = re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
     return tuple(dict.fromkeys([secret, json.dumps(secret)[1:-1], encoded, lower, *_base64_forms(secret.encode())]))
@@ -114,6 +136,7 @@ class Upload:
             yield chunk
 
 
+@at_once
 @dataclass(frozen=True)
 class Call:
     """One request to an upstream, as data.
@@ -139,6 +162,7 @@ class Call:
     now: float = 0.0  # the clock: seconds since the epoch when the request came
 
 
+@at_once
 @dataclass(frozen=True)
 class Answer:
     """One answer of an upstream: header names in lower case, and either parsed JSON or an open body."""
@@ -148,12 +172,20 @@ class Answer:
     json: Any = None
     body: Body | None = None
     ignored: Sequence[str] = ()  # fields of the request that the provider does not know and did not get
+    parsed: tuple[Any, bytes] = field(default=(None, b""), repr=False, compare=False)  # JSON, and a text of it
+
+    @property
+    def text(self) -> bytes:
+        """The upstream's own text of `json`, b"" if there is none that says this and nothing else."""
+        value, text = self.parsed
+        return text if self.json is value else b""
 
 
 Send = Callable[[Call], Answer]
 Operation = Callable[[Call, Send], Answer]  # may send once, or page by page; no I/O of its own
 
 
+@at_once
 @dataclass(frozen=True)
 class Target:
     """Where one request goes: provider, base URL, credential and settings, and on whose behalf (`owner`)."""
@@ -213,8 +245,18 @@ def scope_headers(table: Mapping[str, Provider]) -> frozenset[str]:
     kinds = table.values()
     said = {name for kind in kinds for name in (*kind.get("client_headers", ()), *kind.get("client_settings", ()))}
     named = SCOPE_HEADERS | said | {name for kind in kinds for name in kind.get("credential_headers", ())}
-    prefixed = {f"x-portkey-{name}" for name in named if not name.startswith("x-portkey-")}
-    return (named | prefixed) - {"x-portkey-api-key"}
+    return _both_spellings(named) - {"x-portkey-api-key"}
+
+
+def read_headers(table: Mapping[str, Provider]) -> frozenset[str]:
+    """Every header of a client's that these providers read, in both spellings."""
+    kinds = table.values()
+    lists = {name for kind in kinds for name in (*kind.get("list_headers", ()), kind.get("model_header", ""))}
+    return scope_headers(table) | _both_spellings(frozenset(lists))
+
+
+def _both_spellings(names: frozenset[str]) -> frozenset[str]:
+    return names | {f"x-portkey-{name}" for name in names if not name.startswith("x-portkey-")}
 
 
 def exchange(
@@ -224,7 +266,8 @@ def exchange(
 
     def operation(call: Call, send: Send) -> Answer:
         reply = send(request(call) if request else call)
-        return replace(reply, json=answer(reply.json, call)) if answer else reply
+        made = answer(reply.json, call) if answer else reply.json
+        return reply if made is reply.json else replace(reply, json=made)
 
     return operation
 

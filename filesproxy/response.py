@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from .errors import UpstreamError
+from .memo import Memo
 
 HEAD_BYTES = 1 << 16  # of a head at most
-FIRST_BYTES = 1 << 15  # of the first reads, of which one mostly brings all of a small answer
+FIRST_BYTES = 1 << 14  # of the first reads, of which one mostly brings all of a small answer
 BLOCK_BYTES = 1 << 18  # of the later ones: more costs memory and gains little
 # A read is this part of what has come so far. A client that reads slowly lets some 4 MB into the kernel's buffers, and
 # then holds one block for as long as it likes: it shall be a small one.
-GROWTH = 128
+GROWTH = 256
 MAX_FIELDS = 100
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
 MAX_INFORMATIONAL = 16  # 1xx answers before the real one, which urllib takes for the last word (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
 
@@ -60,10 +61,9 @@ class Response:
         else:
             raise UpstreamError("The provider answers with nothing but informational answers.")
         self.headers = dict(fields)
-        self._frame([pair for pair in fields if pair[0] in ("content-length", "transfer-encoding")])
-        options = ",".join([value for name, value in fields if name == "connection"]).lower()
-        says_close = "close" in options and "close" in map(str.strip, options.split(","))
-        self._says_close = version < 1 or self._left is None or says_close
+        self._frame([pair for pair in fields if pair[0] in _FRAMING])
+        options = ",".join([value for name, value in fields if name == "connection"])
+        self._says_close = version < 1 or self._left is None or _SAYS_CLOSE[options]
 
     def _head(self) -> bytes:
         head, searched = self._buffer, 0
@@ -135,11 +135,9 @@ def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
         raise _broken()
     if len(lines) > MAX_FIELDS:
         raise UpstreamError(f"The provider's answer has more than {MAX_FIELDS} headers.")
-    return *_status(first), _fields(lines)
+    return *_STATUSES[first], _fields(lines)
 
 
-# Cached, as names are: an upstream says the same ones with each answer.
-@lru_cache(maxsize=64)
 def _status(line: str) -> tuple[int, int]:
     """(minor version, status)."""
     found = _STATUS_LINE.fullmatch(line)
@@ -152,21 +150,22 @@ def _fields(lines: list[str]) -> list[tuple[str, str]]:
     """The headers (RFC 9112 §5). A folded value keeps its line's end, and so is one that nobody relays."""
     fields: list[tuple[str, str]] = []
     for line in lines:
-        if line[0] in " \t" and fields:
+        said, colon, value = line.partition(":")
+        name = _NAMES[said]
+        if colon and name:
+            fields.append((name, value.lstrip(" \t")))
+        elif fields and line[0] in " \t":
             name, value = fields.pop()
             fields.append((name, f"{value}\r\n{line}"))
         else:
-            name, colon, value = line.partition(":")
-            fields.append((_name(name + colon), value.lstrip(" \t")))
+            raise _broken()
     return fields
 
 
-@lru_cache(maxsize=512)
-def _name(text: str) -> str:
-    """The name of a header in lower case; `text` has the colon behind it."""
-    if not (text.endswith(":") and _NAME.fullmatch(text[:-1])):
-        raise _broken()
-    return text[:-1].lower()
+# An upstream says the same ones with each answer.
+_STATUSES = Memo(_status)
+_NAMES = Memo(lambda text: text.lower() if _NAME.fullmatch(text) else "")  # in lower case, "" for what is no name
+_SAYS_CLOSE = Memo(lambda value: "close" in map(str.strip, value.lower().split(",")))
 
 
 def _broken() -> UpstreamError:

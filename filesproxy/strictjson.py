@@ -21,8 +21,8 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
 
     `unique_keys` refuses an object that holds a key twice, of which two readers could take another (RFC 8259 §4).
     """
-    decoder = _UNIQUE if unique_keys else _PLAIN
-    if marks(text) > MAX_VALUES and _has_too_many_values(text):
+    decoder = _UNIQUE if unique_keys else _SHORT if len(text) <= MAX_DIGITS else _PLAIN
+    if len(text) > MAX_VALUES and marks(text) > MAX_VALUES and _has_too_many_values(text):
         raise Unreadable(f"it holds more than {MAX_VALUES} values")
     try:
         value = decoder.decode(text.decode("utf-8"))
@@ -32,12 +32,22 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
         raise Unreadable(_TOO_DEEP) from None
     except ValueError:
         raise Unreadable("it is no JSON in UTF-8") from None
-    if text.count(b"{") + text.count(b"[") > MAX_DEPTH:  # else it cannot be that deep
+    if len(text) > MAX_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DEPTH:  # else it cannot be that deep
         _check_depth(value)
     return value
 
 
 _TOO_DEEP = f"its lists and objects are more than {MAX_DEPTH} levels deep"
+
+
+def says_only(text: bytes, value: Any) -> bool:
+    """Whether the text of this value says nothing else: of an object of plain values, without escapes or a key twice.
+
+    Then every string in it is a key or a value that we see, and may be searched for as it stands.
+    """
+    if not isinstance(value, dict) or b"\\" in text or not text.isascii():
+        return False
+    return text.count(b'"') == 2 * (len(value) + sum([isinstance(item, str) for item in value.values()]))
 
 
 def dumps(value: Any) -> bytes:
@@ -99,6 +109,7 @@ def _check_depth(value: Any) -> None:
 
 
 # Made once: json.loads and json.dumps make one for each call that has options.
+_SHORT = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)  # no number in it can have too many digits
 _PLAIN = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer)
 _UNIQUE = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)

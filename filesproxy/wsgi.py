@@ -22,6 +22,7 @@ from .errors import (
     TooLarge,
 )
 from .headers import redact
+from .memo import Memo
 from .provider import Body, Client
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Request:
         self.path: str = environ.get("PATH_INFO", "")
         self.headers = _headers(environ)
         self.body = RequestBody(environ)
+        self._marks: tuple[str, ...] = ()
 
     @property
     def client(self) -> Client | None:
@@ -54,6 +56,13 @@ class Request:
     def client_address(self) -> str:
         """The peer's address as the server saw it, "" on a Unix socket."""
         return str(self._environ.get("REMOTE_ADDR") or "")
+
+    def marks(self, passing: frozenset[str]) -> tuple[str, ...]:
+        """What tells one caller from another: the peer, and all headers but those that pass. Made once."""
+        if not self._marks:
+            said = {name: value for name, value in self.headers.items() if name not in passing}
+            self._marks = (self.client_address, *said, *said.values())
+        return self._marks
 
     def check_target(self) -> None:
         """Refuse a path with an encoded slash, where the server still shows it: WSGI makes it one of the route's."""
@@ -78,10 +87,14 @@ class Request:
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
-    headers = {key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key.startswith("HTTP_")}
+    headers = {name: value for key, value in environ.items() if (name := _HEADER_NAMES[key])}
     if environ.get("CONTENT_TYPE"):
         headers["content-type"] = environ["CONTENT_TYPE"]
     return headers
+
+
+# Key of an environ → the name of its header, "" if it is none's.
+_HEADER_NAMES = Memo(lambda key: key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else "")
 
 
 class RequestBody:
@@ -153,9 +166,12 @@ class Response(NamedTuple):
     body: bytes | Body
 
 
-def json_response(status: int, value: Any, headers: Mapping[str, str], secret: str = "") -> Response:
-    """JSON, without a secret that whoever made it may have put in. ASCII: JSON's lone surrogates have no UTF-8."""
-    body = redact(_encode(value), secret).encode("ascii")
+def json_response(status: int, value: Any, headers: Mapping[str, str], secret: str = "", text: bytes = b"") -> Response:
+    """JSON, without a secret that whoever made it may have put in. ASCII: JSON's lone surrogates have no UTF-8.
+
+    `text` is the value's where there is one already, in ASCII and without escapes, in which a secret could hide.
+    """
+    body = redact(text.decode("ascii") or _encode(value), secret).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
 

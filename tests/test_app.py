@@ -516,3 +516,65 @@ def test_line_for_standard_output_is_also_heard_by_a_handler_of_the_hosts(
         make_client().get("/v1/health")
     written = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert written == access_log() and [line["operation"] for line in written] == ["health"]
+
+
+WRITTEN = b'{"id": "file-1",\n "object": "file", "bytes": 1.0E1, "status": "processed",  "created_at": 5}'
+
+
+def test_answer_that_needs_no_translation_is_relayed_as_it_was_written(client, upstream):
+    upstream.chunks = [WRITTEN[:9], WRITTEN[9:]]
+    answer = client.get("/v1/files/file-1", headers=OPENAI)
+    assert answer.body == WRITTEN
+    assert answer.headers["content-length"] == str(len(WRITTEN))
+
+
+def test_answer_that_lacks_a_field_is_completed(client, upstream):
+    upstream.chunks = [b'{"id": "file-1",  "bytes": 5}']
+    assert client.get("/v1/files/file-1", headers=OPENAI).json == {
+        "id": "file-1", "object": "file", "bytes": 5, "status": "processed"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sk-caller",
+        "sk-\\u0063aller",
+        "\\u0073\\u006b-caller",
+        "sk\\u002Dcaller",
+        "\u00e9 sk-caller",
+        "\u00e9 sk-\\u0063aller",
+    ],
+)
+def test_answer_that_hides_the_credential_behind_escapes_is_relayed_without_it(name, client, upstream):
+    upstream.chunks = [f'{{"id": "file-1", "object": "file", "status": "processed", "filename": "{name}"}}'.encode()]
+    answer = client.get("/v1/files/file-1", headers=OPENAI)
+    assert answer.json["filename"].endswith("[redacted]")
+    assert "sk-caller" not in json.dumps(answer.json)
+
+
+def test_answer_in_another_alphabet_is_relayed_with_the_same_value(client, upstream):
+    file = {**FILE, "filename": "\u0441\u0447\u0451\u0442.pdf"}
+    upstream.chunks = [json.dumps(file, ensure_ascii=False).encode()]
+    assert client.get("/v1/files/file-1", headers=OPENAI).json == file
+
+
+def test_credential_at_the_end_of_a_long_code_is_in_no_log_line(make_client, upstream, access_log):
+    code = "a" * 60 + "sk-caller-and-more"
+    headers = {**OPENAI, "authorization": "Bearer sk-caller-and-more"}
+    upstream.answers({"error": {"message": "no", "code": code}}, 400)
+    make_client().get("/v1/files/file-1", headers=headers, status=400)
+    assert access_log()[-1]["error"] == ("a" * 60 + "[redacted]")[:64]
+
+
+def test_trace_id_that_is_the_credential_is_in_no_answer_and_no_log_line_of_a_bad_header(client, access_log):
+    traced = {**OPENAI, "x-portkey-trace-id": "sk-caller"}
+    for bad in ({"openai-organization": "a b"}, {"x-portkey-provider": "nobody"}, {"x-portkey-request-timeout": "x"}):
+        answer = client.get("/v1/files/file-1", headers={**traced, **bad}, status=400)
+        assert answer.headers["x-request-id"] == access_log()[-1]["request_id"] == "[redacted]"
+
+
+def test_answer_with_a_key_twice_is_relayed_with_the_one_that_was_looked_at(client, upstream):
+    upstream.chunks = [b'{"id": 5, "id": "file-1", "object": "file", "status": "processed"}']
+    answer = client.get("/v1/files/file-1", headers=OPENAI)
+    assert answer.text.count('"id"') == 1
+    assert answer.json["id"] == "file-1"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zlib
 
 import pytest
 from fakes import FILE, FakeBody
 
 from filesproxy.errors import BadRequest, UpstreamAnswered, UpstreamError, UpstreamTimeout
-from filesproxy.exchange import MAX_ERROR_BYTES, address, run
+from filesproxy.exchange import MAX_ERROR_BYTES, _read, address, run
 from filesproxy.provider import Answer, Call, Target, exchange
 from filesproxy.providers.openai import OPENAI, error_object
 
@@ -441,3 +442,15 @@ def test_error_object_of_odd_types_has_texts_or_none(field):
             assert isinstance(error["message"], str) and error["message"], body
             assert all(error[name] is None or isinstance(error[name], str) for name in ("type", "param", "code")), body
             json.dumps(error)
+
+
+def test_answer_in_tiny_blocks_takes_no_object_for_each():
+    text = b'{"id": "file-1", "note": "' + b"a" * 400_000 + b'"}'
+    blocks = (text[at : at + 2] for at in range(0, len(text), 2))
+    answer = Answer(200, {}, body=FakeBody(blocks))
+    tracemalloc.start()
+    try:
+        assert _read(answer, len(text)) == text
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+    finally:
+        tracemalloc.stop()

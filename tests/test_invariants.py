@@ -29,7 +29,7 @@ LADDER = [
     {"server"},
     {"__init__"},
     {"app"},
-    {"chat"},
+    {"admission", "chat"},
     {"accesslog", "documents", "files"},
     {"target"},
     {"auth"},
@@ -52,7 +52,7 @@ LADDER = [
     {"listing", "multipart", "ranges", "watchdog"},
     {"headers", "router"},
     {"provider"},
-    {"fields", "strictjson"},
+    {"fields", "memo", "strictjson"},
     {"errors"},
 ]
 NO_IO = {
@@ -60,6 +60,7 @@ NO_IO = {
     "fields",
     "headers",
     "listing",
+    "memo",
     "multipart",
     "provider",
     "ranges",

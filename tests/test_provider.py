@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from filesproxy.errors import UpstreamError
-from filesproxy.provider import Answer, Call, Secret, Target, Upload, exchange, need
+from filesproxy.provider import Answer, Call, Secret, Target, Upload, exchange, need, replace
 from filesproxy.providers import PROVIDERS
 from filesproxy.router import ROUTES
 
@@ -147,3 +147,33 @@ def test_client_headers_and_credential_headers_are_lower_case_names_that_meet_no
     groups = [set(provider.get(key, ())) for key in ("client_headers", "client_settings", "credential_headers")]
     assert all(header == header.lower() for group in groups for header in group)
     assert sum(map(len, groups)) == len(set().union(*groups))
+
+
+def test_call_without_a_path_or_with_an_unknown_field_is_a_type_error():
+    with pytest.raises(TypeError):
+        Call("list_files", "GET")
+    with pytest.raises(TypeError):
+        Call("list_files", "GET", "/files", shade="blue")
+    with pytest.raises(TypeError):
+        Call("list_files", "GET", shade="blue")
+    with pytest.raises(TypeError):
+        Answer(*range(20))
+
+
+def test_default_of_one_call_is_not_anothers():
+    Call("a", "GET", "/b").query["key"] = "secret"
+    assert Call("a", "GET", "/b").query == {}
+
+
+def test_call_by_position_and_by_name_is_the_same():
+    assert Call("a", "GET", "/b", {"limit": "1"}) == Call(operation="a", method="GET", path="/b", query={"limit": "1"})
+    assert Call("a", "GET", "/b") != Call("a", "GET", "/c")
+    assert Call("a", "GET", "/b").headers == {}
+
+
+def test_text_of_an_answer_is_that_of_its_json_only():
+    value = {"id": "file-1"}
+    answer = Answer(200, json=value, parsed=(value, b'{"id":"file-1"}'))
+    assert answer.text == b'{"id":"file-1"}'
+    assert replace(answer, json={"id": "file-2"}).text == b""
+    assert Answer(200).text == b""

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from filesproxy.strictjson import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, Unreadable, dumps, loads
+from filesproxy.strictjson import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, Unreadable, dumps, loads, says_only
 
 VALUES = [
     (b"{}", {}),
@@ -216,3 +216,20 @@ def test_refusing_too_many_values_costs_no_more_memory_than_the_text():
 
 def test_commas_in_a_string_that_spans_slices_are_no_values():
     assert loads(b'["' + b",a" * (MAX_VALUES + (1 << 20)) + b'",1]')[1] == 1
+
+
+@pytest.mark.parametrize("text", [
+    b'{}', b'{"id": "file-1"}', b'{ "id" :"a",\n "bytes": 1.50, "ok": true, "none": null, "when": -1e3}', b'{"a": ""}',
+    b'{"a": []}', b'{"a, b: {": "c], d"}',
+])  # fmt: skip
+def test_text_of_plain_values_says_nothing_else(text):
+    assert says_only(text, loads(text))
+
+
+@pytest.mark.parametrize("text", [
+    b'{"id": "a", "id": "b"}', b'{"id": 1, "id": 2}', b'{"a": {}, "a": {}}', b'{"a": [], "b": 1, "a": 1}',
+    b'{"a": {"b": 1, "b": 2}}', b'{"a": ["b"]}', b'{"a": "\\u0062"}', b'{"\\u0061": 1}', b'{"a": "\\""}',
+    '{"a": "\u00e9"}'.encode(), b'[]', b'["a"]', b'"a"', b'1', b'null',
+])  # fmt: skip
+def test_other_text_may_say_something_else(text):
+    assert not says_only(text, loads(text))

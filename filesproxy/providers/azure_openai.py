@@ -53,11 +53,11 @@ def path(call: Call, target: Target) -> str:
 def azure_file(obj: Any, call: Call) -> Json:
     """A file object in OpenAI's three statuses; `bytes`, which Azure may leave out, is what was just relayed."""
     file = file_object(obj, call)
-    if not isinstance(file.get("bytes"), int):
-        file["bytes"] = call.upload.size if call.upload else 0  # 0: unknown, and the contract requires a number
-    status = str(file["status"])
+    status, size = str(file["status"]), file.get("bytes")
+    if not isinstance(size, int):
+        size = call.upload.size if call.upload else 0  # 0: unknown, and the contract requires a number
     details = {"status_details": status} if status in ("deleting", "deleted") else {}
-    return {**file, "status": _STATUS.get(status, status), **details}
+    return {**file, "bytes": size, "status": _STATUS.get(status, status), **details}
 
 
 def azure_list(obj: Any, call: Call) -> Json:
