@@ -749,6 +749,7 @@ def test_call_that_the_client_left_is_in_the_log_as_such(served, upstreams):
     before = len(served.lines(**wanted))
     leave_before_the_first_byte(served, upstreams["@openai"], "chat")
     assert len(served.wait_for_lines(before + 1, **wanted)) == before + 1
+    assert seconds_until(upstreams["@openai"].stream_gone) < LEAVES_WITHIN  # else the next test would see it
 
 
 # what is refused before it is sent
