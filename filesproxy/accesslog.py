@@ -28,6 +28,9 @@ _LINE = (
     '{"time": "%s.%03dZ", "request_id": "%s", "key": %s, "operation": %s, "provider": %s, "file_id": %s, '
     '"purpose": %s, "bytes_in": %d, "bytes_out": %d, "status": %d, "error": %s, "ms": %.1f}'
 )
+# Where clients present credentials: one of them may be another's than the target's, or the target not known yet.
+_PRESENTED = ("HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY", "HTTP_API_KEY", "HTTP_X_API_KEY",
+              "HTTP_X_PORTKEY_AZURE_AD_TOKEN")  # fmt: skip
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -47,6 +50,7 @@ class Record:
         self.watch: Watch | None = None
         self.error = ""
         self.secret = ""  # the credential, which a client may have put where a word belongs
+        self._presented = [str(environ[key]).rpartition(" ")[2] for key in _PRESENTED if key in environ]
 
     def headers(self) -> dict[str, str]:
         """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""
@@ -79,10 +83,9 @@ class Record:
 
     def _line(self, status: int, sent: int, error: str) -> str:
         at = int(self.started * 1000)
-        named, secret = self.fields.get, self.secret
-        file_id = redact(named("file_id") or "", secret)
-        error = redact(error or self.error, secret)[:64]  # a provider's code may be of any length
-        purpose = redact(self.upload.fields.get("purpose", ""), secret) if self.upload else ""
+        named, file_id = self.fields.get, self._hidden(self.fields.get("file_id") or "")
+        error = self._hidden(error or self.error)[:64]  # a provider's code may be of any length
+        purpose = self._hidden(self.upload.fields.get("purpose", "")) if self.upload else ""
         return _LINE % (
             *(_second(at // 1000), at % 1000, self._shown_id(), _json(named("key")), _json(named("operation"))),
             *(_json(named("provider")), f'"{file_id}"' if file_id else "null", _json(purpose or None)),
@@ -91,7 +94,14 @@ class Record:
         )
 
     def _shown_id(self) -> str:
-        return redact(self.id, self.secret) if self._is_given else self.id
+        return self._hidden(self.id) if self._is_given else self.id
+
+    def _hidden(self, text: str) -> str:
+        text = redact(text, self.secret)
+        for credential in self._presented:
+            if credential and credential in text:
+                text = text.replace(credential, "[redacted]")
+        return text
 
 
 _json = lru_cache(maxsize=256)(json.dumps)  # of words that are short, and seldom new to a process

@@ -578,3 +578,21 @@ def test_answer_with_a_key_twice_is_relayed_with_the_one_that_was_looked_at(clie
     answer = client.get("/v1/files/file-1", headers=OPENAI)
     assert answer.text.count('"id"') == 1
     assert answer.json["id"] == "file-1"
+
+
+@pytest.mark.parametrize("header", [
+    "authorization", "x-portkey-api-key", "x-api-key", "api-key", "x-portkey-azure-ad-token",
+])  # fmt: skip
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "azure-openai", "nobody", "@openai", ""])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_credential_as_trace_id_and_as_file_id_is_in_no_log_line_whatever_becomes_of_the_request(
+    header, provider, keyed, make_client, upstream, access_log
+):
+    upstream.answers({**FILE, "id": "sk-canary-7f"})
+    config = {"provider:openai": {"credential": "sk-saved"}, "key:a": {"sha256": hashed("fp_a")}} if keyed else None
+    sent = {"x-portkey-provider": provider, "x-portkey-trace-id": "a-sk-canary-7f-b"}
+    sent = {**sent, header: "Bearer sk-canary-7f" if header == "authorization" else "sk-canary-7f"}
+    answer = make_client(config).get("/v1/files/sk-canary-7f", headers=sent, status="*")
+    assert "sk-canary-7f" not in json.dumps(access_log())
+    assert answer.headers["x-request-id"] == access_log()[-1]["request_id"] == "a-[redacted]-b"
+    assert access_log()[-1]["file_id"] == "[redacted]"
