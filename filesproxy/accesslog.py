@@ -9,6 +9,7 @@ import random
 import re
 import sys
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +29,17 @@ _LINE = (
     '{"time": "%s.%03dZ", "request_id": "%s", "key": %s, "operation": %s, "provider": %s, "file_id": %s, '
     '"purpose": %s, "bytes_in": %d, "bytes_out": %d, "status": %d, "error": %s, "ms": %.1f}'
 )
-# Where clients present credentials: one of them may be another's than the target's, or the target not known yet.
-_PRESENTED = ("HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY", "HTTP_API_KEY", "HTTP_X_API_KEY",
-              "HTTP_X_PORTKEY_AZURE_AD_TOKEN")  # fmt: skip
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Record:
-    """What one request leaves in the access log: one JSON line, never a secret, never a body."""
+    """What one request leaves in the access log: one JSON line, never a secret, never a body.
 
-    def __init__(self, environ: WSGIEnvironment) -> None:
+    `presented` are the keys of an environ under which clients present credentials: one of them may be another than the
+    target's, or the target may never be known.
+    """
+
+    def __init__(self, environ: WSGIEnvironment, presented: Iterable[str] = ()) -> None:
         self.started = time.time()
         self._clock = time.perf_counter()
         given = str(environ.get("HTTP_X_PORTKEY_TRACE_ID", ""))
@@ -50,7 +52,7 @@ class Record:
         self.watch: Watch | None = None
         self.error = ""
         self.secret = ""  # the credential, which a client may have put where a word belongs
-        self._presented = [str(environ[key]).rpartition(" ")[2] for key in _PRESENTED if key in environ]
+        self._presented = [word for key in presented if key in environ for word in str(environ[key]).split()[-1:]]
 
     def headers(self) -> dict[str, str]:
         """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""
@@ -99,7 +101,7 @@ class Record:
     def _hidden(self, text: str) -> str:
         text = redact(text, self.secret)
         for credential in self._presented:
-            if credential and credential in text:
+            if credential in text:
                 text = text.replace(credential, "[redacted]")
         return text
 

@@ -20,7 +20,7 @@ from .errors import FilesproxyError, LoopDetected
 from .exchange import EventStream, run
 from .files import HANDLERS, time_limit
 from .headers import redact, relayed
-from .provider import Answer, Call, Provider, Target, Transport, replace
+from .provider import Answer, Call, Provider, Target, Transport, credential_headers, replace
 from .providers import PROVIDERS
 from .ranges import partial
 from .router import Match, route
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("filesproxy")
 # What a browser must not do with a stranger's file: guess its type, or run it as a page of this origin.
 _CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
+# Where clients of any provider present a credential.
+_PRESENTED = frozenset({"authorization", "x-portkey-api-key", "api-key", "x-api-key"})
 # Events are of one moment, and nginx would wait until it has a buffer full of them.
 _EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -71,12 +73,14 @@ class Application:
         self._watchdog = Watchdog()
         self._budget = Budget(config.settings["max_json_in_flight"])
         self._resolver = Resolver(config, providers)
+        names = _PRESENTED | credential_headers(providers)
+        self._presented = [f"HTTP_{name.upper().replace('-', '_')}" for name in names]
         #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
         self.this_machine_only = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; every failure becomes OpenAI's error envelope."""
-        record = Record(environ)
+        record = Record(environ, self._presented)
         try:
             return self._answer(environ, start_response, record)
         except FilesproxyError as error:

@@ -19,6 +19,8 @@ from typing import Union
 from .connect import TIMEOUTS
 from .errors import UpstreamError
 
+Buffer = Union[bytes, memoryview]
+
 BULK_BYTES = 1 << 16  # a send of more lets others go first
 MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
 
@@ -26,9 +28,6 @@ MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
 _STOPPED_READING = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError, *TIMEOUTS)
 _INFORMATIONAL_START = b"HTTP/1.1 1"
 _INFORMATIONAL = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9][^\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
-
-
-Buffer = Union[bytes, memoryview]
 
 
 class Connection:
@@ -67,7 +66,7 @@ class Connection:
 
         Whoever sends a request's beginning need not look whether the answer is there already.
         """
-        left: list[Buffer] = list(buffers)
+        left: list[Buffer] = [buffer for buffer in buffers if buffer]
         try:
             while left:
                 if looks and not self._tls and not self._may_send():

@@ -244,8 +244,13 @@ def scope_headers(table: Mapping[str, Provider]) -> frozenset[str]:
     """Every header by which a client says something about address, scope or authentication, in both spellings."""
     kinds = table.values()
     said = {name for kind in kinds for name in (*kind.get("client_headers", ()), *kind.get("client_settings", ()))}
-    named = SCOPE_HEADERS | said | {name for kind in kinds for name in kind.get("credential_headers", ())}
+    named = SCOPE_HEADERS | said | credential_headers(table)
     return _both_spellings(named) - {"x-portkey-api-key"}
+
+
+def credential_headers(table: Mapping[str, Provider]) -> frozenset[str]:
+    """Every header of a provider's own in which a client presents a credential."""
+    return frozenset(name for kind in table.values() for name in kind.get("credential_headers", ()))
 
 
 def read_headers(table: Mapping[str, Provider]) -> frozenset[str]:

@@ -44,7 +44,7 @@ class Request:
         self.path: str = environ.get("PATH_INFO", "")
         self.headers = _headers(environ)
         self.body = RequestBody(environ)
-        self._marks: tuple[str, ...] = ()
+        self._marks: dict[frozenset[str], tuple[str, ...]] = {}
 
     @property
     def client(self) -> Client | None:
@@ -59,10 +59,11 @@ class Request:
 
     def marks(self, passing: frozenset[str]) -> tuple[str, ...]:
         """What tells one caller from another: the peer, and all headers but those that pass. Made once."""
-        if not self._marks:
+        found = self._marks.get(passing)
+        if found is None:
             said = {name: value for name, value in self.headers.items() if name not in passing}
-            self._marks = (self.client_address, *said, *said.values())
-        return self._marks
+            found = self._marks[passing] = (self.client_address, *said, *said.values())
+        return found
 
     def check_target(self) -> None:
         """Refuse a path with an encoded slash, where the server still shows it: WSGI makes it one of the route's."""

@@ -101,6 +101,13 @@ def test_passing_header_that_a_provider_of_ones_own_reads_does_not_pass(kind):
                 assert said(asked, made) == said(Resolver(load(source, {}, providers, {}), providers), made), name
 
 
+def test_marks_are_those_of_the_headers_that_were_asked_for():
+    made = request({**CALLER, "range": "bytes=0-1"})
+    everything, without = made.marks(frozenset()), made.marks(PASSING)
+    assert "bytes=0-1" in everything and "bytes=0-1" not in without
+    assert made.marks(frozenset()) == everything
+
+
 def test_failure_is_not_remembered():
     outcomes = [Unauthorized("no"), "yes"]
 

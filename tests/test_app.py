@@ -12,6 +12,7 @@ from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 from filesproxy import accesslog, create_app
 from filesproxy.errors import FINAL_CODES, UpstreamError
+from filesproxy.providers import PROVIDERS
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 
@@ -596,3 +597,19 @@ def test_credential_as_trace_id_and_as_file_id_is_in_no_log_line_whatever_become
     assert "sk-canary-7f" not in json.dumps(access_log())
     assert answer.headers["x-request-id"] == access_log()[-1]["request_id"] == "a-[redacted]-b"
     assert access_log()[-1]["file_id"] == "[redacted]"
+
+
+def test_credential_with_blanks_behind_it_is_in_no_log_line(make_client, access_log):
+    client = make_client({"provider:openai": {"credential": "sk-saved"}, "key:a": {"sha256": hashed("fp_a")}})
+    sent = {**OPENAI, "authorization": "Bearer sk-canary-7f  ", "x-portkey-trace-id": "sk-canary-7f"}
+    client.get("/v1/files/sk-canary-7f", headers=sent, status=401)
+    assert "sk-canary-7f" not in json.dumps(access_log())
+
+
+def test_credential_in_a_header_of_a_provider_of_ones_own_is_in_no_log_line(make_client, access_log):
+    own = {**PROVIDERS["openai"], "credential_headers": {"x-own-key": "key"}}
+    sent = {"x-own-key": "sk-canary-7f", "x-portkey-trace-id": "sk-canary-7f", "openai-organization": "a b"}
+    for provider in ("own", "nobody"):
+        named = {**sent, "x-portkey-provider": provider}
+        make_client(providers={**PROVIDERS, "own": own}).get("/v1/files/sk-canary-7f", headers=named, status=400)
+    assert "sk-canary-7f" not in json.dumps(access_log())
