@@ -6,7 +6,8 @@
 
 Needs gunicorn and nginx; Linux. All on loopback: this process is the client, nginx is the upstream of small calls, and
 a second process the one of files, which swallows uploads in the kernel and sends downloads by sendfile. `const` answers
-a constant, `bare` only reads or only yields. The contenders take turns in each round; what is shown is the median of
+a constant, `floor` does so once it has sent a constant over a kept socket and received something, which no gateway can
+do with less, `bare` only reads or only yields. The contenders take turns in each round; what is shown is the median of
 the rounds and, in brackets, their lowest and highest. CPU is that of the contender's own processes.
 """
 
@@ -38,12 +39,20 @@ CLAUDES_FILE = {"id": "file_1", "type": "file", "size_bytes": 1, "created_at": "
                 "mime_type": "text/plain", "downloadable": False}  # fmt: skip
 QUESTION = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}).encode()
 BARE = """
-import json
+import json, socket
 FILE = json.dumps({"id": "file-1", "object": "file", "bytes": 1, "filename": "x", "purpose": "batch"}).encode()
 HEADERS = [("content-type", "application/json"), ("content-length", str(len(FILE)))]
 def const(environ, start_response):
     start_response("200 OK", HEADERS)
     return [FILE]
+SOCKETS = []
+REQUEST = b"GET /v1/files/file-1 HTTP/1.1\\r\\nhost: upstream\\r\\n\\r\\n"
+def floor(environ, start_response):
+    sock = SOCKETS.pop() if SOCKETS else socket.create_connection(("127.0.0.1", UPSTREAM))
+    sock.sendall(REQUEST)
+    assert sock.recv(16384)
+    SOCKETS.append(sock)
+    return const(environ, start_response)
 def bare(environ, start_response):
     if environ["PATH_INFO"].endswith("/content"):
         start_response("200 OK", [("content-type", "application/octet-stream"), ("content-length", str(SIZE))])
@@ -211,6 +220,14 @@ def portable(folder, workers, config, key):
         yield Contender("portable", port, pids, key=key)
 
 
+@contextlib.contextmanager
+def fresh(folder, workers, config, key):
+    """The gateway once more, whose heap nothing has used yet: the C library gives little of it back."""
+    with running("gunicorn", folder / "fresh", "-w", str(workers), FILESPROXY_CONFIG=config) as gateway:
+        time.sleep(0.5)  # for all workers to be there
+        yield Contender("fresh", gateway.port, gateway.workers(), key=key)
+
+
 def certificate(folder):
     """A CA of its own, and one certificate in one file."""
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
@@ -238,7 +255,7 @@ def contenders(options, folder):
         f"[provider:files]\nkind = openai\nbase_url = http://127.0.0.1:{port}/v1\n"
         f"[provider:claude]\nkind = anthropic\nbase_url = http://127.0.0.1:{port}/v1\n"
     )
-    (folder / "bareapp.py").write_text(f"SIZE, BLOCK = {size}, bytes(1 << 18)\n" + BARE)
+    (folder / "bareapp.py").write_text(f"SIZE, BLOCK, UPSTREAM = {size}, bytes(1 << 18), {small}\n" + BARE)
     (folder / "portable.conf.py").write_text((ROOT / "gunicorn.conf.py").read_text() + WITHOUT_HOOK)
     key = {"Authorization": "Bearer sk-bench"}
     try:
@@ -252,8 +269,10 @@ def contenders(options, folder):
                 "direct": Contender("direct", small, []),
                 "nginx": Contender("nginx", proxy, pids, "/small/v1", "/files/v1"),
                 "const": stack.enter_context(bare(folder, "const", options.workers)),
+                "floor": stack.enter_context(bare(folder, "floor", options.workers)),
                 "bare": stack.enter_context(bare(folder, "bare", options.workers)),
                 "gateway": Contender("gateway", gateway.port, gateway.workers(), key=key),
+                "fresh": lambda: fresh(folder, options.workers, config, key),
                 "portable": stack.enter_context(portable(folder, options.workers, config, key)),
                 "files": Contender("direct", port, []),
             }
@@ -315,8 +334,8 @@ def chat(client):
 
 
 CALLS = {
-    "GET c=1": (1, lambda who: who.small.get(), ("nginx", "const")),
-    "GET c=16": (16, lambda who: who.small.get(), ("nginx", "const")),
+    "GET c=1": (1, lambda who: who.small.get(), ("nginx", "const", "floor")),
+    "GET c=16": (16, lambda who: who.small.get(), ("nginx", "const", "floor")),
     "GET over TLS c=16": (16, lambda who: who.over_tls.get(), ()),
     "1 KB upload c=1": (1, lambda who: who.files.small_upload(), ("nginx",)),
     "chat c=1": (1, lambda who: chat(who.small), ("nginx",)),
@@ -329,7 +348,7 @@ def small(options, them):
     for label, (concurrency, request, also) in CALLS.items():
         results = {}
         for turn in range(-1, options.rounds):
-            for name in ("direct", "nginx", "const", "gateway"):
+            for name in ("direct", "nginx", "const", "floor", "gateway"):
                 who = them["files" if (name, label[:4]) == ("direct", "1 KB") else name]
                 if name not in also + ("direct", "gateway"):
                     continue
@@ -342,6 +361,9 @@ def small(options, them):
         for name, rounds in results.items():
             p50, p99, rate, cost = zip(*rounds)
             print(f"{label:<20}{name:<9}{shown(p50):>22}{shown(p99):>22}{shown(rate, 0):>26}{shown(cost, 0):>22}")
+        for name in ("floor", "gateway") if "const" in results else ():
+            parts = [own[2] / const[2] * 100 for own, const in zip(results[name], results["const"])]
+            print(f"{label:<20}{name:<9} has {shown(parts, 0)} % of const's calls/s, round by round")
     print()
 
 
@@ -447,8 +469,12 @@ def busy(options, them):
 
 
 def slow(options, them):
-    """200 clients at 1 KB/s, up and then down, and 100 small calls meanwhile."""
-    who = them["gateway"]
+    """200 clients at 1 KB/s, up and then down, and 100 small calls meanwhile; in workers that did nothing before."""
+    with them["fresh"]() as who:
+        _slow(who)
+
+
+def _slow(who):
     for label, drip in (("200 slow uploads", _drip_up), ("200 slow readers", _drip_down)):
         over = threading.Event()
         socks = [who.files.connect() for _ in range(200)]
@@ -456,14 +482,14 @@ def slow(options, them):
         thread.start()
         time.sleep(3)
         seconds = sorted(s for _ in range(100) for s in ask(who.port, who.small.get(), 1, 1))
-        resident = [memory_mib(pid) for pid in who.pids]
+        held = [f"{memory_mib(pid):.1f} MiB with {len(os.listdir(f'/proc/{pid}/task'))} threads" for pid in who.pids]
         over.set()
         thread.join()
         for sock in socks:
             sock.close()
         p99, worst = seconds[98] * 1e3, seconds[-1] * 1e3
         print(f"{label:<20}{len(seconds)} of 100 answered, p99 {p99:.1f} ms, worst {worst:.1f},"
-              f" a worker's RSS {max(resident):.1f} MiB")  # fmt: skip
+              f" RSS of the workers {', '.join(held)}")  # fmt: skip
         time.sleep(2)
     print()
 
