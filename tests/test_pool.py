@@ -703,7 +703,7 @@ def test_time_limit_on_a_kept_connection_is_504_and_not_a_second_request():
         assert is_right(metadata(port), "file-1")
         assert metadata(port).status == 504
         assert (upstream.connections, requests(upstream)) == (1, 2)
-        assert upstream.peers[0].ended
+        assert until(lambda: upstream.peers[0].ended)
         assert is_right(metadata(port), "file-1")
 
 
