@@ -22,6 +22,7 @@ from .errors import UpstreamError
 Buffer = Union[bytes, memoryview]
 
 BULK_BYTES = 1 << 16  # a send of more lets others go first
+ROOM_BYTES = 4096  # that an idle connection takes without waiting, so that a small request needs no limit set for it
 MAX_INFORMATIONAL_BYTES = 8192  # of one of them, while an upload is sent
 
 # How a send fails when the peer has answered and closed; TLS has names of its own for it.
@@ -71,6 +72,8 @@ class Connection:
             while left:
                 if looks and not self._tls and not self._may_send():
                     return False
+                if self._tls and (looks or len(left[0]) > ROOM_BYTES):
+                    self._limit(self.to_send)
                 sent = self._send_some(left)
                 left, looks = _behind(left, sent), True
                 if sent > BULK_BYTES:
@@ -83,7 +86,6 @@ class Connection:
 
     def _send_some(self, buffers: Sequence[Buffer]) -> int:
         if self._tls:
-            self._limit(self.to_send)
             return self.sock.send(buffers[0])  # TLS 1.3 session tickets look like an answer: nobody looks
         try:
             return self.sock.sendmsg(buffers, (), socket.MSG_DONTWAIT)

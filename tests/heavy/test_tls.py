@@ -21,6 +21,7 @@ from fakes import FILE, form, form_type
 from sockets import COMPAT, WAIT, Upstream, answer, answering, ask, chunked, get, open_files, request, served, until
 
 from filesproxy import create_app
+from filesproxy.connection import Connection
 from filesproxy.errors import ConfigError
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
@@ -388,6 +389,43 @@ def test_download_that_says_where_it_ends_needs_no_close_notify(name, version, a
     reply = closed_by(cut, FRAMED[name], version, authority)
     assert (reply.status, reply.body, reply.end) == (200, DATA, "fin")
     assert closed_by(cut, answer(FILE), version, authority, "/v1/files/file-1").json == FILE
+
+
+def test_small_calls_over_a_kept_tls_connection_set_no_time_limit_anew(authority, good, monkeypatch):
+    limits = []
+
+    def noted(sock, seconds):
+        if not sock.server_side:
+            limits.append(seconds)
+        socket.socket.settimeout(sock, seconds)
+
+    def answers(peer):
+        while peer.read():  # a small request comes whole
+            peer.send(answer(FILE))
+
+    with secure(answers, good) as upstream, served(compat(upstream.port, ca_file=authority.ca)) as server:
+        assert get(server.server_port, "/v1/files/file-1").json == FILE
+        monkeypatch.setattr(ssl.SSLSocket, "settimeout", noted)
+        for _ in range(5):
+            assert get(server.server_port, "/v1/files/file-1").json == FILE
+        assert upstream.connections == 1
+    assert len(limits) <= 1
+
+
+@pytest.mark.parametrize("size", [1024, 1 << 20])
+def test_tls_upstream_that_stops_reading_is_given_up_in_send_timeout(size, authority, good):
+    trust = ssl.create_default_context(cafile=str(authority.ca))
+    with secure(lambda peer: (peer.read_head(), peer.stall()), good) as upstream:
+        sock = trust.wrap_socket(socket.create_connection(("127.0.0.1", upstream.port)), server_hostname="localhost")
+        connection = Connection(sock)
+        connection.to_read, connection.to_send = 60, 0.3
+        assert connection.send([b"POST / HTTP/1.1\r\n\r\n"], looks=False)
+        began, sent = time.monotonic(), 0
+        while connection.send([bytes(size)]):
+            sent, began = sent + size, time.monotonic()
+            assert sent < 1 << 26
+        assert 0.2 < time.monotonic() - began < 3
+        connection.close()
 
 
 def test_client_that_leaves_mid_download_frees_the_tls_connection(authority, good):
