@@ -9,7 +9,6 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 
 _access = logging.getLogger("filesproxy.access")
 _outputs: list[int] = []  # file descriptors
-# The keys of a line, in a third of the time that json.dumps takes. In an id JSON has nothing to escape.
-_LINE = (
-    '{"time": "%s.%03dZ", "request_id": "%s", "key": %s, "operation": %s, "provider": %s, "file_id": %s, '
-    '"purpose": %s, "bytes_in": %d, "bytes_out": %d, "status": %d, "error": %s, "ms": %.1f}'
-)
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -39,7 +33,7 @@ class Record:
     target's, or the target may never be known.
     """
 
-    def __init__(self, environ: WSGIEnvironment, presented: Iterable[str] = ()) -> None:
+    def __init__(self, environ: WSGIEnvironment, presented: frozenset[str] = frozenset()) -> None:
         self.started = time.time()
         self._clock = time.perf_counter()
         given = str(environ.get("HTTP_X_PORTKEY_TRACE_ID", ""))
@@ -52,7 +46,8 @@ class Record:
         self.watch: Watch | None = None
         self.error = ""
         self.secret = ""  # the credential, which a client may have put where a word belongs
-        self._presented = [word for key in presented if key in environ for word in str(environ[key]).split()[-1:]]
+        said = [str(environ[key]).split()[-1:] for key in environ.keys() & presented]
+        self._presented = [word for words in said for word in words]
 
     def headers(self) -> dict[str, str]:
         """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""
@@ -84,21 +79,26 @@ class Record:
             _access.handle(logging.LogRecord(_access.name, logging.INFO, "", 0, text, None, None))
 
     def _line(self, status: int, sent: int, error: str) -> str:
+        """The line, in a third of the time that json.dumps takes. In an id JSON has nothing to escape."""
         at = int(self.started * 1000)
         named, file_id = self.fields.get, self._hidden(self.fields.get("file_id") or "")
         error = self._hidden(error or self.error)[:64]  # a provider's code may be of any length
         purpose = self._hidden(self.upload.fields.get("purpose", "")) if self.upload else ""
-        return _LINE % (
-            *(_second(at // 1000), at % 1000, self._shown_id(), _json(named("key")), _json(named("operation"))),
-            *(_json(named("provider")), f'"{file_id}"' if file_id else "null", _json(purpose or None)),
-            *(self.body.size if self.body else 0, sent, status, _json(error or None)),
-            (time.perf_counter() - self._clock) * 1000,
+        shown_file = f'"{file_id}"' if file_id else "null"
+        return (
+            f'{{"time": "{_second(at // 1000)}.{at % 1000:03d}Z", "request_id": "{self._shown_id()}", '
+            f'"key": {_json(named("key"))}, "operation": {_json(named("operation"))}, '
+            f'"provider": {_json(named("provider"))}, "file_id": {shown_file}, "purpose": {_json(purpose or None)}, '
+            f'"bytes_in": {self.body.size if self.body else 0}, "bytes_out": {sent}, "status": {status}, '
+            f'"error": {_json(error or None)}, "ms": {(time.perf_counter() - self._clock) * 1000:.1f}}}'
         )
 
     def _shown_id(self) -> str:
         return self._hidden(self.id) if self._is_given else self.id
 
     def _hidden(self, text: str) -> str:
+        if not text:
+            return text
         text = redact(text, self.secret)
         for credential in self._presented:
             if credential in text:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 from .auth import authenticate, may_go
 from .config import Config, Key
 from .headers import single, words
 from .provider import Provider, Target, read_headers
 from .target import resolve
-from .wsgi import Request
+from .wsgi import Head
 
-MAX_REMEMBERED = 128  # results
+MAX_REMEMBERED = 128  # admissions
 MAX_CHARACTERS = 4096  # of the headers of one, else it is not remembered
 #: headers that differ from call to call, and say neither who calls nor where to: of providers here, at least
 PASSING = frozenset(
@@ -30,60 +31,76 @@ PASSING = frozenset(
     }
 )
 
-Result = TypeVar("Result")
+
+class Admission:
+    """What a head decides. Raises what `authenticate` does at once, and what the others do when it is asked for them.
+
+    Safe for threads: each answer is the same, whoever makes it first.
+    """
+
+    def __init__(self, head: Head, config: Config, providers: Mapping[str, Provider]) -> None:
+        self._head = head
+        self._config = config
+        self._providers = providers
+        self.caller = authenticate(head, config.keys)
+
+    @cached_property
+    def target(self) -> Target:
+        """The target of a request whose headers alone name a provider."""
+        return resolve(self._head, self.caller, self._config, self._providers)
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """What goes along to that target."""
+        return self.headers_to(self.target)
+
+    def named_target(self, slug: Callable[[], str]) -> Target:
+        """The target of a request whose model may name the provider, as `slug` says."""
+        return resolve(self._head, self.caller, self._config, self._providers, slug)
+
+    def headers_to(self, target: Target) -> dict[str, str]:
+        """What goes along to another target."""
+        return client_headers(self._head, target, self._config.keys)
 
 
-class Resolver:
-    """Tells from a request's headers who calls, where to, and what goes along; from headers seen before, at once.
+class Gate:
+    """Tells what a request's headers decide; of headers that were there before, at once.
 
-    Raises what `authenticate`, `resolve` and `client_headers` raise.
+    Clients send the same ones with every call, and to read them anew is a sixth of what a small one costs. It does not
+    look at those that pass. Who is no caller is not remembered. Safe for threads.
     """
 
     def __init__(self, config: Config, providers: Mapping[str, Provider]) -> None:
         self._config = config
         self._providers = providers
-        passing = PASSING - read_headers(providers)
-        self.caller = caller = remembered(lambda request: authenticate(request, config.keys), passing)
-        #: the target and the client's headers, of a request whose headers alone name a provider
-        self.target = target = remembered(lambda request: resolve(request, caller(request), config, providers), passing)
-        self.headers = remembered(lambda request: client_headers(request, target(request), config.keys), passing)
+        self._passing = PASSING - read_headers(providers)
+        self._known: dict[tuple[Any, ...], Admission] = {}
 
-    def named_target(self, request: Request, slug: Callable[[], str]) -> Target:
-        """The target of a request whose model may name the provider, as `slug` says."""
-        return resolve(request, self.caller(request), self._config, self._providers, slug)
+    def admit(self, request: Head) -> Admission:
+        """The admission. Raises what `authenticate` does."""
+        names = tuple(request.headers.keys() - self._passing)
+        values = tuple(map(request.headers.__getitem__, names))
+        said = (request.client_address, names, values)
+        return self._known.get(said) or self._admission(*said)
+
+    def _admission(self, *said: Any) -> Admission:
+        address, names, values = said
+        made = Admission(Head(dict(zip(names, values)), address), self._config, self._providers)
+        if sum(map(len, (*names, *values))) <= MAX_CHARACTERS:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[said] = made
+        return made
 
 
-def client_headers(request: Request, target: Target, keys: Sequence[Key]) -> dict[str, str]:
+def client_headers(head: Head, target: Target, keys: Sequence[Key]) -> dict[str, str]:
     """What the provider lets a client say in headers, such as its organisation; Portkey's spelling wins.
 
     A gateway key among it does not go upstream. BadRequest for a header that is no good.
     """
     names = target.provider.get("client_headers", ())
-    said = {name: single(request.headers, f"x-portkey-{name}") or single(request.headers, name) for name in names}
+    said = {name: single(head.headers, f"x-portkey-{name}") or single(head.headers, name) for name in names}
     for name in target.provider.get("list_headers", ()):
-        found = words(request.headers, name, f"x-portkey-{name}")
+        found = words(head.headers, name, f"x-portkey-{name}")
         said[name] = ",".join([word for word in found if may_go(word, keys)])
     return {name: value for name, value in said.items() if value and may_go(value, keys)}
-
-
-def remembered(function: Callable[[Request], Result], passing: frozenset[str]) -> Callable[[Request], Result]:
-    """The pure function of a request's peer and headers, of which it looks at none that pass, with its last results.
-
-    Clients send the same headers with every call, and to read them anew is a sixth of what a small one costs. Failures
-    are not kept. Safe for threads.
-    """
-    known: dict[Hashable, Result] = {}
-
-    def known_or_made(request: Request) -> Result:
-        marks = request.marks(passing)
-        found = known.get(marks)
-        if found is not None:
-            return found
-        made = function(request)
-        if sum(map(len, marks)) <= MAX_CHARACTERS:
-            if len(known) >= MAX_REMEMBERED:
-                known.clear()
-            known[marks] = made
-        return made
-
-    return known_or_made

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .accesslog import Record
-from .admission import Resolver, client_headers
+from .admission import Gate
 from .auth import may_go, permit, require_this_machine
 from .chat import HANDLERS as JSON_HANDLERS
 from .chat import JSON_OPERATIONS
@@ -24,7 +24,6 @@ from .provider import Answer, Call, Provider, Target, Transport, credential_head
 from .providers import PROVIDERS
 from .ranges import partial
 from .router import Match, route
-from .store import LocalTransport
 from .upstream import Sender
 from .watchdog import Watch, Watchdog, nothing
 from .wsgi import Request, Response, ResponseStream, error_response, json_response, respond
@@ -53,13 +52,19 @@ def create_app(
     `config` is the path of an INI file or {section: {key: value}}; `settings` are those of [filesproxy], as keywords.
     Two applications in one process share nothing, and nothing is opened before the first request. Raises ConfigError.
     """
-    return Application(load(config, settings, providers), providers, {**default_transports(), **(transports or {})})
+    loaded = load(config, settings, providers)
+    return Application(loaded, providers, {**default_transports(loaded), **(transports or {})})
 
 
-def default_transports() -> dict[str, Transport]:
+def default_transports(config: Config) -> dict[str, Transport]:
     """How calls are performed, by the scheme of their URL."""
     sender = Sender()
-    return {"http": sender, "https": sender, "local": LocalTransport()}
+    made: dict[str, Transport] = {"http": sender, "https": sender}
+    if any(settings["folder"] for settings in config.providers.values()):
+        from .store import LocalTransport  # with SQLite, 0.9 MB of memory for each worker
+
+        made["local"] = LocalTransport()
+    return made
 
 
 class Application:
@@ -72,9 +77,9 @@ class Application:
         self._transports = transports
         self._watchdog = Watchdog()
         self._budget = Budget(config.settings["max_json_in_flight"])
-        self._resolver = Resolver(config, providers)
+        self._gate = Gate(config, providers)
         names = _PRESENTED | credential_headers(providers)
-        self._presented = [f"HTTP_{name.upper().replace('-', '_')}" for name in names]
+        self._presented = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
         #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
         self.this_machine_only = False
 
@@ -108,7 +113,8 @@ class Application:
     def _relay(self, request: Request, match: Match, record: Record) -> Response:
         if self.this_machine_only:
             require_this_machine(request)
-        caller = self._resolver.caller(request)
+        admission = self._gate.admit(request)
+        caller = admission.caller
         record.fields["key"], record.secret = caller.name or None, caller.credential
         permit(caller, match.operation)
         watch = record.watch = self._watchdog.watch(request.client)
@@ -119,14 +125,14 @@ class Application:
             watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
             watch.transfer()
         try:
-            resolver = self._resolver
-            target = resolver.named_target(request, document.named_provider) if is_json else resolver.target(request)
+            target = admission.named_target(document.named_provider) if is_json else admission.target
             record.secret = target.credential
             record.fields["provider"] = f"@{target.name}" if target.is_saved else target.name
             watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
             # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
             watch.transfer(nothing if is_json else lambda: request.body.size)
-            call = self._call(request, match, target, document, record)
+            said = admission.headers_to(target) if is_json else admission.headers
+            call = self._call(request, match, target, document, said, record)
             watch.follows_client = call.stream or call.is_generated
             record.upload = call.upload
             answer = run(call, target, self._transports)
@@ -136,17 +142,24 @@ class Application:
             answer = _partial(answer, call.headers)
         return _response(answer, target, record)
 
-    def _call(self, request: Request, match: Match, target: Target, document: Document, record: Record) -> Call:
-        is_json, keys = match.operation in JSON_OPERATIONS, self.config.keys
-        said = client_headers(request, target, keys) if is_json else self._resolver.headers(request)
+    def _call(
+        self,
+        request: Request,
+        match: Match,
+        target: Target,
+        document: Document,
+        headers: Mapping[str, str],
+        record: Record,
+    ) -> Call:
         timeout = time_limit(request)
         if match.operation in HANDLERS:
             call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
         else:
             call = JSON_HANDLERS[match.operation](request, match.id, target, document)
-        headers = dict(said)
         if call.headers:
-            headers.update({name: text for name, text in call.headers.items() if text and may_go(text, keys)})
+            keys = self.config.keys
+            own = {name: text for name, text in call.headers.items() if text and may_go(text, keys)}
+            headers = {**headers, **own}
         return replace(call, headers=headers, timeout=timeout, now=record.started, watch=record.watch)
 
     def _send(

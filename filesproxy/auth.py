@@ -13,7 +13,7 @@ from .config import Key
 from .errors import BadRequest, Forbidden, Unauthorized
 from .headers import single
 from .provider import Secret
-from .wsgi import Request
+from .wsgi import Head
 
 GATEWAY_KEY_PREFIX = "fp_"  # a gateway key never goes upstream
 # What the Portkey SDKs put into Authorization when they were given no key for a provider.
@@ -35,13 +35,13 @@ class Caller(NamedTuple):
         return self.key.name if self.key else ""
 
 
-def authenticate(request: Request, keys: Sequence[Key]) -> Caller:
+def authenticate(head: Head, keys: Sequence[Key]) -> Caller:
     """The caller. Unauthorized where keys are configured and the caller presents none of them.
 
     The gateway key is `x-portkey-api-key`, else the bearer token. The caller's credential is the bearer token if it is
     neither that key nor an SDK's placeholder; where no keys are configured, else `x-portkey-api-key`.
     """
-    presented, bearer = single(request.headers, "x-portkey-api-key"), _bearer(request.headers)
+    presented, bearer = single(head.headers, "x-portkey-api-key"), _bearer(head.headers)
     if not keys:
         return Caller(credential=own(bearer, keys) or own(presented, keys))
     return Caller(_key(presented or bearer, keys), own(bearer, keys))
@@ -63,15 +63,15 @@ def permit(caller: Caller, operation: str) -> None:
         raise Forbidden("This gateway key is not for this operation.")
 
 
-def require_this_machine(request: Request) -> None:
+def require_this_machine(head: Head) -> None:
     """Where nobody needs a key, answer this machine only: by peer, by Host and by Origin (DNS rebinding). Forbidden."""
-    host = request.headers.get("host", "")
-    if any(header in request.headers for header in _FORWARDED):
+    host = head.headers.get("host", "")
+    if any(header in head.headers for header in _FORWARDED):
         raise Forbidden("Without gateway keys this provider is for this machine only, and for no proxy before it.")
-    if not (is_loopback(_hostname(host)) and is_loopback(request.client_address or "localhost")):
+    if not (is_loopback(_hostname(host)) and is_loopback(head.client_address or "localhost")):
         raise Forbidden("Without gateway keys this provider is for this machine only, under a loopback Host.")
-    origin = request.headers.get("origin")
-    foreign_page = request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    origin = head.headers.get("origin")
+    foreign_page = head.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     if foreign_page or (origin is not None and origin.partition("://")[2] != host):
         raise Forbidden("Without gateway keys no web page of another origin may call.")
 

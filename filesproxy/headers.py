@@ -114,9 +114,10 @@ def misread(message: Message) -> bool:
 
 def redact(text: str, secret: str) -> str:
     """What an upstream wrote, without the credential that it was given, in any of the forms that texts hold one in."""
-    if not (secret and text):
+    secret = secret if isinstance(secret, Secret) else Secret(secret)
+    if not secret or len(text) < secret.shortest:
         return text
-    for form in secret.forms if isinstance(secret, Secret) else Secret(secret).forms:
+    for form in secret.forms:
         if form in text:
             text = text.replace(form, "[redacted]")
     return text

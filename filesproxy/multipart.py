@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from email.message import Message
 from email.parser import HeaderParser
-from email.policy import compat32
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -189,7 +188,7 @@ def _part_headers(block: bytes) -> Message:
         text = block.decode("utf-8")  # what every client sends, RFC 7578 §5.1.2
     except UnicodeDecodeError:
         text = block.decode("latin-1")
-    return HeaderParser(policy=compat32).parsestr(text)
+    return HeaderParser().parsestr(text)
 
 
 def _only(headers: Message, name: str) -> str:

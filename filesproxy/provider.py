@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol, TypedDict, TypeVar
 from urllib.parse import quote
 
@@ -24,26 +25,27 @@ Data = TypeVar("Data")
 
 
 def at_once(kind: type[Data]) -> type[Data]:
-    """The frozen dataclass with a constructor that sets all fields in one step.
+    """The frozen dataclass with a constructor that sets all fields in one step; what a factory makes, all share.
 
     Its own sets field by field through object.__setattr__: of a Call alone that is a twentieth of a small request.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     defaults = {name: item.default for name, item in known.items() if item.default is not MISSING}
-    makers = {name: item.default_factory for name, item in known.items() if item.default_factory is not MISSING}
+    made_once = {name: item.default_factory() for name, item in known.items() if item.default_factory is not MISSING}
+    defaults.update(made_once)
 
     def __init__(self: Data, *values: Any, **named: Any) -> None:
-        made = {**defaults, **named}
-        made.update(zip(known, values))
-        for name, make in makers.items():
-            if name not in made:
-                made[name] = make()
-        if len(made) != len(known) or not named.keys() <= known.keys() or len(values) > len(known):
+        made = {**defaults, **dict(zip(known, values)), **named}
+        if made.keys() != known.keys() or len(values) > len(known):
             raise TypeError(f"{kind.__name__} takes {', '.join(known)}")
         object.__setattr__(self, "__dict__", made)
 
     kind.__init__ = __init__  # type: ignore[method-assign, assignment]
     return kind
+
+
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
 
 
 def replace(item: Data, **changes: Any) -> Data:
@@ -68,6 +70,11 @@ class Secret(str):
     def forms(self) -> tuple[str, ...]:
         """Itself as it is, in JSON, in a URL with either case of digits, and in base64 behind any other text."""
         return _forms(str(self))
+
+    @cached_property
+    def shortest(self) -> int:
+        """Characters of the shortest form: a shorter text holds none."""
+        return min(map(len, self.forms))
 
 
 def _forms(secret: str) -> tuple[str, ...]:
@@ -148,8 +155,8 @@ class Call:
     operation: str
     method: str
     path: str
-    query: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # holds the credential once authorised
+    query: Mapping[str, Any] = field(default_factory=_nothing)
+    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)  # holds the credential once authorised
     upload: Upload | None = None
     json: Json | None = field(default=None, repr=False)  # a body to be sent as JSON
     file_id: str = ""  # what the path names, for a transport that has no paths
@@ -168,7 +175,7 @@ class Answer:
     """One answer of an upstream: header names in lower case, and either parsed JSON or an open body."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=_nothing)
     json: Any = None
     body: Body | None = None
     ignored: Sequence[str] = ()  # fields of the request that the provider does not know and did not get
@@ -193,7 +200,7 @@ class Target:
     name: str
     provider: Provider
     base_url: str
-    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
     credential: Secret = field(default=Secret(), repr=False)
     is_saved: bool = False  # the credential is the gateway's, not the caller's
     owner: str = ""  # the gateway key's name: whose files these are in the local store

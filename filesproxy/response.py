@@ -21,7 +21,6 @@ BLOCK_BYTES = 1 << 18  # of the later ones: more costs memory and gains little
 # then holds one block for as long as it likes: it shall be a small one.
 GROWTH = 256
 MAX_FIELDS = 100
-_FRAMING = frozenset({"content-length", "transfer-encoding"})
 MAX_INFORMATIONAL = 16  # 1xx answers before the real one, which urllib takes for the last word (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
 
@@ -61,9 +60,9 @@ class Response:
         else:
             raise UpstreamError("The provider answers with nothing but informational answers.")
         self.headers = dict(fields)
-        self._frame([pair for pair in fields if pair[0] in _FRAMING])
-        options = ",".join([value for name, value in fields if name == "connection"])
-        self._says_close = version < 1 or self._left is None or _SAYS_CLOSE[options]
+        said = self.headers if len(self.headers) == len(fields) else _joined(fields)
+        self._frame(said.get("content-length"), said.get("transfer-encoding"))
+        self._says_close = version < 1 or self._left is None or _SAYS_CLOSE[said.get("connection", "")]
 
     def _head(self) -> bytes:
         head, searched = self._buffer, 0
@@ -79,18 +78,17 @@ class Response:
         self._buffer = head[found.end() :]
         return head[: found.end()]
 
-    def _frame(self, framing: list[tuple[str, str]]) -> None:
+    def _frame(self, length: str | None, coding: str | None) -> None:
         """How the body ends (RFC 9112 §6.3)."""
-        name, value = framing[0] if framing else ("", "")
-        is_chunked = name == "transfer-encoding" and value.lower() == "chunked"
-        if self.status == 101 or len(framing) > 1 or (name and not is_chunked and not _is_length(name, value)):
+        is_bad = bool(coding is not None and (length is not None or coding.lower() != "chunked"))
+        if self.status == 101 or is_bad or not (length is None or _LENGTH.fullmatch(length.rstrip(" \t"))):
             raise _broken()
         if self.status in (204, 304):
             return
-        if is_chunked:
+        if coding is not None:
             self._chunks = Chunks()
         else:
-            self._left = int(value) if name else None
+            self._left = None if length is None else int(length)
 
     def read(self) -> bytes:
         """What has come of the body, b"" at its end. UpstreamError if it ends too early, or has bad chunks."""
@@ -162,6 +160,11 @@ def _fields(lines: list[str]) -> list[tuple[str, str]]:
     return fields
 
 
+def _joined(fields: list[tuple[str, str]]) -> dict[str, str]:
+    """The headers, with all values of one that comes more than once (RFC 9110 §5.3)."""
+    return {name: ",".join([value for other, value in fields if other == name]) for name, _ in fields}
+
+
 # An upstream says the same ones with each answer.
 _STATUSES = Memo(_status)
 _NAMES = Memo(lambda text: text.lower() if _NAME.fullmatch(text) else "")  # in lower case, "" for what is no name
@@ -170,10 +173,6 @@ _SAYS_CLOSE = Memo(lambda value: "close" in map(str.strip, value.lower().split("
 
 def _broken() -> UpstreamError:
     return UpstreamError("The provider's answer has broken HTTP framing.")
-
-
-def _is_length(name: str, value: str) -> bool:
-    return name == "content-length" and bool(_LENGTH.fullmatch(value.rstrip(" \t")))
 
 
 class Chunks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -257,6 +256,8 @@ def _text(value: Any, setting: Setting) -> str:
 
 def _unknown(name: str, scope: str) -> str:
     """What to say of a setting that there is not. Its name may be a secret on the wrong side of a `=`."""
+    import difflib  # seldom needed, and memory in each worker
+
     near = difflib.get_close_matches(name, [setting.name for setting in SETTINGS if getattr(setting, scope)], 1)
     if name in BY_NAME:
         return f"the setting '{name}' does not belong here."

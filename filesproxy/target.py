@@ -15,7 +15,7 @@ from .errors import BadRequest, Forbidden, Unauthorized
 from .headers import single
 from .provider import Provider, Secret, Target, replace
 from .settings import BY_NAME
-from .wsgi import Request
+from .wsgi import Head
 
 # Headers of Portkey's that would change where a request goes: the operator decides that, not a client.
 _REFUSED = {
@@ -29,7 +29,7 @@ _NO_SCOPE = "x-portkey-azure-deployment-id"  # which model, not which account
 
 
 def resolve(
-    request: Request,
+    head: Head,
     caller: Caller,
     config: Config,
     providers: Mapping[str, Provider],
@@ -39,10 +39,10 @@ def resolve(
 
     `slug` is asked, where no header names a provider, for the saved one that the model names.
     """
-    name, is_slug = _name(request.headers)
+    name, is_slug = _name(head.headers)
     param = "x-portkey-provider"
     # Without keys only this machine may use what is saved, so for others no body is read to see what it names.
-    if not name and (caller.key or _is_this_machine(request)) and (named := slug()):
+    if not name and (caller.key or _is_this_machine(head)) and (named := slug()):
         name, is_slug, param = named, True, "model"
     settings = config.providers.get(name or config.settings["default_provider"])
     if settings is None:
@@ -50,19 +50,19 @@ def resolve(
     name, is_named = name or config.settings["default_provider"], bool(name)
     target = Target(name, providers[settings["kind"]], "", settings, owner=caller.name)
     if target.provider.get("keyless"):
-        _admit(target, request, caller)
+        _admit(target, head, caller)
     elif settings["credential"] and (is_slug or not is_named):
-        target = _saved(target, request, caller, config.scope_headers)
+        target = _saved(target, head, caller, config.scope_headers)
     elif is_slug:
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
-        target = _plain(target, request, caller, config.keys)
+        target = _plain(target, head, caller, config.keys)
     return replace(target, base_url=_base_url(target))
 
 
-def _is_this_machine(request: Request) -> bool:
+def _is_this_machine(head: Head) -> bool:
     try:
-        require_this_machine(request)
+        require_this_machine(head)
     except Forbidden:
         return False
     return True
@@ -86,32 +86,32 @@ def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
     return named.removeprefix("@"), named.startswith("@")
 
 
-def _admit(target: Target, request: Request, caller: Caller) -> None:
+def _admit(target: Target, head: Head, caller: Caller) -> None:
     """Let a caller use what the gateway has saved: by its key, or, where there are none, from this machine."""
     if caller.key is None:
-        require_this_machine(request)
+        require_this_machine(head)
     elif not caller.key.may_use(target.name):
         raise Forbidden("This gateway key is not for this provider.")
 
 
-def _saved(target: Target, request: Request, caller: Caller, scope: frozenset[str]) -> Target:
-    _admit(target, request, caller)
-    for header in request.headers:
+def _saved(target: Target, head: Head, caller: Caller, scope: frozenset[str]) -> Target:
+    _admit(target, head, caller)
+    for header in head.headers:
         if header in scope or (header.startswith(_SCOPE_PREFIXES) and header != _NO_SCOPE):
             raise BadRequest(f"Beside a saved provider the header {header} is not taken.", param=header)
     return replace(target, credential=target.settings["credential"], is_saved=True)
 
 
-def _plain(target: Target, request: Request, caller: Caller, keys: Sequence[Key]) -> Target:
+def _plain(target: Target, head: Head, caller: Caller, keys: Sequence[Key]) -> Target:
     if caller.key and not caller.key.caller_credentials:
         raise Forbidden("This gateway key is for saved providers only: name one as @NAME.")
-    credential, auth = _header_credential(target, request.headers, keys)
+    credential, auth = _header_credential(target, head.headers, keys)
     credential = credential or caller.credential
     if not credential:
         raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
     # A certificate of the gateway's own is a credential too: it goes with the saved one.
     own_certificate = dict.fromkeys(filter(target.settings.get, ("client_cert", "client_key")), "")
-    changed = {**own_certificate, **_client_settings(target, request.headers), **auth}
+    changed = {**own_certificate, **_client_settings(target, head.headers), **auth}
     settings = {**target.settings, **changed} if changed else target.settings
     return replace(target, settings=settings, credential=credential)
 

@@ -31,26 +31,27 @@ def nothing() -> int:
 class Watch:
     """One request under watch: the time that its present phase may take, and the sockets at its two ends."""
 
+    total = float("inf")  # seconds of a transfer, beside those that its bytes are worth
+    min_rate = 1 << 14  # bytes that are worth a second
+    upstream: socket.socket | None = None
+    follows_client = False  # a client that hangs up ends the request
+    is_answering = False  # the status has gone
+    cuts_by_reset = False  # and nothing behind it can say that the answer is not whole
+    has_left = False
+    is_overdue = False
+    upstream_took_all = False  # of what it was sent, when the time was over: the client was the slow one
+    _phase: tuple[float, Callable[[], int]] = (float("inf"), nothing)  # its end, and what prolongs it
+    _cut = float("inf")  # when a client that an overdue answer goes to is cut off
+
     def __init__(self, dog: Watchdog | None = None, client: Client | None = None) -> None:
         self._dog = dog
-        self.total = float("inf")  # seconds of a transfer, beside those that its bytes are worth
-        self.min_rate = 1 << 14  # bytes that are worth a second
         self.client = client  # where the server shows it
-        self.upstream: socket.socket | None = None
-        self.follows_client = False  # a client that hangs up ends the request
-        self.is_answering = False  # the status has gone
-        self.cuts_by_reset = False  # and nothing behind it can say that the answer is not whole
-        self.has_left = False
-        self.is_overdue = False
-        self.upstream_took_all = False  # of what it was sent, when the time was over: the client was the slow one
         self._lock = threading.Lock()  # of the upstream's socket, which may be another request's a moment later
-        self._phase: tuple[float, Callable[[], int]] = (float("inf"), nothing)  # its end, and what prolongs it
-        self._cut = float("inf")  # when a client that an overdue answer goes to is cut off
 
     def allow(self, seconds: float, moved: Callable[[], int] = nothing) -> None:
         """Begin a phase of so many seconds, and more as bytes move, which `moved` counts."""
-        ahead = 0.0 if moved is nothing else moved() / self.min_rate
-        self._phase = time.monotonic() + seconds - ahead, moved
+        begins = time.monotonic() if moved is nothing else time.monotonic() - moved() / self.min_rate
+        self._phase = begins + seconds, moved
 
     def transfer(self, moved: Callable[[], int] = nothing) -> None:
         """Begin a phase of the length of a transfer."""

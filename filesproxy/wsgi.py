@@ -35,34 +35,28 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-class Request:
+class Head:
+    """Who asks, and how: headers by their names in lower case, and the peer's address, "" on a Unix socket."""
+
+    def __init__(self, headers: Mapping[str, str], client_address: str) -> None:
+        self.headers = headers
+        self.client_address = client_address
+
+
+class Request(Head):
     """What we read of a WSGI environ: `HTTP_*` and CGI keys only; some servers put the process's secrets there."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
+        super().__init__(_headers(environ), str(environ.get("REMOTE_ADDR") or ""))
         self._environ = environ
         self.method: str = environ["REQUEST_METHOD"]
         self.path: str = environ.get("PATH_INFO", "")
-        self.headers = _headers(environ)
         self.body = RequestBody(environ)
-        self._marks: dict[frozenset[str], tuple[str, ...]] = {}
 
     @property
     def client(self) -> Client | None:
         """The client's socket, where the server shows it: gunicorn does, and the embedded server."""
         found: Client | None = self._environ.get("gunicorn.socket") or self._environ.get("filesproxy.socket")
-        return found
-
-    @property
-    def client_address(self) -> str:
-        """The peer's address as the server saw it, "" on a Unix socket."""
-        return str(self._environ.get("REMOTE_ADDR") or "")
-
-    def marks(self, passing: frozenset[str]) -> tuple[str, ...]:
-        """What tells one caller from another: the peer, and all headers but those that pass. Made once."""
-        found = self._marks.get(passing)
-        if found is None:
-            said = {name: value for name, value in self.headers.items() if name not in passing}
-            found = self._marks[passing] = (self.client_address, *said, *said.values())
         return found
 
     def check_target(self) -> None:
@@ -88,7 +82,8 @@ class Request:
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
-    headers = {name: value for key, value in environ.items() if (name := _HEADER_NAMES[key])}
+    headers = dict(zip(map(_HEADER_NAMES.__getitem__, environ), environ.values()))
+    headers.pop("", None)
     if environ.get("CONTENT_TYPE"):
         headers["content-type"] = environ["CONTENT_TYPE"]
     return headers

@@ -7,11 +7,11 @@ import io
 import pytest
 from configurations import hashed
 
-from filesproxy.admission import MAX_CHARACTERS, MAX_REMEMBERED, PASSING, Resolver, remembered
+from filesproxy.admission import MAX_CHARACTERS, MAX_REMEMBERED, PASSING, Gate
 from filesproxy.config import load
-from filesproxy.errors import FilesproxyError, Unauthorized
+from filesproxy.errors import BadRequest, FilesproxyError, Unauthorized
 from filesproxy.providers import PROVIDERS
-from filesproxy.wsgi import Request
+from filesproxy.wsgi import Head, Request
 
 KEYED = {
     "provider:openai": {"credential": "sk-saved"},
@@ -48,41 +48,42 @@ def request(headers, client_address="127.0.0.1"):
     return Request({**environ, **{"HTTP_" + name.upper().replace("-", "_"): text for name, text in headers.items()}})
 
 
-def resolver(source):
-    return Resolver(load(source, {}, PROVIDERS, {}), PROVIDERS)
+def gate(source):
+    return Gate(load(source, {}, PROVIDERS, {}), PROVIDERS)
 
 
 def said(asked, made):
     """Who calls and where to, or why not."""
     try:
-        return asked.caller(made), asked.target(made), asked.headers(made)
+        admitted = asked.admit(made)
+        return admitted.caller, admitted.target, admitted.headers
     except FilesproxyError as error:
         return type(error), error.message, error.code, error.param
 
 
 @pytest.mark.parametrize("source", [None, KEYED, OPEN], ids=["nothing", "keyed", "open"])
-def test_resolver_that_has_seen_other_callers_says_what_a_new_one_says(source):
+def test_gate_that_has_seen_other_callers_says_what_a_new_one_says(source):
     requests = [({**CALLER, **other}, peer) for other in OTHERS for peer in ("127.0.0.1", "10.0.0.9")]
-    experienced = resolver(source)
+    experienced = gate(source)
     for _ in range(2):
         for headers, peer in requests:
-            assert said(experienced, request(headers, peer)) == said(resolver(source), request(headers, peer)), headers
+            assert said(experienced, request(headers, peer)) == said(gate(source), request(headers, peer)), headers
 
 
 def test_callers_that_differ_in_a_passing_header_are_one():
-    asked = resolver(None)
-    first = asked.target(request(CALLER))
+    asked = gate(None)
+    first = asked.admit(request(CALLER))
     for name in PASSING:
-        assert asked.target(request({**CALLER, name: "5"})) is first
+        assert asked.admit(request({**CALLER, name: "5"})) is first
 
 
 @pytest.mark.parametrize("source", [None, KEYED, OPEN], ids=["nothing", "keyed", "open"])
 @pytest.mark.parametrize("name", sorted(PASSING))
-def test_passing_header_changes_nothing_of_what_a_new_resolver_says(name, source):
+def test_passing_header_changes_nothing_of_what_a_new_gate_says(name, source):
     for other in OTHERS:
         for value in ("", "fp_guest", "@vllm", "a b, c"):
             odd = request({**CALLER, **other, name: value})
-            assert said(resolver(source), odd) == said(resolver(source), request({**CALLER, **other})), other
+            assert said(gate(source), odd) == said(gate(source), request({**CALLER, **other})), other
 
 
 @pytest.mark.parametrize("kind", [
@@ -93,65 +94,56 @@ def test_passing_header_changes_nothing_of_what_a_new_resolver_says(name, source
 def test_passing_header_that_a_provider_of_ones_own_reads_does_not_pass(kind):
     providers = {**PROVIDERS, "own": {**PROVIDERS["openai"], **kind}}
     source = {**OPEN, "provider:own": {"kind": "own"}}
-    asked = Resolver(load(source, {}, providers, {}), providers)
+    asked = Gate(load(source, {}, providers, {}), providers)
     for whose in ("own", "@openai"):
         for name in [*PASSING, "x-portkey-trace-id"]:
             for value in ("1", "2", ""):
                 made = request({**CALLER, "x-portkey-provider": whose, name: value})
-                assert said(asked, made) == said(Resolver(load(source, {}, providers, {}), providers), made), name
+                assert said(asked, made) == said(Gate(load(source, {}, providers, {}), providers), made), name
 
 
-def test_marks_are_those_of_the_headers_that_were_asked_for():
-    made = request({**CALLER, "range": "bytes=0-1"})
-    everything, without = made.marks(frozenset()), made.marks(PASSING)
-    assert "bytes=0-1" in everything and "bytes=0-1" not in without
-    assert made.marks(frozenset()) == everything
+def test_caller_that_is_refused_is_not_remembered():
+    asked = gate(KEYED)
+    for number in range(3):
+        with pytest.raises(Unauthorized):
+            asked.admit(request({**CALLER, "authorization": f"Bearer fp_{number}"}))
+    assert remembered(asked) == {}
 
 
-def test_failure_is_not_remembered():
-    outcomes = [Unauthorized("no"), "yes"]
-
-    def decide(asked):
-        outcome = outcomes.pop(0)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    known = remembered(decide, PASSING)
-    with pytest.raises(Unauthorized):
-        known(request(CALLER))
-    assert [known(request(CALLER)), known(request(CALLER))] == ["yes", "yes"]
+def test_target_that_is_refused_is_refused_each_time():
+    asked = gate(None)
+    for _ in range(2):
+        assert said(asked, request({**CALLER, "x-portkey-provider": "nobody"}))[0] is BadRequest
 
 
 def test_memory_is_bounded_in_number():
-    kept = Kept()
+    asked = gate(None)
     for number in range(3 * MAX_REMEMBERED):
-        kept.ask({**CALLER, "authorization": f"Bearer sk-{number}"})
-        assert 0 < len(kept.results()) <= MAX_REMEMBERED
+        asked.admit(request({**CALLER, "authorization": f"Bearer sk-{number}"}))
+        assert 0 < len(remembered(asked)) <= MAX_REMEMBERED
 
 
 def test_headers_of_many_characters_are_not_remembered():
-    kept = Kept()
-    kept.ask({**CALLER, "user-agent": "a" * MAX_CHARACTERS})
-    assert kept.results() == {}
-    kept.ask(CALLER)
-    assert len(kept.results()) == 1
+    asked = gate(None)
+    for headers in ({"user-agent": "a" * MAX_CHARACTERS}, {"x-" + "a" * MAX_CHARACTERS: ""}):
+        assert asked.admit(request({**CALLER, **headers})).target.name == "openai"
+    assert remembered(asked) == {}
+    asked.admit(request(CALLER))
+    assert len(remembered(asked)) == 1
 
 
-class Kept:
-    """A remembered function, and what it keeps."""
+def test_what_is_remembered_holds_no_environ():
+    asked = gate(None)
+    asked.admit(request({**CALLER, "range": "bytes=0-1"}))
+    (kept,) = remembered(asked).values()
+    assert type(kept._head) is Head and kept._head.headers == CALLER
 
-    def __init__(self):
-        self._function = remembered(lambda asked: "result", PASSING)
 
-    def ask(self, headers):
-        assert self._function(request(headers)) == "result"
-
-    def results(self):
-        (found,) = [cell.cell_contents for cell in self._function.__closure__ if isinstance(cell.cell_contents, dict)]
-        return found
+def remembered(asked):
+    return asked._known
 
 
 def test_no_credential_is_in_a_repr_of_who_and_where():
-    asked = resolver(None)
-    assert "sk-a" not in repr((asked.caller(request(CALLER)), asked.target(request(CALLER))))
+    asked = gate(None)
+    admitted = asked.admit(request(CALLER))
+    assert "sk-a" not in repr((admitted, admitted.caller, admitted.target))

@@ -160,9 +160,14 @@ def test_call_without_a_path_or_with_an_unknown_field_is_a_type_error():
         Answer(*range(20))
 
 
-def test_default_of_one_call_is_not_anothers():
-    Call("a", "GET", "/b").query["key"] = "secret"
-    assert Call("a", "GET", "/b").query == {}
+@pytest.mark.parametrize("read_default", [
+    lambda: Call("a", "GET", "/b").query, lambda: Call("a", "GET", "/b").headers, lambda: Answer(200).headers,
+    lambda: Target("a", {}, "").settings,
+])  # fmt: skip
+def test_default_of_one_is_anothers_too_and_nobodys_to_change(read_default):
+    with pytest.raises(TypeError):
+        read_default()["key"] = "secret"
+    assert read_default() == {}
 
 
 def test_call_by_position_and_by_name_is_the_same():
