@@ -47,7 +47,8 @@ class Record:
         self.error = ""
         self.secret = ""  # the credential, which a client may have put where a word belongs
         said = [str(environ[key]).split()[-1:] for key in environ.keys() & presented]
-        self._presented = [word for words in said for word in words]
+        # The longest first: another may be its beginning.
+        self._presented = sorted([word for words in said for word in words], key=len, reverse=True)
 
     def headers(self) -> dict[str, str]:
         """What every answer carries: without a trace id, Portkey's SDKs retry where a retry cannot help."""

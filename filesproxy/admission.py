@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from .auth import authenticate, may_go
@@ -43,24 +43,31 @@ class Admission:
         self._config = config
         self._providers = providers
         self.caller = authenticate(head, config.keys)
+        self._target: Target | None = None
+        self._headers: Mapping[str, str] | None = None
 
-    @cached_property
+    # No cached_property: before Python 3.12 it holds a lock, one for all, which a fork may leave held.
+    @property
     def target(self) -> Target:
         """The target of a request whose headers alone name a provider."""
-        return resolve(self._head, self.caller, self._config, self._providers)
+        if self._target is None:
+            self._target = resolve(self._head, self.caller, self._config, self._providers)
+        return self._target
 
-    @cached_property
-    def headers(self) -> dict[str, str]:
+    @property
+    def headers(self) -> Mapping[str, str]:
         """What goes along to that target."""
-        return self.headers_to(self.target)
+        if self._headers is None:
+            self._headers = self.headers_to(self.target)
+        return self._headers
 
     def named_target(self, slug: Callable[[], str]) -> Target:
         """The target of a request whose model may name the provider, as `slug` says."""
         return resolve(self._head, self.caller, self._config, self._providers, slug)
 
-    def headers_to(self, target: Target) -> dict[str, str]:
-        """What goes along to another target."""
-        return client_headers(self._head, target, self._config.keys)
+    def headers_to(self, target: Target) -> Mapping[str, str]:
+        """What goes along to another target. Read-only: other requests get it too."""
+        return MappingProxyType(client_headers(self._head, target, self._config.keys))
 
 
 class Gate:
@@ -78,7 +85,7 @@ class Gate:
 
     def admit(self, request: Head) -> Admission:
         """The admission. Raises what `authenticate` does."""
-        names = tuple(request.headers.keys() - self._passing)
+        names = tuple(sorted(request.headers.keys() - self._passing))
         values = tuple(map(request.headers.__getitem__, names))
         said = (request.client_address, names, values)
         return self._known.get(said) or self._admission(*said)

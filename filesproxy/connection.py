@@ -44,7 +44,7 @@ class Connection:
         self.to_send = 0.0  # and a send until the upstream reads on
         self._limit_set = 0.0  # on the socket
         self._events = select.poll()
-        self._events.register(sock, select.POLLIN)
+        self._events.register(sock, select.POLLIN | select.POLLOUT)
         if not self._tls:
             sock.settimeout(None)
 
@@ -94,21 +94,17 @@ class Connection:
 
     def _may_send(self) -> bool:
         """Wait until the upstream reads on. False if it has answered instead, or done neither in its time."""
-        self._events.modify(self.sock, select.POLLIN | select.POLLOUT)
         deadline = time.monotonic() + self.to_send
-        try:
-            while True:
-                left = max(0.0, deadline - time.monotonic())
-                events = sum(event for _, event in self._events.poll(left * 1000))
-                if events & ~select.POLLOUT and not self._passes_informational():
-                    return False
-                if events & select.POLLOUT:
-                    return True
-                if not left:
-                    return False
-                time.sleep(0.01)  # half of a 1xx head has come, of which poll would tell again at once
-        finally:
-            self._events.modify(self.sock, select.POLLIN)
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            events = sum(event for _, event in self._events.poll(left * 1000))
+            if events & ~select.POLLOUT and not self._passes_informational():
+                return False
+            if events & select.POLLOUT:
+                return True
+            if not left:
+                return False
+            time.sleep(0.01)  # half of a 1xx head has come, of which poll would tell again at once
 
     def _passes_informational(self) -> bool:
         """Read away a 1xx head, which may come unasked (RFC 9110 §15.2). False if something else has come."""
@@ -122,8 +118,12 @@ class Connection:
         return bool(found) or (0 < len(head) < MAX_INFORMATIONAL_BYTES and _is_informational_so_far(head))
 
     def is_quiet(self) -> bool:
-        """Whether the upstream has neither closed nor said anything: whatever comes before a request is no answer."""
-        return not (self._tls and self._tls.pending()) and not self._events.poll(0)
+        """Whether the upstream has neither closed nor said anything, and has room for a request's beginning.
+
+        Whatever comes before a request is no answer. One that has answered without reading all may read no more.
+        """
+        events = [event for _, event in self._events.poll(0)]
+        return events == [select.POLLOUT] and not (self._tls and self._tls.pending())
 
     def close(self) -> None:
         """Give it up; a second time is harmless."""

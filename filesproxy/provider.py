@@ -35,8 +35,9 @@ def at_once(kind: type[Data]) -> type[Data]:
     defaults.update(made_once)
 
     def __init__(self: Data, *values: Any, **named: Any) -> None:
-        made = {**defaults, **dict(zip(known, values)), **named}
-        if made.keys() != known.keys() or len(values) > len(known):
+        given = {**dict(zip(known, values)), **named}
+        made = {**defaults, **given}
+        if made.keys() != known.keys() or len(given) != len(values) + len(named):
             raise TypeError(f"{kind.__name__} takes {', '.join(known)}")
         object.__setattr__(self, "__dict__", made)
 

@@ -21,6 +21,7 @@ BLOCK_BYTES = 1 << 18  # of the later ones: more costs memory and gains little
 # then holds one block for as long as it likes: it shall be a small one.
 GROWTH = 256
 MAX_FIELDS = 100
+_FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
 MAX_INFORMATIONAL = 16  # 1xx answers before the real one, which urllib takes for the last word (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
 
@@ -161,8 +162,9 @@ def _fields(lines: list[str]) -> list[tuple[str, str]]:
 
 
 def _joined(fields: list[tuple[str, str]]) -> dict[str, str]:
-    """The headers, with all values of one that comes more than once (RFC 9110 §5.3)."""
-    return {name: ",".join([value for other, value in fields if other == name]) for name, _ in fields}
+    """What they say of the message's end, with all values of a header that comes more than once (RFC 9110 §5.3)."""
+    names = _FRAMING.intersection([name for name, _ in fields])
+    return {name: ",".join([value for other, value in fields if other == name]) for name in names}
 
 
 # An upstream says the same ones with each answer.

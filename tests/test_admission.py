@@ -147,3 +147,21 @@ def test_no_credential_is_in_a_repr_of_who_and_where():
     asked = gate(None)
     admitted = asked.admit(request(CALLER))
     assert "sk-a" not in repr((admitted, admitted.caller, admitted.target))
+
+
+def test_what_goes_along_is_nobodys_to_change():
+    for _ in range(2):
+        headers = gate(None).admit(request({**CALLER, "openai-organization": "org-a"})).headers
+        assert headers == {"openai-organization": "org-a"}
+        with pytest.raises(TypeError):
+            headers["openai-organization"] = "org-b"
+
+
+def test_headers_in_another_order_are_the_same():
+    refused = {"openai-organization": "o", "openai-project": "p", "api-key": "k", "x-portkey-azure-foo": "f"}
+    headers = {**CALLER, "x-portkey-provider": "@openai", **refused}
+    asked = gate(KEYED)
+    headers["authorization"] = "Bearer fp_team"
+    backwards = dict(reversed(list(headers.items())))
+    assert said(asked, request(headers)) == said(asked, request(backwards))
+    assert len(remembered(asked)) == 1

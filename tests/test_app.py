@@ -613,3 +613,13 @@ def test_credential_in_a_header_of_a_provider_of_ones_own_is_in_no_log_line(make
         named = {**sent, "x-portkey-provider": provider}
         make_client(providers={**PROVIDERS, "own": own}).get("/v1/files/sk-canary-7f", headers=named, status=400)
     assert "sk-canary-7f" not in json.dumps(access_log())
+
+
+def test_credential_that_begins_with_another_one_is_hidden_whole():
+    environ = {
+        "HTTP_AUTHORIZATION": "Bearer sk-a",
+        "HTTP_X_PORTKEY_API_KEY": "sk-a-2",
+        "HTTP_X_PORTKEY_TRACE_ID": "sk-a-2",
+    }
+    record = accesslog.Record(environ, frozenset({"HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY"}))
+    assert record.headers()["x-request-id"] == "[redacted]"

@@ -158,6 +158,8 @@ def test_call_without_a_path_or_with_an_unknown_field_is_a_type_error():
         Call("list_files", "GET", shade="blue")
     with pytest.raises(TypeError):
         Answer(*range(20))
+    with pytest.raises(TypeError):
+        Call("list_files", "GET", "/files", path="/other")
 
 
 @pytest.mark.parametrize("read_default", [
