@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from .auth import authenticate, may_go
 from .config import Config, Key
@@ -81,23 +80,25 @@ class Gate:
         self._config = config
         self._providers = providers
         self._passing = PASSING - read_headers(providers)
-        self._known: dict[tuple[Any, ...], Admission] = {}
+        self._known: dict[Hashable, Admission] = {}
 
     def admit(self, request: Head) -> Admission:
         """The admission. Raises what `authenticate` does."""
         names = tuple(sorted(request.headers.keys() - self._passing))
         values = tuple(map(request.headers.__getitem__, names))
         said = (request.client_address, names, values)
-        return self._known.get(said) or self._admission(*said)
+        found = self._known.get(said)
+        if found is None:
+            head = Head(dict(zip(names, values)), request.client_address)
+            found = Admission(head, self._config, self._providers)
+            if sum(map(len, (*names, *values))) <= MAX_CHARACTERS:
+                self._keep(said, found)
+        return found
 
-    def _admission(self, *said: Any) -> Admission:
-        address, names, values = said
-        made = Admission(Head(dict(zip(names, values)), address), self._config, self._providers)
-        if sum(map(len, (*names, *values))) <= MAX_CHARACTERS:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[said] = made
-        return made
+    def _keep(self, said: Hashable, made: Admission) -> None:
+        if len(self._known) >= MAX_REMEMBERED:
+            self._known.clear()
+        self._known[said] = made
 
 
 def client_headers(head: Head, target: Target, keys: Sequence[Key]) -> dict[str, str]:

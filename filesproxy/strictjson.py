@@ -25,7 +25,7 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
     if len(text) > MAX_VALUES and marks(text) > MAX_VALUES and _has_too_many_values(text):
         raise Unreadable(f"it holds more than {MAX_VALUES} values")
     try:
-        value = _whole(decoder, text.decode("utf-8").strip(" \t\r\n"))
+        value = decoder.decode(text.decode("utf-8"))
     except Unreadable:
         raise
     except RecursionError:
@@ -34,14 +34,6 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
         raise Unreadable("it is no JSON in UTF-8") from None
     if len(text) > MAX_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DEPTH:  # else it cannot be that deep
         _check_depth(value)
-    return value
-
-
-def _whole(decoder: json.JSONDecoder, text: str) -> Any:
-    """What `decoder.decode` makes of it, without a regular expression for the white space around it."""
-    value, end = decoder.raw_decode(text)
-    if end != len(text):
-        raise ValueError("something stands behind the value")
     return value
 
 
@@ -55,7 +47,7 @@ def says_only(text: bytes, value: Any) -> bool:
     """
     if not isinstance(value, dict) or b"\\" in text or not text.isascii():
         return False
-    return text.count(b'"') == 2 * (len(value) + list(map(type, value.values())).count(str))
+    return text.count(b'"') == 2 * (len(value) + sum([isinstance(item, str) for item in value.values()]))
 
 
 def dumps(value: Any) -> bytes:

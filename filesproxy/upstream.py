@@ -207,7 +207,7 @@ def _head(request: _Request, url: SplitResult, boundary: str) -> bytes:
         headers["content-length"] = str(len(content))  # RFC 9110 §8.6: also of none
     if call.json is not None:
         headers["content-type"] = "application/json"
-    lines = [f"{call.method} {request.selector} HTTP/1.1", *map("%s: %s".__mod__, headers.items()), "", ""]
+    lines = [f"{call.method} {request.selector} HTTP/1.1", *[f"{name}: {headers[name]}" for name in headers], "", ""]
     if not are_tokens(headers):
         raise _unsendable()
     return _lines(lines, request.selector) + content

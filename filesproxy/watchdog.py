@@ -50,8 +50,8 @@ class Watch:
 
     def allow(self, seconds: float, moved: Callable[[], int] = nothing) -> None:
         """Begin a phase of so many seconds, and more as bytes move, which `moved` counts."""
-        begins = time.monotonic() if moved is nothing else time.monotonic() - moved() / self.min_rate
-        self._phase = begins + seconds, moved
+        ahead = 0.0 if moved is nothing else moved() / self.min_rate
+        self._phase = time.monotonic() + seconds - ahead, moved
 
     def transfer(self, moved: Callable[[], int] = nothing) -> None:
         """Begin a phase of the length of a transfer."""

@@ -82,8 +82,7 @@ class Request(Head):
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
-    headers = dict(zip(map(_HEADER_NAMES.__getitem__, environ), environ.values()))
-    headers.pop("", None)
+    headers = {name: value for key, value in environ.items() if (name := _HEADER_NAMES[key])}
     if environ.get("CONTENT_TYPE"):
         headers["content-type"] = environ["CONTENT_TYPE"]
     return headers
