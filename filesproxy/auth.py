@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -55,6 +55,13 @@ def own(token: str, keys: Sequence[Key]) -> Secret:
 def may_go(token: str, keys: Sequence[Key]) -> bool:
     """Whether this is no gateway key, anybody's: none goes upstream, in whatever header a client sends it."""
     return not (token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys))
+
+
+def refuse_gateway_keys(headers: Mapping[str, str], names: Iterable[str], keys: Sequence[Key]) -> None:
+    """BadRequest, if one of these headers, which shape the request upstream, holds a gateway key."""
+    for name in names:
+        if not may_go(single(headers, name), keys):
+            raise BadRequest(f"The header {name} holds a gateway key, which is never sent to a provider.", param=name)
 
 
 def permit(caller: Caller, operation: str) -> None:

@@ -63,7 +63,7 @@ class Document:
 
     def named_provider(self) -> str:
         """The provider that its model names, as `@NAME/model`, "" where it names none. Raises what `value` does."""
-        assert self.value is not None
+        _ = self.value  # reading the body is what finds the slug
         return self._slug
 
     def release(self) -> None:

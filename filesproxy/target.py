@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .auth import Caller, own, require_this_machine
+from .auth import Caller, own, refuse_gateway_keys, require_this_machine
 from .config import Config, Key
 from .errors import BadRequest, Forbidden, Unauthorized
 from .headers import single
@@ -49,6 +49,8 @@ def resolve(
         raise BadRequest(_UNKNOWN if name else _UNNAMED, param=param, code="unknown_provider")
     name, is_named = name or config.settings["default_provider"], bool(name)
     target = Target(name, providers[settings["kind"]], "", settings, owner=caller.name)
+    shaping = (*target.provider.get("client_settings", ()), target.provider.get("model_header", ""))
+    refuse_gateway_keys(head.headers, shaping, config.keys)
     if target.provider.get("keyless"):
         _admit(target, head, caller)
     elif settings["credential"] and (is_slug or not is_named):

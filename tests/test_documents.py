@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from fakes import OPENAI
@@ -22,6 +25,7 @@ from filesproxy.errors import (
 )
 from filesproxy.wsgi import Request
 
+ROOT = Path(__file__).parent.parent
 LIMIT = 1000
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 BATCH = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -365,3 +369,17 @@ def test_model_is_split_at_its_first_slash_and_only_for_a_configured_name(model,
 def test_model_that_is_no_text_names_no_provider(model):
     assert split_slug({"model": model}, NAMES) == ("", {"model": model})
     assert split_slug({}, NAMES) == ("", {})
+
+
+def test_slug_is_found_also_where_asserts_do_not_run():
+    """B11: an assert read the body, so under -O a chat went to the default provider with its saved credential."""
+    program = (
+        "import io\n"
+        "from filesproxy.documents import Budget, Document\n"
+        "from filesproxy.wsgi import Request\n"
+        "body = b'{\"model\": \"@claude/m\"}'\n"
+        "environ = {'REQUEST_METHOD': 'POST', 'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body))}\n"
+        "print(Document(Request(environ), {'max_json_bytes': 99}, Budget(99), ['claude']).named_provider())\n"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "claude\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from configurations import hashed
 from fakes import FILE, form, form_type
 
 from filesproxy.errors import BadRequest, UpstreamError
@@ -258,6 +259,22 @@ def test_deployment_changes_nothing(client, upstream):
     client.get("/v1/files/file-1", headers={**PLAIN, "x-portkey-azure-deployment-id": "gpt-4o"})
     (call,) = upstream.calls
     assert (call.url, call.headers) == (f"{DATED_URL}/file-1", {"api-key": "caller-key"})
+
+
+KEY_HEADERS = ["x-portkey-azure-resource-name", "x-portkey-azure-api-version", "x-portkey-azure-deployment-id"]
+
+
+@pytest.mark.parametrize("key", ["fp_of-any-gateway", "team-key"])
+@pytest.mark.parametrize("header", KEY_HEADERS)
+def test_gateway_key_in_an_azure_header_is_400_and_calls_nobody(header, key, make_client, upstream):
+    """D2: a key in the name of a resource became a part of a host name, and one in a deployment a part of a URL."""
+    client = make_client({"key:team": {"sha256": hashed("team-key"), "caller_credentials": "yes"}})
+    headers = {**PLAIN, "x-portkey-api-key": "team-key", "authorization": "Bearer caller-key", header: key}
+    for method, path in (("GET", "/v1/files"), ("POST", "/v1/chat/completions")):
+        body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}' if method == "POST" else b""
+        answer = client.request(path, method=method, headers=headers, body=body, status=400)
+        assert answer.json["error"]["param"] == header and key not in answer.text
+    assert upstream.calls == []
 
 
 def test_provider_with_an_address_of_its_own_takes_no_resource(make_client, upstream):
