@@ -147,7 +147,7 @@ def _discreet(record):
 
 def post_worker_init(worker):
     """Send the access log to stdout, and let no connection be closed on the thread that accepts."""
-    from filesproxy.accesslog import to_stdout  # not above: a reload must load the application anew
+    from filesproxy.gateway.access_log import to_stdout  # not above: a reload must load the application anew
 
     to_stdout()
     # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.

@@ -9,24 +9,24 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .accesslog import Record
-from .admission import Gate
-from .auth import may_go, permit, require_this_machine
-from .chat import HANDLERS as JSON_HANDLERS
-from .chat import JSON_OPERATIONS
-from .config import Config, Sections, load
-from .documents import Budget, Document
+from .calls import Answer, Call, Provider, Target, Transport, credential_headers, replace
+from .config.load import Config, Sections, load
 from .errors import FilesproxyError, LoopDetected
 from .exchange import EventStream, run
-from .files import HANDLERS, time_limit
-from .headers import redact, relayed
-from .provider import Answer, Call, Provider, Target, Transport, credential_headers, replace
+from .gateway.access_log import Record
+from .gateway.admission import Gate
+from .gateway.auth import may_go, permit, require_this_machine
+from .gateway.files import HANDLERS, time_limit
+from .gateway.json_body import Budget, Document
+from .gateway.json_requests import HANDLERS as JSON_HANDLERS
+from .gateway.json_requests import JSON_OPERATIONS
+from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
+from .operations import Match, route
 from .providers import PROVIDERS
-from .ranges import partial
-from .router import Match, route
-from .upstream import Sender
+from .transports.https.transport import Sender
 from .watchdog import Watch, Watchdog, nothing
-from .wsgi import Request, Response, ResponseStream, error_response, json_response, respond
+from .wire.headers import redact, relayed
+from .wire.ranges import partial
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -61,7 +61,7 @@ def default_transports(config: Config) -> dict[str, Transport]:
     sender = Sender()
     made: dict[str, Transport] = {"http": sender, "https": sender}
     if any(settings["folder"] for settings in config.providers.values()):
-        from .store import LocalTransport  # with SQLite, 0.9 MB of memory for each worker
+        from .transports.local.transport import LocalTransport  # with SQLite, 0.9 MB of memory for each worker
 
         made["local"] = LocalTransport()
     return made

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import sse
+from .calls import Answer, Body, Call, Target, Transport, replace
 from .errors import BadRequest, FilesproxyError, UpstreamAnswered, UpstreamError, UpstreamTimeout
-from .headers import media_type, redact, relayed
-from .provider import Answer, Body, Call, Target, Transport, replace
-from .strictjson import Unreadable, loads, says_only
+from .wire import sse
+from .wire.headers import media_type, redact, relayed
+from .wire.strict_json import Unreadable, loads, says_only
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
 _KEPT_FOR_A_PAGE = (413, 429)  # which an edge answers for the provider; other pages say nothing of the request

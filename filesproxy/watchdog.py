@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .provider import Client
+from .calls import Client
 
 INTERVAL_SECONDS = 0.2  # between two looks
 CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an event that says so where it can

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from filesproxy.config import load
+from filesproxy.config.load import load
 from filesproxy.errors import ConfigError
 from filesproxy.providers import PROVIDERS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from wsgiref.util import shift_path_info
 
-from filesproxy.provider import Answer
+from filesproxy.calls import Answer
 
 BOUNDARY = "a-boundary"
 OPENAI = {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller"}

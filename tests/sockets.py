@@ -16,7 +16,7 @@ import time
 from typing import NamedTuple
 
 import filesproxy
-from filesproxy.server import Server
+from filesproxy.serving.embedded import Server
 
 WAIT = 10.0  # how long a test waits for what should come at once
 COMPAT = {"x-portkey-provider": "compat", "authorization": "Bearer sk-caller"}

@@ -7,11 +7,11 @@ import io
 import pytest
 from configurations import hashed
 
-from filesproxy.admission import MAX_CHARACTERS, MAX_REMEMBERED, PASSING, Gate
-from filesproxy.config import load
+from filesproxy.config.load import load
 from filesproxy.errors import BadRequest, FilesproxyError, Unauthorized
+from filesproxy.gateway.admission import MAX_CHARACTERS, MAX_REMEMBERED, PASSING, Gate
+from filesproxy.gateway.wsgi import Head, Request
 from filesproxy.providers import PROVIDERS
-from filesproxy.wsgi import Head, Request
 
 KEYED = {
     "provider:openai": {"credential": "sk-saved"},

@@ -10,8 +10,9 @@ import pytest
 from configurations import hashed
 from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
-from filesproxy import accesslog, create_app
+from filesproxy import create_app
 from filesproxy.errors import FINAL_CODES, UpstreamError
+from filesproxy.gateway import access_log as accesslog
 from filesproxy.providers import PROVIDERS
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))

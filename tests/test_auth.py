@@ -8,12 +8,12 @@ import pytest
 from configurations import hashed
 from fakes import FILE, form, form_type
 
-from filesproxy.auth import Caller, authenticate, permit, require_this_machine
-from filesproxy.config import Key
+from filesproxy.calls import Secret
+from filesproxy.config.load import Key
 from filesproxy.errors import BadRequest, Forbidden, Unauthorized
-from filesproxy.provider import Secret
-from filesproxy.router import ROUTES
-from filesproxy.wsgi import Request
+from filesproxy.gateway.auth import Caller, authenticate, permit, require_this_machine
+from filesproxy.gateway.wsgi import Request
+from filesproxy.operations import ROUTES
 
 
 def request(client_address="127.0.0.1", **headers):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from filesproxy.blobs import BLOCK_BYTES, BlobBody, Blobs
 from filesproxy.errors import ClientAborted, FilesproxyError, StoreError, StoreFull
+from filesproxy.transports.local.blobs import BLOCK_BYTES, BlobBody, Blobs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -296,7 +296,7 @@ def test_sweep_removes_what_nobody_holds_and_no_index_names(blobs, folder):
 
 WRITER = """
 import sys
-from filesproxy.blobs import Blobs
+from filesproxy.transports.local.blobs import Blobs
 def step(word):
     print(word, flush=True)
     sys.stdin.readline()

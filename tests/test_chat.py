@@ -12,9 +12,9 @@ from configurations import hashed
 from fakes import OPENAI, FakeBody, FakeUpstream, form, form_type
 
 from filesproxy import create_app
+from filesproxy.calls import Answer
 from filesproxy.errors import ClientAborted, FilesproxyError, UpstreamError, UpstreamTimeout
-from filesproxy.provider import Answer
-from filesproxy.router import ROUTES
+from filesproxy.operations import ROUTES
 
 CHAT = {"model": "gpt-5", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"id": "c", "object": "chat.completion", "choices": [], "x": [1]}

@@ -11,19 +11,19 @@ import re
 
 import pytest
 
-from filesproxy.chat import check_messages
-from filesproxy.documents import Budget, Document
+from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, ClientError, InvalidJson, UpstreamError
-from filesproxy.provider import Call
+from filesproxy.gateway.json_body import Budget, Document
+from filesproxy.gateway.json_requests import check_messages
+from filesproxy.gateway.wsgi import Request
 from filesproxy.providers.anthropic import file_object
-from filesproxy.providers.anthropic_answer import completion
-from filesproxy.providers.anthropic_errors import error as translated_error
-from filesproxy.providers.anthropic_request import file_ids, messages_request
-from filesproxy.providers.anthropic_stream import chunks
+from filesproxy.providers.anthropic.answer import completion
+from filesproxy.providers.anthropic.errors import error as translated_error
+from filesproxy.providers.anthropic.request import file_ids, messages_request
+from filesproxy.providers.anthropic.stream import chunks
 from filesproxy.providers.openai import error_object, without_mime_types
-from filesproxy.sse import frames, passed_through
-from filesproxy.strictjson import Unreadable, dumps, loads
-from filesproxy.wsgi import Request
+from filesproxy.wire.sse import frames, passed_through
+from filesproxy.wire.strict_json import Unreadable, dumps, loads
 
 CASES = int(os.environ.get("FUZZ_CASES", "4000"))  # of the chat fuzzer; the others run a share of them
 SEED = 20261125

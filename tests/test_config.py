@@ -9,8 +9,8 @@ import pytest
 from configurations import SECRET, config, hashed, refusal, written
 
 from filesproxy import create_app
-from filesproxy.config import Key
-from filesproxy.settings import SETTINGS
+from filesproxy.config.load import Key
+from filesproxy.config.settings import SETTINGS
 
 KEY = {"sha256": hashed("fp_a"), "providers": "*"}
 OPEN = {"filesproxy": {"open_access": "yes"}}

@@ -12,9 +12,9 @@ import time
 import pytest
 from sockets import WAIT, answer, reset, until
 
-from filesproxy.connect import TIMEOUTS
-from filesproxy.connection import MAX_INFORMATIONAL_BYTES, Connection
-from filesproxy.response import Response
+from filesproxy.transports.https.connection import MAX_INFORMATIONAL_BYTES, Connection
+from filesproxy.transports.https.dial import TIMEOUTS
+from filesproxy.wire.http1 import Response
 
 BRIEF = 0.2  # seconds, where a test waits for the end of them
 LATE = 3.0  # seconds behind a limit in which the caller must be back
@@ -420,7 +420,7 @@ def test_connection_may_be_closed_twice(ends):
 def test_thread_gives_way_behind_a_large_block_and_not_behind_a_small_request(ends, monkeypatch):
     connection, far = ends
     given = []
-    monkeypatch.setattr("filesproxy.connection.give_way", lambda: given.append(True))
+    monkeypatch.setattr("filesproxy.transports.https.connection.give_way", lambda: given.append(True))
     assert connection.send([b"GET / HTTP/1.1\r\n\r\n"], looks=False) and not given
     reader = Reader(far)
     assert connection.send([bytes(1 << 20)]) and given

@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 import filesproxy
-from filesproxy import auth, errors, headers, router, settings, target
+from filesproxy import errors
+from filesproxy import operations as router
 from filesproxy.app import create_app
-from filesproxy.provider import SCOPE_HEADERS
+from filesproxy.calls import SCOPE_HEADERS
+from filesproxy.config import settings
+from filesproxy.gateway import auth, target
 from filesproxy.providers import PROVIDERS
+from filesproxy.wire import headers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

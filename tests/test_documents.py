@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from fakes import OPENAI
 
-from filesproxy.documents import BLOCK_BYTES, Budget, Document, split_slug
 from filesproxy.errors import (
     ClientAborted,
     ClientTimeout,
@@ -23,7 +22,8 @@ from filesproxy.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
-from filesproxy.wsgi import Request
+from filesproxy.gateway.json_body import BLOCK_BYTES, Budget, Document, split_slug
+from filesproxy.gateway.wsgi import Request
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 1000
@@ -375,9 +375,9 @@ def test_slug_is_found_also_where_asserts_do_not_run():
     """B11: an assert read the body, so under -O a chat went to the default provider with its saved credential."""
     program = (
         "import io\n"
-        "from filesproxy.documents import Budget, Document\n"
-        "from filesproxy.wsgi import Request\n"
-        "body = b'{\"model\": \"@claude/m\"}'\n"
+        "from filesproxy.gateway.json_body import Budget, Document\n"
+        "from filesproxy.gateway.wsgi import Request\n"
+        'body = b\'{"model": "@claude/m"}\'\n'
         "environ = {'REQUEST_METHOD': 'POST', 'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body))}\n"
         "print(Document(Request(environ), {'max_json_bytes': 99}, Budget(99), ['claude']).named_provider())\n"
     )

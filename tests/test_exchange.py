@@ -10,9 +10,9 @@ import zlib
 import pytest
 from fakes import FILE, FakeBody
 
+from filesproxy.calls import Answer, Call, Target, exchange
 from filesproxy.errors import BadRequest, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from filesproxy.exchange import MAX_ERROR_BYTES, _read, address, run
-from filesproxy.provider import Answer, Call, Target, exchange
 from filesproxy.providers.openai import OPENAI, error_object
 
 LIMIT = 1000

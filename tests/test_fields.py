@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from filesproxy.errors import BadRequest
-from filesproxy.fields import NUMBER, at, objects, optional, required
+from filesproxy.wire.json_fields import NUMBER, at, objects, optional, required
 
 SAMPLES = ["", "x", 0, 1, -1, 1.0, 2.5, True, False, [], [1], {}, {"a": 1}]
 KINDS = {

@@ -9,9 +9,9 @@ import pytest
 from test_multipart import VALID, case, outcome
 
 from filesproxy.errors import ClientError, FilesproxyError, MultipartError
-from filesproxy.listing import list_query
-from filesproxy.multipart import boundary_of, parse_header
-from filesproxy.router import route
+from filesproxy.operations import route
+from filesproxy.wire.lists import list_query
+from filesproxy.wire.multipart import boundary_of, parse_header
 
 CASES = int(os.environ.get("FUZZ_CASES", "4000"))  # of the multipart fuzzer; the others run as many
 SEED = 20240917

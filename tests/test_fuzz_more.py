@@ -25,17 +25,17 @@ import pytest
 from configurations import config, hashed
 from sockets import chunked
 
-from filesproxy.config import Config
+from filesproxy.calls import Call, Secret, Target, Upload
+from filesproxy.config.load import Config
 from filesproxy.errors import ConfigError, FilesproxyError, MultipartError, UpstreamError
-from filesproxy.multipart import boundary_of, parse_header
-from filesproxy.provider import Call, Secret, Target, Upload
 from filesproxy.providers import PROVIDERS
-from filesproxy.response import MAX_INFORMATIONAL
-from filesproxy.server import Server
-from filesproxy.sse import data as data_of
-from filesproxy.sse import frames
-from filesproxy.strictjson import MAX_DEPTH, MAX_DIGITS, Unreadable, dumps, loads
-from filesproxy.upstream import Sender
+from filesproxy.serving.embedded import Server
+from filesproxy.transports.https.transport import Sender
+from filesproxy.wire.http1 import MAX_INFORMATIONAL
+from filesproxy.wire.multipart import boundary_of, parse_header
+from filesproxy.wire.sse import data as data_of
+from filesproxy.wire.sse import frames
+from filesproxy.wire.strict_json import MAX_DEPTH, MAX_DIGITS, Unreadable, dumps, loads
 
 CASES = int(os.environ.get("FUZZ_CASES", "4000"))  # of the fuzzer of answers; the others run a share of them
 SEED = 20261126

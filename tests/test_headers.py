@@ -9,7 +9,7 @@ from email.policy import compat32
 import pytest
 
 from filesproxy.errors import BadRequest
-from filesproxy.headers import misread, redact, relayed, safe, single
+from filesproxy.wire.headers import misread, redact, relayed, safe, single
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import os
 import pytest
 from configurations import SECRET, config, refusal, written
 
+from filesproxy.config.ini import Source, read
 from filesproxy.errors import ConfigError
-from filesproxy.ini import Source, read
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, UpstreamError
-from filesproxy.listing import MAX_LIMIT, checked_purpose, deletion, file_list, file_object, list_query, page
-from filesproxy.provider import Call
+from filesproxy.wire.lists import MAX_LIMIT, checked_purpose, deletion, file_list, file_object, list_query, page
 
 CALL = Call("list_files", "GET", "/files")
 FILE = {"id": "file-1", "object": "file", "bytes": 5, "status": "processed"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from filesproxy.memo import MAX_CHARACTERS, MAX_TEXTS, Memo
+from filesproxy.wire.memo import MAX_CHARACTERS, MAX_TEXTS, Memo
 
 
 def test_known_text_is_not_asked_for_again():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from filesproxy.calls import Upload
 from filesproxy.errors import MultipartError
-from filesproxy.multipart import boundary_of, encode, parse_header, parts
-from filesproxy.provider import Upload
+from filesproxy.wire.multipart import boundary_of, encode, parse_header, parts
 
 CORPUS = Path(__file__).parent / "corpus" / "multipart"
 VALID = sorted(path.stem for path in (CORPUS / "valid").glob("*.http"))

@@ -31,11 +31,19 @@ from sockets import (
     until,
 )
 
-from filesproxy import create_app, pool
-from filesproxy.connection import Connection
-from filesproxy.pool import IDLE_SECONDS, MAX_IDLE, MAX_IDLE_TOTAL, PROVEN_IDLE_SECONDS, PROVEN_QUIET_SECONDS, Pool
-from filesproxy.provider import Call, Target
-from filesproxy.upstream import Sender
+from filesproxy import create_app
+from filesproxy.calls import Call, Target
+from filesproxy.transports.https import pool
+from filesproxy.transports.https.connection import Connection
+from filesproxy.transports.https.pool import (
+    IDLE_SECONDS,
+    MAX_IDLE,
+    MAX_IDLE_TOTAL,
+    PROVEN_IDLE_SECONDS,
+    PROVEN_QUIET_SECONDS,
+    Pool,
+)
+from filesproxy.transports.https.transport import Sender
 
 LIMITS = {"connect_timeout": WAIT, "send_timeout": WAIT, "answer_timeout": WAIT, "read_timeout": WAIT}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}

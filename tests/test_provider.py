@@ -6,10 +6,10 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from filesproxy.calls import Answer, Call, Secret, Target, Upload, exchange, need, replace
 from filesproxy.errors import UpstreamError
-from filesproxy.provider import Answer, Call, Secret, Target, Upload, exchange, need, replace
+from filesproxy.operations import ROUTES
 from filesproxy.providers import PROVIDERS
-from filesproxy.router import ROUTES
 
 CALL = Call("list_files", "GET", "/files")
 

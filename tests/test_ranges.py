@@ -8,10 +8,10 @@ import random
 import pytest
 from fakes import OPENAI, FakeBody, form, form_type
 
+from filesproxy.calls import Answer
 from filesproxy.errors import RangeNotSatisfiable, UpstreamError
-from filesproxy.provider import Answer
-from filesproxy.ranges import Slice, conditions, partial
-from filesproxy.store import LocalTransport
+from filesproxy.transports.local.transport import LocalTransport
+from filesproxy.wire.ranges import Slice, conditions, partial
 
 DATA = bytes(range(100, 130))
 DATE, LATER = "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:01 GMT"

@@ -10,7 +10,7 @@ import pytest
 from sockets import answer, chunked
 
 from filesproxy.errors import UpstreamError
-from filesproxy.response import (
+from filesproxy.wire.http1 import (
     BLOCK_BYTES,
     HEAD_BYTES,
     MAX_CHUNK_LINE_BYTES,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from filesproxy.chat import HANDLERS as JSON_HANDLERS
 from filesproxy.errors import BadRequest, MethodNotAllowed, NotFound
-from filesproxy.files import HANDLERS
-from filesproxy.router import ROUTES, Match, checked_id, route
+from filesproxy.gateway.files import HANDLERS
+from filesproxy.gateway.json_requests import HANDLERS as JSON_HANDLERS
+from filesproxy.operations import ROUTES, Match, checked_id, route
 
 FOUND = {
     ("POST", "/v1/files"): Match("upload_file"),

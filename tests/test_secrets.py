@@ -15,13 +15,13 @@ from fakes import FILE, FakeUpstream, form, form_type
 from sockets import Upstream, answering
 
 from filesproxy import create_app
-from filesproxy.auth import Caller, authenticate
+from filesproxy.calls import Answer, Call, Secret, Target
 from filesproxy.errors import FilesproxyError, UpstreamError
-from filesproxy.provider import Answer, Call, Secret, Target
+from filesproxy.gateway.auth import Caller, authenticate
+from filesproxy.gateway.target import resolve
+from filesproxy.gateway.wsgi import Request
 from filesproxy.providers import PROVIDERS
-from filesproxy.target import resolve
-from filesproxy.upstream import Sender
-from filesproxy.wsgi import Request
+from filesproxy.transports.https.transport import Sender
 
 CANARY = "sk-canary-7f3a9c"
 GATEWAY_KEY = "fp_canary-7f3a9c"

@@ -14,7 +14,7 @@ from fakes import form, form_type
 from sockets import WAIT, ask, chunked, connect, get, parsed, program, receive, request, reset, served, until
 
 from filesproxy import create_app
-from filesproxy.server import Handler, Server
+from filesproxy.serving.embedded import Handler, Server
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 FORM = {"content-type": form_type()}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from configurations import SECRET, config, hashed, refusal, written
 
+from filesproxy.calls import Secret
+from filesproxy.config.settings import BY_NAME, SETTINGS, base_url, is_name, values
 from filesproxy.errors import ConfigError
-from filesproxy.provider import Secret
-from filesproxy.settings import BY_NAME, SETTINGS, base_url, is_name, values
 
 ABOVE = {setting.name for setting in SETTINGS if setting.app}
 BELOW = {setting.name for setting in SETTINGS if setting.provider}

@@ -8,9 +8,9 @@ import time
 import pytest
 from fakes import FakeBody
 
+from filesproxy.calls import Answer
 from filesproxy.errors import BadRequest, UpstreamError
-from filesproxy.provider import Answer
-from filesproxy.sse import DONE, RESPONSE_ENDS, data, error_event, event, frames, is_stream, passed_through
+from filesproxy.wire.sse import DONE, RESPONSE_ENDS, data, error_event, event, frames, is_stream, passed_through
 
 CHAT = (
     b'data: {"id":"c","choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'

@@ -25,11 +25,11 @@ import pytest
 from fakes import form, form_type
 
 from filesproxy import create_app
-from filesproxy.blobs import BLOCK_BYTES
+from filesproxy.calls import Call, Upload
 from filesproxy.errors import ClientAborted, NotFound, StoreError
-from filesproxy.provider import Call, Upload
-from filesproxy.router import checked_id
-from filesproxy.store import Index, Store
+from filesproxy.operations import checked_id
+from filesproxy.transports.local.blobs import BLOCK_BYTES
+from filesproxy.transports.local.transport import Index, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"]
@@ -38,7 +38,7 @@ KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpos
 @pytest.fixture(autouse=True)
 def no_sweep_by_itself(monkeypatch):
     """A sweep in a thread of its own would meet what a test breaks on purpose."""
-    monkeypatch.setattr("filesproxy.store.SWEEP_SECONDS", float("inf"))
+    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", float("inf"))
 
 
 class Clock:
@@ -127,16 +127,16 @@ def open_files(folder):
 
 def prepare_connections(monkeypatch, prepare):
     """Have each new connection of the index prepared."""
-    import filesproxy.store
+    import filesproxy.transports.local.transport
 
-    real = filesproxy.store._connect
+    real = filesproxy.transports.local.transport._connect
 
     def connect(path):
         database = real(path)
         prepare(database)
         return database
 
-    monkeypatch.setattr(filesproxy.store, "_connect", connect)
+    monkeypatch.setattr(filesproxy.transports.local.transport, "_connect", connect)
 
 
 def fill(folder, count, purposes=("batch",), owner="", expires_at=None):
@@ -635,7 +635,7 @@ def test_index_on_a_full_disk_is_507_and_leaves_nothing(client, folder, monkeypa
 
 
 def test_index_that_is_locked_for_too_long_is_500_and_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setattr("filesproxy.store._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("filesproxy.transports.local.transport._BUSY_SECONDS", 0.05)
     store = Store(str(folder))
     with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -787,9 +787,9 @@ def test_sweep_runs_at_the_first_call_and_then_when_it_is_due(store, monkeypatch
             thread.join()
         return len(swept)
 
-    monkeypatch.setattr("filesproxy.store.SWEEP_SECONDS", 600.0)
+    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", 600.0)
     assert calls(3) == 1
-    monkeypatch.setattr("filesproxy.store.SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", 0.0)
     assert calls(2) == 3
     assert set(swept) == {"filesproxy-sweep"}
 
@@ -873,7 +873,7 @@ def test_sweep_that_fails_is_logged_without_paths_and_does_not_end_the_service(s
         raise OSError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", broken)
-    monkeypatch.setattr("filesproxy.store.SWEEP_SECONDS", 600.0)
+    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", 600.0)
     assert ids(store) == []
     for thread in sweep_threads():
         thread.join()
@@ -920,10 +920,10 @@ def test_two_stores_on_one_folder_see_each_others_files(store, folder):
 
 CHILD = """
 import sys, time
-import filesproxy.store
-from filesproxy.provider import Call, Upload
-from filesproxy.store import Store
-filesproxy.store.SWEEP_SECONDS = float("inf")
+import filesproxy.transports.local.transport
+from filesproxy.calls import Call, Upload
+from filesproxy.transports.local.transport import Store
+filesproxy.transports.local.transport.SWEEP_SECONDS = float("inf")
 HEADERS = {"x-filesproxy-owner": ""}
 for line in sys.stdin:
     start, count, folder = line.rstrip().split(" ", 2)

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from filesproxy.strictjson import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, Unreadable, dumps, loads, says_only
+from filesproxy.wire.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, Unreadable, dumps, loads, says_only
 
 VALUES = [
     (b"{}", {}),

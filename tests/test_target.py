@@ -8,13 +8,13 @@ import pytest
 from configurations import hashed
 from fakes import FILE
 
-from filesproxy.auth import Caller
-from filesproxy.config import Key, load
+from filesproxy.calls import Secret
+from filesproxy.config.load import Key, load
 from filesproxy.errors import BadRequest, Forbidden, Unauthorized
-from filesproxy.provider import Secret
+from filesproxy.gateway.auth import Caller
+from filesproxy.gateway.target import resolve
+from filesproxy.gateway.wsgi import Request
 from filesproxy.providers import PROVIDERS
-from filesproxy.target import resolve
-from filesproxy.wsgi import Request
 
 COMPATIBLE = {"provider:vllm": {"kind": "openai", "base_url": "http://10.0.0.5:8000/v1/", "read_timeout": "5"}}
 TEAM = Key("team", (hashed("fp_team"),), ("*",), ("*",), True)

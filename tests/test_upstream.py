@@ -36,9 +36,9 @@ from sockets import (
 )
 
 from filesproxy import __version__, create_app
+from filesproxy.calls import Call, Target, Upload
 from filesproxy.errors import ClientTimeout, UpstreamError
-from filesproxy.provider import Call, Target, Upload
-from filesproxy.upstream import Sender
+from filesproxy.transports.https.transport import Sender
 from filesproxy.watchdog import Watch
 
 UPLOAD_HEADERS = {**COMPAT, "content-type": form_type()}

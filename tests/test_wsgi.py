@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeBody
 
 from filesproxy.errors import BadRequest, ClientAborted, ClientTimeout, LengthRequired, TooLarge, UpstreamError
-from filesproxy.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
+from filesproxy.gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
 
 LENGTHS = ["-3", "+5", "3, 5", "5,5", "9" * 20, "٣", "１", "0x5", "5.0", " 5", "5 ", "5\n", "1_0", "five", "--", "5;"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..provider import Provider
+from ..calls import Provider
 from .anthropic import ANTHROPIC
 from .azure_openai import AZURE_OPENAI
 from .local import LOCAL

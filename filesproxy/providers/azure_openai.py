@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..calls import Call, Json, Provider, Target, exchange, need, replace
 from ..errors import BadRequest
-from ..listing import file_list, file_object, sliced
-from ..provider import Call, Json, Provider, Target, exchange, need, replace
-from ..router import checked_id
+from ..operations import checked_id
+from ..wire.lists import file_list, file_object, sliced
 from .openai import OPENAI, error_object
 
 # Azure's seven, of which OpenAI has three (FileState in its specification).

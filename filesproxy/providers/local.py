@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..provider import Call, Provider, Target, replace
+from ..calls import Call, Provider, Target, replace
 from .openai import FILE_OPERATIONS, OPENAI, PASSED_THROUGH
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .. import sse
-from ..listing import deletion, file_list, file_object
-from ..provider import Answer, Call, Json, Provider, Send, Target, exchange, replace
-from ..router import ROUTES
+from ..calls import Answer, Call, Json, Provider, Send, Target, exchange, replace
+from ..operations import ROUTES
+from ..wire import sse
+from ..wire.lists import deletion, file_list, file_object
 
 
 def bearer(call: Call, target: Target) -> Call:

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "heavy")]
 
 from servers import running  # noqa: E402
 
-from filesproxy.providers.anthropic_stream import chunks  # noqa: E402
+from filesproxy.providers.anthropic.stream import chunks  # noqa: E402
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 GROUP = 20  # events in one write of the upstream, as when a model is faster than the wire

@@ -418,7 +418,7 @@ def first_answer(kind):
 
 def scanner(options):
     """The multipart scanner alone, in memory, in blocks of 1 MiB."""
-    from filesproxy.multipart import parts
+    from filesproxy.wire.multipart import parts
 
     size = (32 if options.quick else 256) * BLOCK
     near = b"\r\n--" + BOUNDARY.encode()[:-1] + b"#"

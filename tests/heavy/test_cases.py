@@ -38,8 +38,8 @@ from sockets import WAIT, answer, answering, chunked, parsed, receive, request, 
 from test_pool import answered, requests, serving
 
 from filesproxy import create_app
-from filesproxy.chat import JSON_OPERATIONS
-from filesproxy.router import ROUTES
+from filesproxy.gateway.json_requests import JSON_OPERATIONS
+from filesproxy.operations import ROUTES
 
 x509 = pytest.importorskip("cryptography.x509", reason="needs cryptography")
 pytest.importorskip("gunicorn", reason="needs gunicorn")

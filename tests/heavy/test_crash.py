@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from fakes import form, form_type
 
-from filesproxy.store import Store
+from filesproxy.transports.local.transport import Store
 
 pytest.importorskip("gunicorn")
 

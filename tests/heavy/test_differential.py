@@ -16,7 +16,7 @@ from test_fuzz import bodies
 from test_multipart import outcome, reader
 
 from filesproxy.errors import MultipartError
-from filesproxy.multipart import boundary_of, parse_header, parts
+from filesproxy.wire.multipart import boundary_of, parse_header, parts
 
 multipart = pytest.importorskip("multipart", "2")
 

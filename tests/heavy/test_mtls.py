@@ -26,8 +26,9 @@ from fakes import FILE, form, form_type
 from sockets import COMPAT, Upstream, answer, answering, ask, get, request, served
 from test_tls import Authority, certificate, connect_lines, metadata, no_proxy_from_outside, secure, tunnel
 
-from filesproxy import create_app, tls
+from filesproxy import create_app
 from filesproxy.errors import ConfigError
+from filesproxy.transports.https import tls
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/v1/files/file-1"

@@ -74,14 +74,16 @@ def test_wheel_installs_without_an_index_and_runs(wheel, tmp_path):
 
 
 def test_copied_folder_needs_no_other_package(tree):
-    code = "import sys; sys.path.insert(0, '.'); import filesproxy, filesproxy.cli; filesproxy.create_app()"
+    code = "import sys; sys.path.insert(0, '.'); import filesproxy, filesproxy.serving.cli; filesproxy.create_app()"
     run(sys.executable, "-I", "-S", "-W", "error", "-c", code, cwd=tree)
 
 
 def test_zip_runs_the_demo(tree, tmp_path):
     (tmp_path / "app").mkdir()
     shutil.copytree(tree / "filesproxy", tmp_path / "app" / "filesproxy", ignore=shutil.ignore_patterns("__pycache__"))
-    run(sys.executable, "-m", "zipapp", "app", "-o", "filesproxy.pyz", "-m", "filesproxy.cli:main", cwd=tmp_path)
+    run(
+        sys.executable, "-m", "zipapp", "app", "-o", "filesproxy.pyz", "-m", "filesproxy.serving.cli:main", cwd=tmp_path
+    )
     shutil.rmtree(tmp_path / "app")
     out = run(sys.executable, "-I", "-S", "-W", "error", "filesproxy.pyz", "demo", cwd=tmp_path)
     assert "All five calls did what they should" in out

@@ -21,8 +21,8 @@ from fakes import FILE, form, form_type
 from sockets import COMPAT, WAIT, Upstream, answer, answering, ask, chunked, get, open_files, request, served, until
 
 from filesproxy import create_app
-from filesproxy.connection import Connection
 from filesproxy.errors import ConfigError
+from filesproxy.transports.https.connection import Connection
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 BIG = form(("purpose", "batch"), ("file", "a.bin", "", bytes(50 << 20)))

@@ -8,13 +8,13 @@ import re
 import pytest
 from fakes import BOUNDARY, FakeBody, form, form_type
 
+from filesproxy.calls import Answer, Call, Secret, Target
 from filesproxy.errors import UpstreamError
-from filesproxy.listing import MAX_PAGES
-from filesproxy.multipart import encode
-from filesproxy.provider import Answer, Call, Secret, Target
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.anthropic import ANTHROPIC, FILES_BETA, MAX_LOOKUPS, VERSION, authorize, file_object
-from filesproxy.providers.anthropic_errors import error as translated_error
+from filesproxy.providers.anthropic.errors import error as translated_error
+from filesproxy.wire.lists import MAX_PAGES
+from filesproxy.wire.multipart import encode
 
 PLAIN = {"x-portkey-provider": "anthropic", "x-api-key": "sk-ant-caller"}
 SAVED = {"filesproxy": {"open_access": "yes"}, "provider:anthropic": {"credential": "sk-ant-saved"}}

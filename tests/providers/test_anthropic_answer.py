@@ -8,7 +8,7 @@ import json
 import pytest
 
 from filesproxy.errors import UpstreamError
-from filesproxy.providers.anthropic_answer import completion, finish_reason, usage
+from filesproxy.providers.anthropic.answer import completion, finish_reason, usage
 
 THOUGHT = {"type": "thinking", "thinking": "…", "signature": "s"}
 HI = {"type": "text", "text": "Hi"}

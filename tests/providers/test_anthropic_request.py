@@ -10,10 +10,10 @@ import tracemalloc
 
 import pytest
 
-from filesproxy.chat import check_messages
 from filesproxy.errors import BadRequest
-from filesproxy.providers.anthropic_answer import completion
-from filesproxy.providers.anthropic_request import BUDGETS, DEFAULT_MAX_TOKENS, file_ids, messages_request
+from filesproxy.gateway.json_requests import check_messages
+from filesproxy.providers.anthropic.answer import completion
+from filesproxy.providers.anthropic.request import BUDGETS, DEFAULT_MAX_TOKENS, file_ids, messages_request
 
 NEW = "claude-opus-4-8"
 OLD = "claude-sonnet-4-5-20250929"

@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from filesproxy.errors import UpstreamAnswered, UpstreamError
-from filesproxy.providers.anthropic_stream import chunks
+from filesproxy.providers.anthropic.stream import chunks
 
 MESSAGE = {
     "id": "msg_1",

@@ -6,8 +6,8 @@ import pytest
 from configurations import hashed
 from fakes import FILE, form, form_type
 
+from filesproxy.calls import Call, Secret, Target, Upload
 from filesproxy.errors import BadRequest, UpstreamError
-from filesproxy.provider import Call, Secret, Target, Upload
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.azure_openai import (
     AZURE_OPENAI,

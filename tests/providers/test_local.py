@@ -7,10 +7,10 @@ from hashlib import sha256
 import pytest
 from fakes import FILE, form, form_type
 
-from filesproxy.provider import Call, Target
+from filesproxy.calls import Call, Target
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.local import as_owner
-from filesproxy.store import LocalTransport
+from filesproxy.transports.local.transport import LocalTransport
 
 CONTENT = bytes(range(256))
 UPLOAD = form(("purpose", "batch"), ("file", "naïve.jsonl", "application/jsonl", CONTENT))

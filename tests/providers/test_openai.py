@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fakes import FILE, OPENAI, form, form_type
 
-from filesproxy.provider import Answer, Call, Secret, Target
+from filesproxy.calls import Answer, Call, Secret, Target
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.openai import bearer, error_object
 

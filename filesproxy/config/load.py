@@ -1,0 +1,208 @@
+"""The configuration, resolved once: the application's settings, the providers that can be named, the gateway keys."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from ..calls import Provider, scope_headers
+from ..errors import ConfigError
+from ..transports.https import tls
+from .ini import Source, read
+from .settings import SETTINGS, is_name, values
+
+ENVIRONMENT_PREFIX = "FILESPROXY_"
+# What Kubernetes sets for every service: one called `filesproxy` must not stop the start.
+_KUBERNETES = re.compile(r"FILESPROXY_(.*_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
+_PLAIN_HTTP = re.compile(r"(?i)http://(?!(localhost|127[0-9.]+|\[::1\])([:/]|\Z))")
+
+Sections = Mapping[str, Mapping[str, Any]]  # section → key → text or value
+
+
+@dataclass(frozen=True)
+class Key:
+    """A gateway key: the hashes that it may have, and what it may use."""
+
+    name: str
+    sha256: tuple[str, ...]
+    providers: tuple[str, ...]
+    operations: tuple[str, ...]
+    caller_credentials: bool
+
+    def may_use(self, provider: str) -> bool:
+        """Whether it may use this saved provider."""
+        return self.providers == ("*",) or provider in self.providers
+
+    def may_do(self, operation: str) -> bool:
+        """Whether it may use this operation."""
+        return self.operations == ("*",) or operation in self.operations
+
+
+@dataclass(frozen=True)
+class Config:
+    """One complete mapping of settings for the application and for each provider, the keys, and what to warn of.
+
+    `scope_headers` are those that no client may send beside a saved provider.
+    """
+
+    settings: Mapping[str, Any]
+    providers: Mapping[str, Mapping[str, Any]]
+    keys: tuple[Key, ...]
+    warnings: tuple[str, ...]
+    scope_headers: frozenset[str]
+
+
+def load(
+    source: str | os.PathLike[str] | Sections | None,
+    keywords: Mapping[str, Any],
+    table: Mapping[str, Provider],
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """The configuration; keywords win over the environment, that over the file. ConfigError names what is wrong."""
+    if source is None:
+        source = environ.get(ENVIRONMENT_PREFIX + "CONFIG") or {}
+    found = Source(source) if isinstance(source, Mapping) else read(os.fspath(source))
+    _check_sections(found)
+    settings = {setting.name: setting.default for setting in SETTINGS if setting.app}
+    settings.update(_section(found, "filesproxy", "app"))
+    settings.update(values(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}"))
+    settings.update(values(keywords, "app", lambda name: "the arguments"))
+    settings["via_name"] = settings["via_name"] or _via_name(found.path)
+    _check_trust(found.place("filesproxy"), settings)
+    providers, keys = _providers(found, settings, table), _keys(found)
+    _check(found, settings, providers, keys)
+    return Config(settings, providers, keys, tuple(_warnings(providers, keys)), scope_headers(table))
+
+
+def _section(source: Source, section: str, scope: str) -> dict[str, Any]:
+    return values(source.sections.get(section, {}), scope, lambda key: source.place(section, key))
+
+
+def _check_sections(source: Source) -> None:
+    for section in source.sections:
+        label, _, name = section.partition(":")
+        if section != "filesproxy" and not (label in ("provider", "key") and is_name(name) and name != "none"):
+            # A key that stands in brackets may hold a secret.
+            place = source.line(section) if "=" in section else f"{source.place(section)}: "
+            raise ConfigError(f"{place}sections are [filesproxy], [provider:NAME] and [key:NAME].")
+
+
+def _named(source: Source, label: str) -> dict[str, str]:
+    """Name → section, of all sections with this label."""
+    return {section.partition(":")[2]: section for section in source.sections if section.startswith(f"{label}:")}
+
+
+def _providers(
+    source: Source, settings: Mapping[str, Any], table: Mapping[str, Provider]
+) -> dict[str, Mapping[str, Any]]:
+    inherited = {setting.name: settings.get(setting.name, setting.default) for setting in SETTINGS}
+    found = {name: _provider(name, name, inherited, table) for name in table}
+    for name, section in _named(source, "provider").items():
+        given = _section(source, section, "provider")
+        found[name] = _provider(source.place(section), name, {**inherited, **given}, table)
+        _check_provider(source.place(section), given, found[name], table)
+    return {name: own for name, own in found.items() if own["folder"] or not table[own["kind"]].get("keyless")}
+
+
+def _provider(place: str, name: str, own: Mapping[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
+    kind = own["kind"] or name
+    if kind not in table:
+        raise ConfigError(f"{place} needs kind = one of {', '.join(sorted(table))}.")
+    url = table[kind]["base_url"]
+    return {**own, "kind": kind, "base_url": own["base_url"] or (url if isinstance(url, str) else "")}
+
+
+def _check_provider(
+    place: str, given: Mapping[str, Any], own: Mapping[str, Any], table: Mapping[str, Provider]
+) -> None:
+    """Refuse a section that could not work, or that says what its kind of provider has no use for."""
+    kind = table[own["kind"]]
+    foreign = {name for other in table.values() for name in other.get("settings", ())} - set(kind.get("settings", ()))
+    if kind.get("keyless"):
+        foreign |= {"base_url", "credential"}
+    if foreign & set(given):
+        raise ConfigError(f"{place}: a provider of the kind {own['kind']} has no {min(foreign & set(given))}.")
+    if kind.get("keyless") and not own["folder"]:
+        raise ConfigError(f"{place} needs a folder.")
+    if own["base_url"] and own["resource"]:
+        raise ConfigError(f"{place}: set base_url or resource, not both.")
+    if own["credential"] and not (own["base_url"] or own["resource"]):
+        raise ConfigError(f"{place}: a saved credential needs a resource or a base_url to go to.")
+    _check_trust(place, own)
+
+
+def _via_name(path: str) -> str:
+    """One name for all processes of a deployment, which tells nobody the name of the host."""
+    return "filesproxy-" + sha256(f"{socket.gethostname()}\0{os.path.abspath(path)}".encode()).hexdigest()[:12]
+
+
+def _check_trust(place: str, own: Mapping[str, Any]) -> None:
+    if own["client_key"] and not own["client_cert"]:
+        raise ConfigError(f"{place}: client_key needs client_cert.")
+    if not any(own[name] for name in ("ca_file", "ca_extra", "client_cert")):
+        return  # nothing to read, and the system's store takes its time
+    try:
+        tls.context(own)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}") from None
+
+
+def _keys(source: Source) -> tuple[Key, ...]:
+    defaults = {setting.name: setting.default for setting in SETTINGS if setting.key}
+    return tuple(
+        Key(name, **{**defaults, **_section(source, section, "key")}) for name, section in _named(source, "key").items()
+    )
+
+
+def _check(
+    source: Source, settings: Mapping[str, Any], providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...]
+) -> None:
+    """What single values cannot show: names that lead nowhere, and credentials that anybody could use."""
+    if settings["default_provider"] not in ("none", *providers):
+        place, known = source.place("filesproxy", "default_provider"), ", ".join(sorted(providers))
+        raise ConfigError(f"{place}: default_provider is none of {known}; local needs a folder.")
+    saved = {name: own["credential"] for name, own in providers.items() if own["credential"]}
+    if saved and not keys and not settings["open_access"]:
+        raise ConfigError(
+            f"{source.place('provider:' + min(saved))}: a saved credential needs a [key:NAME] or open_access."
+        )
+    for key in keys:
+        _check_key(source, key, providers, saved)
+    hashes = [known for key in keys for known in key.sha256]
+    if len(set(hashes)) < len(hashes):
+        raise ConfigError(f"{source.place('key:' + keys[-1].name)}: a hash stands twice among the keys.")
+
+
+def _check_key(source: Source, key: Key, providers: Mapping[str, Any], saved: Mapping[str, str]) -> None:
+    section = f"key:{key.name}"
+    if not key.sha256:
+        raise ConfigError(f"{source.place(section)} needs sha256; `python3 -m filesproxy key` makes one.")
+    if not set(key.providers) <= {"*", *providers}:
+        raise ConfigError(f"{source.place(section, 'providers')}: providers names one that is not configured.")
+    for name, credential in saved.items():
+        if sha256(credential.encode()).hexdigest() in key.sha256:  # one of another gateway's may well be
+            raise ConfigError(f"{source.place('provider:' + name, 'credential')}: this is a gateway key.")
+
+
+def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...]) -> list[str]:
+    found = []
+    for name, own in providers.items():
+        users = [key.name for key in keys if key.may_use(name)]
+        if own["credential"] and len(users) > 1:
+            found.append(f"The keys {', '.join(users)} share the files of the saved provider {name}.")
+        if own["credential"] and _PLAIN_HTTP.match(own["base_url"]):
+            found.append(f"The saved provider {name} sends its credential over plain http.")
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    found = {key: value for key, value in environ.items() if key.startswith(ENVIRONMENT_PREFIX)}
+    found.pop(ENVIRONMENT_PREFIX + "CONFIG", None)
+    return {
+        key[len(ENVIRONMENT_PREFIX) :].lower(): value for key, value in found.items() if not _KUBERNETES.fullmatch(key)
+    }

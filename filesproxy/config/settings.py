@@ -1,0 +1,249 @@
+"""One table of settings, and from it: keywords, environment, INI file, command-line flags and the README's table."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..calls import Secret
+from ..errors import ConfigError
+from ..operations import ROUTES
+from ..transports.https.proxy import proxy_url
+from ..wire import urls
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_CREDENTIAL = re.compile(r"[\x21-\x7e]{1,4096}")
+_OPERATIONS = {operation for _, _, operation in ROUTES} - {"health"}
+
+
+class Setting(NamedTuple):
+    """A setting: its name everywhere, how text becomes its value, and who may set it."""
+
+    name: str
+    default: Any
+    parse: Callable[[str], Any]
+    doc: str
+    app: bool = True  # in [filesproxy], the environment, keywords, flags
+    provider: bool = False  # in [provider:NAME], where it wins over the application's
+    key: bool = False  # in [key:NAME]
+
+
+def is_name(text: str) -> bool:
+    """Whether this can name a provider or a key: small letters, digits, - and _."""
+    return bool(_NAME.fullmatch(text))
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError("a whole number")
+    return int(text)
+
+
+def _rate(text: str) -> int:
+    if _integer(text) < 1:
+        raise ValueError("a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) <= 0:
+        raise ValueError("a number of seconds above 0")
+    return float(text)
+
+
+def _readable(text: str) -> str:
+    if text and not os.access(text, os.R_OK):
+        raise ValueError("a file that this process can read")
+    return text
+
+
+def _folder(text: str) -> str:
+    return os.path.abspath(os.path.expanduser(text)) if text else ""
+
+
+def _word(text: str) -> str:
+    if not is_name(text):
+        raise ValueError("a name of small letters, digits, - and _")
+    return text
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(text.split())
+    if words != ("*",) and not all(map(is_name, words)):
+        raise ValueError("names with spaces between them, or *")
+    return words
+
+
+def _operations(text: str) -> tuple[str, ...]:
+    if not set(_words(text)) <= _OPERATIONS | {"*"}:
+        raise ValueError("operations with spaces between them, or *")
+    return _words(text)
+
+
+def _hashes(text: str) -> tuple[str, ...]:
+    if not text.split() or not all(re.fullmatch(r"[0-9a-f]{64}", word) for word in text.split()):
+        raise ValueError("one or more SHA-256 hashes of 64 small hexadecimal digits")
+    return tuple(text.split())
+
+
+def _via_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", text):
+        raise ValueError("letters, digits, - and _")
+    return text
+
+
+def _yes(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("yes or no")
+    return text == "yes"
+
+
+def credential(text: str) -> Secret:
+    """A credential: `env:NAME`, `file:/path` or the literal itself; one word of visible ASCII characters."""
+    if text.startswith("env:"):
+        text = os.environ.get(text[4:], "")
+    elif text.startswith("file:"):
+        text = _content(text[5:])
+    if not _CREDENTIAL.fullmatch(text):
+        raise ValueError("env:NAME of a variable that is set, file:/path that can be read, or one word of ASCII")
+    return Secret(text)
+
+
+def _content(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read(8192).strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def resource(text: str) -> str:
+    """The name of an Azure resource, which becomes a part of a host name."""
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
+        raise ValueError("1 to 64 letters, digits and hyphens")
+    return text
+
+
+def _api_version(text: str) -> str:
+    if not re.fullmatch(r"v1|[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?", text):
+        raise ValueError("v1 or a date such as 2024-10-21")
+    return text
+
+
+def _auth(text: str) -> str:
+    if text not in ("key", "bearer"):
+        raise ValueError("key or bearer")
+    return text
+
+
+def _listen(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536):
+        raise ValueError("HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def base_url(text: str) -> str:
+    """An http or https URL with a host, without user, query or fragment; the end slash goes."""
+    parts = urls.split(text)
+    if not (parts and parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc):
+        raise ValueError("an http or https URL with a host and no user")
+    if "?" in text or "#" in text or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("a URL without query, fragment, spaces or non-ASCII characters")
+    return text.rstrip("/")
+
+
+_BOTH = (True, True)  # [filesproxy] and [provider:NAME]
+SETTINGS: tuple[Setting, ...] = (
+    Setting("listen", ("127.0.0.1", 8787), _listen, "HOST:PORT of the embedded server; gunicorn has its own `bind`"),
+    Setting("default_provider", "none", _word, "provider of a request that names none; `none`: that is a 400"),
+    Setting("max_upload_bytes", 512 << 20, _integer, "largest request body of an upload, in bytes; more is a 413"),
+    Setting(
+        "max_answer_bytes", 8 << 20, _integer, "largest JSON answer of a provider, in bytes; more is a 502", *_BOTH
+    ),
+    Setting("folder", "", _folder, "where `local` keeps its files; empty: there is no `local`", *_BOTH),
+    Setting(
+        "proxy", "none", proxy_url, "CONNECT proxy to https providers: `none`, `env` (https_proxy), http://…", *_BOTH
+    ),
+    Setting("ca_file", "", _readable, "PEM file of the only CAs trusted for https; empty: the system's", *_BOTH),
+    Setting("ca_extra", "", _readable, "PEM file of CAs trusted beside the others", *_BOTH),
+    Setting("client_cert", "", _readable, "PEM file of the certificate to show to https providers (mTLS)", *_BOTH),
+    Setting("client_key", "", _readable, "PEM file of its key; empty: it is in `client_cert`", *_BOTH),
+    Setting("tls_strict", True, _yes, "`no`: take CAs that RFC 5280 would not, as without keyUsage", *_BOTH),
+    Setting("connect_timeout", 10.0, _seconds, "seconds to reach a provider, TLS included; then 504", *_BOTH),
+    Setting("send_timeout", 60.0, _seconds, "seconds a provider may stop reading an upload; then 504", *_BOTH),
+    Setting("answer_timeout", 120.0, _seconds, "seconds to the head of a provider's answer; then 504", *_BOTH),
+    Setting("read_timeout", 60.0, _seconds, "seconds between two reads of an answer; then it is cut", *_BOTH),
+    Setting(
+        "total_timeout",
+        60.0,
+        _seconds,
+        "seconds for a whole transfer beside those that `min_rate` allows; 408 or 504",
+        *_BOTH,
+    ),
+    Setting("min_rate", 16384, _rate, "bytes a second that a transfer must come to, after `total_timeout`", *_BOTH),
+    Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent: to its answer, or in it", *_BOTH),
+    Setting("generation_total", 3600.0, _seconds, "seconds for all of an answer that a model makes", *_BOTH),
+    Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
+    Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory at once; more is a 503"),
+    Setting("via_name", "", _via_name, "name in `Via` by which this deployment knows its own requests; made if empty"),
+    Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
+    Setting("kind", "", _word, "which built-in provider this is, where the section's name is none", False, True),
+    Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", False, True),
+    Setting("credential", Secret(), credential, "saved credential: `env:NAME`, `file:/path` or a literal", False, True),
+    Setting("resource", "", resource, "Azure: the resource, RESOURCE.openai.azure.com", False, True),
+    Setting("api_version", "2024-10-21", _api_version, "Azure: the api-version, a date or `v1`", False, True),
+    Setting(
+        "auth",
+        "key",
+        _auth,
+        "what the credential is, `key` (api-key, x-api-key) or `bearer` (Entra, OAuth)",
+        False,
+        True,
+    ),
+    Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while it changes", False, False, True),
+    Setting("providers", (), _words, "saved providers this key may use, or `*`", False, False, True),
+    Setting("operations", ("*",), _operations, "operations this key may use, or `*`", False, False, True),
+    Setting("caller_credentials", False, _yes, "may it bring credentials of its own: `yes`, `no`", False, False, True),
+)
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+def values(given: Mapping[str, Any], scope: str, place: Callable[[str], str]) -> dict[str, Any]:
+    """The settings of one section, parsed. ConfigError says `place(key)` and what is allowed, never the value."""
+    return {name: _value(name, given[name], scope, place(name)) for name in given}
+
+
+def _value(name: str, value: Any, scope: str, place: str) -> Any:
+    setting = BY_NAME.get(name)
+    if setting is None or not getattr(setting, scope):
+        raise ConfigError(f"{place}: {_unknown(name, scope)}")
+    if isinstance(value, str) and ("\n" in value or re.search(r"\s[#;]", value)):
+        raise ConfigError(f"{place}: the value of {name} goes on one line, and a comment on its own.")
+    try:
+        return setting.parse(_text(value, setting))
+    except ValueError as problem:
+        raise ConfigError(f"{place}: {name} must be {problem.args[0]}.") from None
+
+
+def _text(value: Any, setting: Setting) -> str:
+    """The text of a keyword, which may be a number, a path or a truth; ValueError for what has no one text."""
+    if isinstance(value, bool) and setting.parse is _yes:
+        return "yes" if value else "no"
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, os.PathLike)):
+        raise ValueError("text or a number")
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
+def _unknown(name: str, scope: str) -> str:
+    """What to say of a setting that there is not. Its name may be a secret on the wrong side of a `=`."""
+    import difflib  # seldom needed, and memory in each worker
+
+    near = difflib.get_close_matches(name, [setting.name for setting in SETTINGS if getattr(setting, scope)], 1)
+    if name in BY_NAME:
+        return f"the setting '{name}' does not belong here."
+    if near and re.fullmatch(r"[A-Za-z_-]{1,40}", name):
+        return f"there is no setting '{name}'. Did you mean {near[0]}?"
+    return "there is a key that is no setting."

@@ -1,0 +1,165 @@
+"""The handlers of the Files API: a request becomes a call, refused here while nothing has been sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from ..calls import Call, Target, Upload
+from ..errors import BadRequest, UnsupportedMedia
+from ..wire.headers import media_type, single
+from ..wire.lists import checked_purpose, list_query
+from ..wire.multipart import Part, boundary_of, parts
+from ..wire.ranges import conditions
+from .wsgi import Request
+
+MAX_FIELD_BYTES = 65536  # of one form field; the longest that the contract has is a purpose
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
+
+
+def upload_file(request: Request, file_id: str, target: Target) -> Call:
+    """POST /v1/files. Reads up to the file's first byte; its bytes and what follows are read as the call is sent."""
+    fields = target.provider.get("fields", ())
+    known = fields(target) if callable(fields) else fields
+    form = Form(_form_parts(request, target), known, target.provider.get("required_fields", ()))
+    return Call("upload_file", "POST", "/files", upload=form.upload())
+
+
+def part_upload(request: Request, target: Target) -> Upload:
+    """The part `data` of an upload in parts; it has no fields beside it, and in OpenAI's example no file name."""
+    return Form(_form_parts(request, target), name="data", is_named=False).upload()
+
+
+def _form_parts(request: Request, target: Target) -> Iterator[Part]:
+    if media_type(request.headers) != "multipart/form-data":
+        raise UnsupportedMedia("An upload is multipart/form-data.", param="content-type")
+    request.body.limit(target.settings["max_upload_bytes"])
+    return parts(request.body.read, boundary_of(request.headers["content-type"]))
+
+
+def list_files(request: Request, file_id: str, target: Target) -> Call:
+    """GET /v1/files."""
+    return Call("list_files", "GET", "/files", query=list_query(request.query()))
+
+
+def retrieve_file(request: Request, file_id: str, target: Target) -> Call:
+    """GET /v1/files/:id."""
+    return Call("retrieve_file", "GET", f"/files/{file_id}", file_id=file_id)
+
+
+def retrieve_file_content(request: Request, file_id: str, target: Target) -> Call:
+    """GET /v1/files/:id/content."""
+    asked = conditions(request.headers) if request.method == "GET" else {}  # RFC 9110 §14.2: of a GET only
+    return Call(
+        "retrieve_file_content", "GET", f"/files/{file_id}/content", file_id=file_id, headers=asked, stream=True
+    )
+
+
+def delete_file(request: Request, file_id: str, target: Target) -> Call:
+    """DELETE /v1/files/:id."""
+    return Call("delete_file", "DELETE", f"/files/{file_id}", file_id=file_id)
+
+
+HANDLERS: dict[str, Callable[[Request, str, Target], Call]] = {
+    "upload_file": upload_file,
+    "list_files": list_files,
+    "retrieve_file": retrieve_file,
+    "retrieve_file_content": retrieve_file_content,
+    "delete_file": delete_file,
+}
+
+
+def time_limit(request: Request) -> float | None:
+    """Seconds to the answer, from `x-portkey-request-timeout`, which is in milliseconds."""
+    text = single(request.headers, "x-portkey-request-timeout")
+    if text and not _MILLISECONDS.fullmatch(text):
+        raise BadRequest("x-portkey-request-timeout is a number of milliseconds.", param="x-portkey-request-timeout")
+    return int(text) / 1000 if text else None
+
+
+class Form:
+    """The fields and the one file of an upload's form, in whatever order they come."""
+
+    def __init__(
+        self,
+        form_parts: Iterator[Part],
+        known: Sequence[str] = (),
+        needed: Sequence[str] = (),
+        name: str = "file",
+        is_named: bool = True,  # a file without a name is a field, and so is refused
+    ) -> None:
+        self._parts = form_parts
+        self._is_named = is_named
+        self._known = known
+        self._required = needed
+        self._name = name
+        self._fields: dict[str, str] = {}
+        self._ignored: list[str] = []
+
+    def upload(self) -> Upload:
+        """The file, once its part has begun. BadRequest if there is none, or for a field before it that is no good."""
+        for part in self._parts:
+            if self._is_file(part):
+                name = part.filename or "upload"  # what SDKs say for bytes without a name
+                chunks = self._chunks(part)
+                return Upload(name, part.content_type, self._fields, chunks, self._ignored, self._name)
+        raise BadRequest(
+            f"The form has no part '{self._name}' with a file name.", param=self._name, code="missing_file"
+        )
+
+    def _chunks(self, file: Part) -> Iterator[bytes]:
+        yield from file.chunks
+        for part in self._parts:
+            if self._is_file(part):
+                raise BadRequest("The form has more than one file.", param=self._name)
+        self._check_complete()
+
+    def _is_file(self, part: Part) -> bool:
+        """True for the file; a field is read and kept."""
+        if part.name == self._name and (part.filename is not None or not self._is_named):
+            return True
+        if part.name == self._name or part.filename is not None:
+            raise BadRequest(f"The form's only file is a part '{self._name}' with a file name.", param=self._name)
+        self._keep(part.name, _text(part))
+        return False
+
+    def _keep(self, name: str, value: str) -> None:
+        if not _FIELD_NAME.fullmatch(name):
+            raise BadRequest("A form field has a name that is not letters, digits, and ._-[].")
+        if name in self._fields or name in self._ignored:
+            raise BadRequest(f"The form field '{name}' comes more than once.", param=name)
+        if name not in self._known:
+            self._ignored.append(name)
+            return
+        self._fields[name] = _checked(name, value)
+
+    def _check_complete(self) -> None:
+        for name in self._required:
+            if name not in self._fields:
+                raise BadRequest(f"The form has no field '{name}'.", param=name, code=f"missing_{name}")
+        if ("expires_after[anchor]" in self._fields) != ("expires_after[seconds]" in self._fields):
+            raise BadRequest("expires_after needs both [anchor] and [seconds].", param="expires_after")
+
+
+def _text(part: Part) -> str:
+    value = bytearray()
+    for chunk in part.chunks:
+        value += chunk
+        if len(value) > MAX_FIELD_BYTES:
+            raise BadRequest(f"A form field is over {MAX_FIELD_BYTES} bytes.")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest("A form field is not UTF-8.") from None
+
+
+def _checked(name: str, value: str) -> str:
+    if name == "purpose":
+        return checked_purpose(value)
+    if name == "expires_after[anchor]" and value != "created_at":
+        raise BadRequest("expires_after[anchor] is created_at.", param=name)
+    if name == "expires_after[seconds]" and not (_SECONDS.fullmatch(value) and 3600 <= int(value) <= 2_592_000):
+        raise BadRequest("expires_after[seconds] is a whole number from 3600 to 2592000.", param=name)
+    return value

@@ -1,0 +1,106 @@
+"""JSON request bodies: read within limits, parsed once, and accounted for while they are in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ..calls import Json
+from ..errors import InvalidJson, Saturated, UnsupportedMedia
+from ..wire.headers import media_type
+from ..wire.strict_json import Unreadable, loads
+from .wsgi import Request
+
+BLOCK_BYTES = 1 << 18
+JSON = "application/json"
+
+
+class Budget:
+    """Bytes of JSON that an application holds at once; parsing costs several times the text."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        """Count these bytes. Saturated (503) if that would be more than there may be."""
+        with self._lock:
+            if size > self._left:
+                raise Saturated(
+                    "The JSON requests under way hold all the memory that they may; try again.",
+                    headers={"retry-after": "1"},
+                )
+            self._left -= size
+
+    def give_back(self, size: int) -> None:
+        """They are gone."""
+        with self._lock:
+            self._left += size
+
+
+class Document:
+    """A request's JSON object, read when it is first asked for; `release` it when it has been sent on.
+
+    `names` are the configured providers: one before its model is taken off.
+    """
+
+    def __init__(self, request: Request, settings: Mapping[str, Any], budget: Budget, names: Collection[str]) -> None:
+        self._request = request
+        self._names = names
+        self._max_bytes = settings["max_json_bytes"]
+        self._budget = budget
+        self._held = 0
+        self._value: Json | None = None
+        self._slug = ""
+
+    @property
+    def value(self) -> Json:
+        """The object. InvalidJson, UnsupportedMedia, TooLarge, Saturated, or what a client's stream raises."""
+        if self._value is None:
+            self._slug, self._value = split_slug(self._read(), self._names)
+        return self._value
+
+    def named_provider(self) -> str:
+        """The provider that its model names, as `@NAME/model`, "" where it names none. Raises what `value` does."""
+        _ = self.value  # reading the body is what finds the slug
+        return self._slug
+
+    def release(self) -> None:
+        """Count its bytes no more; a second time is harmless."""
+        held, self._held = self._held, 0
+        if held:
+            self._budget.give_back(held)
+
+    def _read(self) -> Json:
+        declared = media_type(self._request.headers) or JSON
+        if declared != JSON and not declared.endswith("+json"):
+            raise UnsupportedMedia("This request is application/json.", param="content-type")
+        try:
+            value = loads(self._text(), unique_keys=True)
+        except Unreadable as problem:
+            raise InvalidJson(f"The request body cannot be used: {problem}.") from None
+        if not isinstance(value, dict):
+            raise InvalidJson("The request body must be a JSON object.")
+        return value
+
+    def _text(self) -> bytearray:
+        text = bytearray()
+        self._request.body.limit(self._max_bytes)
+        while block := self._request.body.read(BLOCK_BYTES):
+            self._budget.take(len(block))
+            self._held += len(block)
+            text += block
+        return text
+
+
+def split_slug(body: Json, names: Collection[str]) -> tuple[str, Json]:
+    """The provider in a model `@NAME/model`, and the body without it; ("", body) if NAME is none of the names.
+
+    Some hosts have models of their own that are called like that.
+    """
+    model = body.get("model")
+    if not isinstance(model, str) or not model.startswith("@"):
+        return "", body
+    name, slash, rest = model[1:].partition("/")
+    return (name, {**body, "model": rest}) if slash and name in names else ("", body)

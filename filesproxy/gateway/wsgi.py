@@ -1,0 +1,260 @@
+"""The WSGI edge (PEP 3333): a request read with care on any server, and a response that closes what it holds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from ..calls import Body, Client
+from ..errors import (
+    FINAL_CODES,
+    BadRequest,
+    ClientAborted,
+    ClientError,
+    ClientTimeout,
+    FilesproxyError,
+    LengthRequired,
+    TooLarge,
+)
+from ..wire.headers import redact
+from ..wire.memo import Memo
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+# Before Python 3.10 socket.timeout is no TimeoutError; EAGAIN is a kernel time limit on the socket (SO_RCVTIMEO).
+_STALLED = (TimeoutError, socket.timeout, BlockingIOError)
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each answer
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+
+
+class Head:
+    """Who asks, and how: headers by their names in lower case, and the peer's address, "" on a Unix socket."""
+
+    def __init__(self, headers: Mapping[str, str], client_address: str) -> None:
+        self.headers = headers
+        self.client_address = client_address
+
+
+class Request(Head):
+    """What we read of a WSGI environ: `HTTP_*` and CGI keys only; some servers put the process's secrets there."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        super().__init__(_headers(environ), str(environ.get("REMOTE_ADDR") or ""))
+        self._environ = environ
+        self.method: str = environ["REQUEST_METHOD"]
+        self.path: str = environ.get("PATH_INFO", "")
+        self.body = RequestBody(environ)
+
+    @property
+    def client(self) -> Client | None:
+        """The client's socket, where the server shows it: gunicorn does, and the embedded server."""
+        found: Client | None = self._environ.get("gunicorn.socket") or self._environ.get("filesproxy.socket")
+        return found
+
+    def check_target(self) -> None:
+        """Refuse a path with an encoded slash, where the server still shows it: WSGI makes it one of the route's."""
+        raw = str(self._environ.get("RAW_URI") or self._environ.get("REQUEST_URI") or "")
+        if "%" in raw and "%2f" in raw.partition("?")[0].lower():
+            raise BadRequest("A path segment holds an encoded slash, which no file id does.", param="id")
+
+    def query(self) -> dict[str, str]:
+        """The query's parameters; one that comes twice is a BadRequest, since each reader would pick another."""
+        pairs = self.query_pairs()
+        query = dict(pairs)
+        if len(query) < len(pairs):
+            raise BadRequest("A query parameter comes more than once.")
+        return query
+
+    def query_pairs(self) -> list[tuple[str, str]]:
+        """The query's parameters in their order. BadRequest for more than 32."""
+        try:
+            return parse_qsl(self._environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=32)
+        except ValueError:
+            raise BadRequest("The query has more than 32 parameters.") from None
+
+
+def _headers(environ: WSGIEnvironment) -> dict[str, str]:
+    headers = {name: value for key, value in environ.items() if (name := _HEADER_NAMES[key])}
+    if environ.get("CONTENT_TYPE"):
+        headers["content-type"] = environ["CONTENT_TYPE"]
+    return headers
+
+
+# Key of an environ → the name of its header, "" if it is none's.
+_HEADER_NAMES = Memo(lambda key: key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else "")
+
+
+class RequestBody:
+    """`wsgi.input` with rules that hold on any server: a size on each read, never past the end, short is an error."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self._input = environ["wsgi.input"]
+        self._length = _content_length(environ)
+        self._limit: int | None = None
+        self.size = 0  # bytes read so far
+        self.is_overdue: Callable[[], bool] = lambda: False  # whether somebody has ended the reading, as too slow
+
+    def limit(self, max_bytes: int) -> None:
+        """Refuse more than this many bytes: at once by Content-Length, else when they have come (TooLarge)."""
+        self._limit = max_bytes
+        if (self._length or 0) > max_bytes:
+            raise self._too_large()
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, b"" at the end. Raises ClientAborted, ClientTimeout or TooLarge; never OSError."""
+        wanted = size if self._length is None else min(size, self._length - self.size)
+        block = self._read(wanted) if wanted else b""
+        if wanted and not block and self._length is not None:
+            raise self._aborted("The request body ended before its Content-Length.")
+        if self.is_overdue():  # the end of a chunked body, or less than was asked for, may be what ending it has made
+            raise self._aborted("")
+        self.size += len(block)
+        if self._limit is not None and self.size > self._limit:
+            raise self._too_large()
+        return block
+
+    def _read(self, size: int) -> bytes:
+        try:
+            block: bytes | None = self._input.read(size)
+        except _STALLED:
+            raise ClientTimeout("The client stopped sending the request body.") from None
+        except Exception:  # each server has classes of its own for a bad chunk or a lost client
+            raise self._aborted("The request body could not be read to its end.") from None
+        if block is None:  # how a buffered reader says that a time limit has passed
+            raise ClientTimeout("The client stopped sending the request body.")
+        return block
+
+    def _aborted(self, message: str) -> ClientError:
+        if self.is_overdue():
+            return ClientTimeout("The client sent the request body too slowly.")
+        return ClientAborted(message)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The request body is over the limit of {self._limit} bytes.")
+
+
+def _content_length(environ: WSGIEnvironment) -> int | None:
+    """Bytes to come; None where the server ends the stream itself (chunked), which PEP 3333 servers announce."""
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        if not environ.get("wsgi.input_terminated"):
+            raise LengthRequired("This server cannot decode a chunked request body; send a Content-Length.")
+        return None
+    text = environ.get("CONTENT_LENGTH") or "0"
+    if not _LENGTH.fullmatch(text):
+        raise BadRequest("The Content-Length is no number of bytes.")
+    return int(text)
+
+
+class Response(NamedTuple):
+    """A status, headers, and either all the bytes or an open body that whoever sends it closes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | Body
+
+
+def json_response(status: int, value: Any, headers: Mapping[str, str], secret: str = "", text: bytes = b"") -> Response:
+    """JSON, without a secret that whoever made it may have put in. ASCII: JSON's lone surrogates have no UTF-8.
+
+    `text` is the value's where there is one already, in ASCII and without escapes, in which a secret could hide.
+    """
+    body = redact(text.decode("ascii") or _encode(value), secret).encode("ascii")
+    described = {"content-type": "application/json", "content-length": str(len(body))}
+    return Response(status, {**headers, **described}, body)
+
+
+def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Response:
+    """OpenAI's error envelope; the error's own headers win."""
+    added = {"x-should-retry": "false"} if error.code in FINAL_CODES else {}
+    if error.status == 401:
+        added["www-authenticate"] = 'Bearer realm="filesproxy"'  # RFC 9110 §15.5.2 demands one
+    return json_response(error.status, error.envelope(), {**headers, **added, **error.headers})
+
+
+def respond(
+    response: Response, method: str, start_response: StartResponse, done: Callable[[int, str], None]
+) -> Iterable[bytes]:
+    """Send a response. `done(bytes sent, error class)` is called once, when its last byte was handed over or it failed.
+
+    The first chunk of an open body is fetched before `start_response`, so that a failure can still be an answer.
+    """
+    if not isinstance(response.body, bytes) and method != "HEAD":
+        return _stream(response, response.body, start_response, done)
+    if not isinstance(response.body, bytes):
+        response.body.close()
+    _start(response, start_response)
+    body = response.body if isinstance(response.body, bytes) and method != "HEAD" else b""
+    done(len(body), "")
+    return [body] if body else []
+
+
+def _stream(
+    response: Response, body: Body, start_response: StartResponse, done: Callable[[int, str], None]
+) -> Iterable[bytes]:
+    try:
+        stream = ResponseStream(body, done)
+        _start(response, start_response)
+        return stream
+    except BaseException:
+        body.close()
+        raise
+
+
+def _start(response: Response, start_response: StartResponse) -> None:
+    phrase = _PHRASES.get(response.status, "Status")  # providers have their own, such as 529
+    start_response(f"{response.status} {phrase}", list(response.headers.items()))
+
+
+class ResponseStream:
+    """A body on its way to the client: counts, closes what it holds, and makes a cut visible.
+
+    An iterator class and no generator: a generator that was never started would not run its `finally`.
+    """
+
+    def __init__(self, body: Body, done: Callable[[int, str], None]) -> None:
+        self._body = body
+        self._done: Callable[[int, str], None] | None = done
+        self._first = next(body, None)
+        self._sent = 0
+        self.delivered = 0  # bytes that the server has taken, and come back for more
+        self._error = "client_aborted"  # until we have seen the end
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk, self._first = self._first, None
+        self.delivered = self._sent
+        if chunk is None:
+            chunk = self._next()
+        self._sent += len(chunk)
+        return chunk
+
+    def _next(self) -> bytes:
+        try:
+            return next(self._body)
+        except StopIteration:
+            self._error = getattr(self._body, "error", "")  # of events, whose last one may be a failure
+            raise
+        except FilesproxyError as error:
+            self._error = error.code or "error"
+        except Exception as error:
+            self._error = type(error).__name__
+        # The one failure that every WSGI server turns into a closed connection, and none into a clean end. Raised out
+        # here it carries no other exception, whose text a server might log.
+        raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer was cut short")
+
+    def close(self) -> None:
+        """Free the upstream and report; the server calls this however the response ended (PEP 3333)."""
+        self._body.close()
+        done, self._done = self._done, None
+        if done:
+            done(self._sent, self._error)

@@ -1,0 +1,181 @@
+"""Anthropic's events as OpenAI's chunks, as they come. https://platform.claude.com/docs/en/build-with-claude/streaming
+
+Unknown events, blocks and deltas are ignored, as Anthropic asks. A stream that ends before its `message_stop` raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from ...calls import Json, need
+from ...errors import FilesproxyError, UpstreamAnswered, UpstreamError
+from ...wire import sse
+from ...wire.strict_json import Unreadable, dumps, loads
+from .answer import finish_reason, usage
+from .errors import STATUSES, error
+
+PING = b": ping\n\n"  # a comment: SDKs pass over it, and proxies see that somebody lives
+
+
+def chunks(blocks: Iterator[bytes], is_strict: bool, with_usage: bool, now: float) -> Generator[bytes, None, None]:
+    """The chunks of a chat completion as events, those of one block together, and `[DONE]`.
+
+    `with_usage` adds the chunk that OpenAI has for `stream_options.include_usage`.
+    """
+    stream = _Stream(is_strict, with_usage, int(now))
+    for whole in sse.frames(blocks):
+        made: list[bytes] = []
+        failure = stream.translate_all(filter(None, map(sse.data, whole)), made)
+        if any(made):
+            yield b"".join(made)
+        if failure:
+            raise failure
+        if stream.is_over:
+            return
+    raise UpstreamError("The provider ended its stream early.")
+
+
+class _Stream:
+    """What one stream has said so far. Tools are counted from 0, whatever blocks stand between them."""
+
+    def __init__(self, is_strict: bool, with_usage: bool, created: int) -> None:
+        self._is_strict = is_strict
+        self._with_usage = with_usage
+        self._created = created
+        self._head = b""  # of every chunk, up to its delta
+        self._usage: Json = {}
+        self._tools: dict[int, int] = {}  # a block's index → its tool's
+        self._is_empty: set[int] = set()  # blocks of tools whose arguments have not begun
+        self._has_finished = False
+        self.is_over = False
+
+    def translate_all(self, events: Iterator[bytes], made: list[bytes]) -> FilesproxyError | None:
+        """Add the chunks of these events, up to the last one of the stream; what broke it off, if something did."""
+        try:
+            for data in events:
+                made.append(self.translate(data))
+                if self.is_over:
+                    break
+        except FilesproxyError as failure:
+            return failure
+        return None
+
+    def translate(self, data: bytes) -> bytes:
+        """One event's JSON as chunks, b"" if there is nothing to say of it."""
+        try:
+            event = loads(data)
+        except Unreadable:
+            raise UpstreamError("An event of the provider is no JSON.", code="upstream_invalid_answer") from None
+        handler = _HANDLERS.get(need(event, "type", str))
+        if handler is None:
+            return b""
+        if not self._head and handler not in _BEFORE_THE_START:
+            raise UpstreamError("The provider's stream has no start.", code="upstream_invalid_answer")
+        return handler(self, event)
+
+    def start(self, event: Json) -> bytes:
+        message = need(event, "message", dict)
+        fixed = {"id": need(message, "id", str), "object": "chat.completion.chunk", "created": self._created}
+        fixed["model"] = need(message, "model", str)
+        self._usage = dict(need(message, "usage", dict))
+        self._head = b"data: " + dumps(fixed)[:-1] + b',"choices":[{"index":0,"delta":'
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def ping(self, event: Json) -> bytes:
+        return PING
+
+    def block_start(self, event: Json) -> bytes:
+        index, block = need(event, "index", int), need(event, "content_block", dict)
+        kind = need(block, "type", str)
+        if kind == "tool_use":
+            return self._tool_start(index, block)
+        if kind == "text" and block.get("text"):
+            return self._text(index, need(block, "text", str))
+        if kind == "redacted_thinking" and not self._is_strict:
+            return self._extra(index, {"data": block.get("data")})
+        return b""
+
+    def _tool_start(self, index: int, block: Json) -> bytes:
+        number = self._tools[index] = len(self._tools)
+        given = need(block, "input", dict) if block.get("input") else {}
+        if not given:
+            self._is_empty.add(index)
+        function = {"name": need(block, "name", str), "arguments": dumps(given).decode() if given else ""}
+        call = {"index": number, "id": need(block, "id", str), "type": "function", "function": function}
+        return self._chunk({"tool_calls": [call]})
+
+    def block_delta(self, event: Json) -> bytes:
+        index, delta = need(event, "index", int), need(event, "delta", dict)
+        kind = need(delta, "type", str)
+        if kind == "text_delta":
+            return self._text(index, need(delta, "text", str))
+        if kind == "input_json_delta" and index in self._tools:
+            return self._arguments(index, need(delta, "partial_json", str))
+        if not self._is_strict and kind in _EXTRAS:
+            return self._extra(index, {name: delta[name] for name in _EXTRAS[kind] if name in delta})
+        return b""
+
+    def block_stop(self, event: Json) -> bytes:
+        index = need(event, "index", int)
+        if index not in self._is_empty:
+            return b""
+        return self._arguments(index, "{}")  # a tool without arguments streams none, and "" is no JSON
+
+    def message_delta(self, event: Json) -> bytes:
+        counts = event.get("usage")
+        if isinstance(counts, dict):  # cumulative; what is null stays as the start said
+            self._usage.update({name: value for name, value in counts.items() if value is not None})
+        reason = need(event, "delta", dict).get("stop_reason")
+        return b"" if reason is None else self._finish(reason)
+
+    def _finish(self, reason: Any) -> bytes:
+        if self._has_finished:
+            return b""
+        self._has_finished = True
+        return self._chunk({}, dumps(finish_reason(reason)))
+
+    def stop(self, event: Json) -> bytes:
+        self.is_over = True
+        end = self._finish(None)  # if no event had a reason
+        if not self._with_usage:
+            return end + sse.DONE
+        head = self._head[: self._head.index(b',"choices":')]
+        return end + head + b',"choices":[],"usage":' + dumps(usage(self._usage)) + b"}\n\n" + sse.DONE
+
+    def failure(self, event: Json) -> bytes:
+        found = error(event)
+        inner = event.get("error")
+        kind = inner.get("type") if isinstance(inner, dict) else None
+        status = STATUSES.get(kind, 500) if isinstance(kind, str) else 500
+        raise UpstreamAnswered(status, {**found, "type": found["type"] or "server_error"}, {})
+
+    def _text(self, index: int, text: str) -> bytes:
+        extra = {} if self._is_strict else {"content_blocks": [{"index": index, "delta": {"text": text}}]}
+        return self._chunk({"content": text, **extra})
+
+    def _arguments(self, index: int, partial: str) -> bytes:
+        if partial:
+            self._is_empty.discard(index)
+        return self._chunk({"tool_calls": [{"index": self._tools[index], "function": {"arguments": partial}}]})
+
+    def _extra(self, index: int, delta: Json) -> bytes:
+        return self._chunk({"content_blocks": [{"index": index, "delta": delta}]})
+
+    def _chunk(self, delta: Json, reason: bytes = b"null") -> bytes:
+        usage_yet = b',"usage":null' if self._with_usage else b""
+        return self._head + dumps(delta) + b',"logprobs":null,"finish_reason":' + reason + b"}]" + usage_yet + b"}\n\n"
+
+
+_EXTRAS = {"thinking_delta": ("thinking",), "signature_delta": ("signature",), "citations_delta": ("citation",)}
+_HANDLERS: dict[str, Callable[[_Stream, Any], bytes]] = {
+    "message_start": _Stream.start,
+    "ping": _Stream.ping,
+    "content_block_start": _Stream.block_start,
+    "content_block_delta": _Stream.block_delta,
+    "content_block_stop": _Stream.block_stop,
+    "message_delta": _Stream.message_delta,
+    "message_stop": _Stream.stop,
+    "error": _Stream.failure,
+}
+_BEFORE_THE_START = (_Stream.start, _Stream.ping, _Stream.failure)

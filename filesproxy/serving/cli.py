@@ -1,0 +1,156 @@
+"""The command line: `serve` (the default), `demo`, `check` and `key`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from .. import __version__
+from ..app import Application, create_app
+from ..config.load import ENVIRONMENT_PREFIX
+from ..config.settings import SETTINGS, is_name
+from ..errors import ConfigError
+from ..gateway.access_log import to_stdout
+from ..gateway.auth import GATEWAY_KEY_PREFIX, is_loopback
+from .demo import demo
+from .embedded import Server
+
+GRACE_SECONDS = 30.0  # for transfers under way when the server is told to stop
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words if words[:1] and words[0] in _ALL_WORDS else ["serve", *words])
+    commands = {
+        "demo": lambda: demo(print),
+        "check": lambda: check(arguments.config),
+        "key": lambda: key(arguments.name),
+    }
+    try:
+        return commands.get(arguments.command, lambda: serve(vars(arguments)))()
+    except ConfigError as error:
+        print(f"filesproxy: {error.message}", file=sys.stderr)
+        return 2
+
+
+_ALL_WORDS = ("serve", "demo", "check", "key", "-h", "--help", "--version")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="filesproxy", description="A gateway for the LLM Files API.")
+    parser.add_argument("--version", action="version", version=f"filesproxy {__version__}")
+    commands = parser.add_subparsers(dest="command")
+    serve_parser = commands.add_parser("serve", help="serve the gateway (the default)")
+    serve_parser.add_argument("--config", metavar="FILE", help="INI file with the configuration")
+    for setting in SETTINGS:
+        if setting.app:
+            flag = "--" + setting.name.replace("_", "-")
+            serve_parser.add_argument(flag, metavar="VALUE", help=setting.doc.replace("%", "%%"))
+    commands.add_parser("demo", help="serve from a temporary folder, make all five calls, compare, clean up")
+    check_parser = commands.add_parser("check", help="say what a configuration means, or what is wrong with it")
+    check_parser.add_argument("--config", metavar="FILE", help="INI file; without it, FILESPROXY_CONFIG")
+    key_parser = commands.add_parser("key", help="make a gateway key and the lines that configure it")
+    key_parser.add_argument("--name", required=True, help="who will have it, such as team-a")
+    return parser
+
+
+def check(config: str | None) -> int:
+    """Say what the configuration means. Raises ConfigError, with the place, for what is wrong with it."""
+    found = create_app(config).config
+    named = config or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
+    print("The configuration can be used." if named else "There is no configuration file; these are the defaults.")
+    for name, own in found.providers.items():
+        print(f"  provider {name}: {_address(own)}{', saved credential' if own['credential'] else ''}")
+    for known in found.keys:
+        uses = f"providers {' '.join(known.providers) or 'none'}, operations {' '.join(known.operations)}"
+        print(f"  key {known.name}: {uses}")
+    for warning in found.warnings:
+        print(f"  warning: {warning}")
+    return 0
+
+
+def key(name: str) -> int:
+    """Make a gateway key of 256 bits; print it, which nothing stores, and what to put into the configuration."""
+    if not is_name(name):
+        raise ConfigError("a key's name is small letters, digits, - and _.")
+    made = GATEWAY_KEY_PREFIX + secrets.token_urlsafe(32)
+    print(f"# the key, for the client's x-portkey-api-key; it is shown only now:\n# {made}")
+    print(f"[key:{name}]\nsha256 = {sha256(made.encode()).hexdigest()}\nproviders = *")
+    return 0
+
+
+def serve(arguments: Mapping[str, Any]) -> int:
+    """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if the address cannot be had; raises ConfigError."""
+    to_stdout()
+    logger = logging.getLogger("filesproxy")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    application = _application(arguments)
+    host, port = application.config.settings["listen"]
+    application.this_machine_only = not application.config.keys and is_loopback(host)
+    try:
+        server = Server((host, port), application)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
+        return 1
+    _stop_on_signals(server)
+    print(_banner(server, application), file=sys.stderr, flush=True)
+    server.serve_forever(poll_interval=0.1)
+    server.drain(GRACE_SECONDS)
+    return 0
+
+
+def _application(arguments: Mapping[str, Any]) -> Application:
+    names = [setting.name for setting in SETTINGS if setting.app]
+    settings = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    config = arguments.get("config") or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
+    if not config:
+        defaults = {"folder": _data_folder(), "default_provider": "local"}
+        given = {name: os.environ.get(ENVIRONMENT_PREFIX + name.upper()) or defaults[name] for name in defaults}
+        settings = {**given, **settings}
+    return create_app(config, **settings)
+
+
+def _data_folder() -> str:
+    """The user's data folder, as the XDG base directory specification has it."""
+    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(base, "filesproxy")
+
+
+def _banner(server: Server, application: Application) -> str:
+    host = f"[{server.server_name}]" if ":" in server.server_name else server.server_name
+    url = f"http://{host}:{server.server_port}"
+    lines = [f"filesproxy {__version__} listens on {url} (Ctrl-C stops it)"]
+    for name, settings in application.config.providers.items():
+        default = ", the default" if name == application.config.settings["default_provider"] else ""
+        lines.append(f"  provider {name}: {_address(settings)}{default}")
+    lines.append(f"try: curl -F purpose=assistants -F file=@README.md {url}/v1/files")
+    return "\n".join(lines)
+
+
+def _address(settings: Mapping[str, Any]) -> str:
+    if settings["kind"] == "local":
+        return f"files in {settings['folder']}"
+    return (
+        settings["base_url"] or (settings["resource"] and f"{settings['resource']} on Azure") or "resource per client"
+    )
+
+
+def _stop_on_signals(server: Server) -> None:
+    def stop(signum: int, frame: Any) -> None:
+        signal.signal(signum, signal.SIG_DFL)  # the second one does not wait
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)

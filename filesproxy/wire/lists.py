@@ -1,0 +1,142 @@
+"""Lists and file objects in OpenAI's shape: what every provider's answers are completed to. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..calls import Answer, Call, Json, Operation, Send, need, replace
+from ..errors import BadRequest, UpstreamError
+from ..operations import checked_id
+
+MAX_LIMIT = 10_000  # OpenAI's: 1 to 10,000, and the default is 10,000
+MAX_PAGES = 100  # of one walk through a provider's list
+_LIMIT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_PURPOSE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def list_query(query: dict[str, str]) -> dict[str, str]:
+    """The parameters of a list request that the contract knows; BadRequest for one that is not what it says."""
+    known = {name: query[name] for name in ("purpose", "limit", "after", "order") if query.get(name)}
+    if "limit" in known and not (_LIMIT.fullmatch(known["limit"]) and 1 <= int(known["limit"]) <= MAX_LIMIT):
+        raise BadRequest(f"'limit' is a whole number from 1 to {MAX_LIMIT}.", param="limit")
+    if known.get("order", "asc") not in ("asc", "desc"):
+        raise BadRequest("'order' is asc or desc.", param="order")
+    if "after" in known:
+        checked_id(known["after"], "after")
+    if "purpose" in known:
+        checked_purpose(known["purpose"])
+    return known
+
+
+def checked_purpose(purpose: str) -> str:
+    """The purpose, if it is a short word; which words there are is the provider's to say."""
+    if not _PURPOSE.fullmatch(purpose):
+        raise BadRequest("'purpose' is a word like assistants, batch, fine-tune or user_data.", param="purpose")
+    return purpose
+
+
+def file_object(obj: Any, call: Call) -> Json:
+    """A file object with the two fields that SDKs cannot do without, whatever else it holds.
+
+    `status` is required by OpenAI and missing at compatible hosts, whose files are usable at once: `processed`.
+    """
+    file_id = need(obj, "id", str)
+    if "object" in obj and obj.get("status"):  # as it is: its text is then sent on as it came
+        return obj  # type: ignore[no-any-return]
+    return {"id": file_id, "object": "file", **obj, "status": obj.get("status") or "processed"}
+
+
+def file_list(obj: Any, call: Call) -> Json:
+    """A list of file objects with OpenAI's envelope complete.
+
+    Without a boolean `has_more` openai-python asks for ever, and openai-node stops at once.
+    """
+    if len(need(obj, "data", list)) > MAX_LIMIT:
+        raise UpstreamError("The provider's list is longer than any page.", code="upstream_invalid_answer")
+    data = [file_object(item, call) for item in obj["data"]]
+    return {**obj, **page(data, obj.get("has_more") is True)}
+
+
+def page(data: list[Json], has_more: bool) -> Json:
+    """The list envelope; both ids are null when it is empty."""
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
+
+
+class Page(NamedTuple):
+    """Some file objects of a provider's list, newest first, and whether more follow."""
+
+    data: list[Json]
+    has_more: bool
+
+
+def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
+    """The list of a provider whose pages are not OpenAI's, put together from `pages(call, send)`.
+
+    Those come from behind `after`, newest first, of every purpose. Oldest first needs all of them.
+    """
+
+    def operation(call: Call, send: Send) -> Answer:
+        limit, purpose = int(call.query.get("limit", MAX_LIMIT)), call.query.get("purpose")
+        if call.query.get("order") == "asc":
+            every = _bounded(pages(replace(call, query={}), send))
+            return Answer(200, json=_cut([file for each in every for file in each.data][::-1], call.query))
+        taken: list[Json] = []
+        for each in _bounded(pages(call, send)):
+            taken += _with_purpose(each.data, purpose)
+            if len(taken) > limit or (len(taken) == limit and each.has_more and not purpose):
+                return Answer(200, json=page(taken[:limit], True))
+        return Answer(200, json=page(taken, False))
+
+    return operation
+
+
+def behind(pages: Iterator[Page], after: str) -> Iterator[Page]:
+    """The pages from behind the file `after`. BadRequest if it is in none of them."""
+    pages = _bounded(pages)
+    for each in pages:
+        ids = [file["id"] for file in each.data]
+        if after in ids:
+            yield Page(each.data[ids.index(after) + 1 :], each.has_more)
+            yield from pages
+            return
+    raise BadRequest(_NO_AFTER, param="after")
+
+
+def _bounded(pages: Iterator[Page]) -> Iterator[Page]:
+    for number, each in enumerate(pages):
+        if number == MAX_PAGES:
+            raise UpstreamError("The provider's list is too long to walk.", code="upstream_answer_too_large")
+        yield each
+
+
+def _with_purpose(data: list[Json], purpose: str | None) -> list[Json]:
+    return [file for file in data if purpose in (None, file["purpose"])]
+
+
+_NO_AFTER = "No file of the list has the id that 'after' names."
+
+
+def sliced(data: list[Json], query: Mapping[str, Any]) -> Json:
+    """The page that was asked for, out of a provider's whole list. BadRequest if it does not hold `after`."""
+    newest_first = query.get("order", "desc") == "desc"
+    return _cut(sorted(data, key=lambda file: need(file, "created_at", int), reverse=newest_first), query)
+
+
+def _cut(files: list[Json], query: Mapping[str, Any]) -> Json:
+    ids = [file["id"] for file in files]
+    if "after" in query and query["after"] not in ids:
+        raise BadRequest(_NO_AFTER, param="after")
+    rest = files[ids.index(query["after"]) + 1 if "after" in query else 0 :]
+    rest, limit = _with_purpose(rest, query.get("purpose")), int(query.get("limit", MAX_LIMIT))
+    return page(rest[:limit], limit < len(rest))
+
+
+def deletion(obj: Any, call: Call) -> Json:
+    """OpenAI's answer to a deletion, for any provider that says `deleted` or answers with the id alone."""
+    file_id = need(obj, "id", str)
+    if obj.get("deleted") is False:
+        raise UpstreamError("The provider did not delete the file.", code="upstream_invalid_answer")
+    return {**obj, "id": file_id, "object": "file", "deleted": True}

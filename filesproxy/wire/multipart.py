@@ -1,0 +1,279 @@
+"""multipart/form-data as it streams (RFC 7578, RFC 2046 §5.1): a scanner that pulls, and an encoder.
+
+The sentence to hold: any bytes in any chunking either parse or raise MultipartError, in linear time, and what is
+held in memory is one block, one part's headers and one field, whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from email.message import Message
+from email.parser import HeaderParser
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from ..calls import Upload
+from ..errors import MultipartError
+
+MAX_HEADER_LINES = 32  # of a part; the contract has two, and email needs 100 us for each on a slow machine
+BLOCK_BYTES = 1 << 20  # one read; gunicorn 27 receives straight into a read of this size
+
+# RFC 2046 §5.1.1: 1 to 70 characters, the last one no space.
+_BOUNDARY = re.compile(r"[0-9a-zA-Z'()+_,\-./:=? ]{0,69}[0-9a-zA-Z'()+_,\-./:=?]")
+# RFC 9110 §5.6.6 parameter; each alternative starts with another character, so matching is linear.
+_PARAMETER = re.compile(r'[ \t]*;[ \t]*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";]*)')
+_MEDIA_TYPE = re.compile(r"[!#$&\-^_.+0-9A-Za-z]+/[!#$&\-^_.+0-9A-Za-z]+")
+_HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:")  # email would take another line for the body
+_CHARSET = re.compile(r"[A-Za-z0-9._:\-]{1,40}")
+# RFC 8187 §3.2.1, the charsets it requires.
+_EXTENDED = re.compile(r"(?i:(utf-8|iso-8859-1))'[^']*'(.*)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Part(NamedTuple):
+    """One part: its field name, its file name (None for a plain field), its media type, and its bytes, read once."""
+
+    name: str
+    filename: str | None
+    content_type: str
+    chunks: Iterator[bytes]
+
+
+def boundary_of(content_type: str) -> bytes:
+    """The boundary parameter of a multipart/form-data Content-Type. MultipartError if there is none that is valid."""
+    _, parameters = parse_header(content_type)
+    boundary = parameters.get("boundary", "")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise MultipartError("The Content-Type has no valid boundary of 1 to 70 characters (RFC 2046).")
+    return boundary.encode("ascii")
+
+
+def parts(
+    read: Callable[[int], bytes],
+    boundary: bytes,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    max_parts: int = 32,  # the contract has 4; more is somebody trying
+    max_header_bytes: int = 4096,  # email needs 64 ms of CPU for the worst 4 KiB, four times that for 8
+    max_epilogue_bytes: int = 65536,  # RFC 2046 lets it hold anything, and nobody sends one
+) -> Iterator[Part]:
+    """The parts of a body that `read(size)` returns; b"" is its end. Taking the next part skips what is left of one.
+
+    Ends only after the closing delimiter and the end of the body; raises MultipartError for anything else.
+    """
+    scanner = _Scanner(read, b"\r\n--" + boundary, block_bytes)
+    scanner.open()
+    count = 0
+    while scanner.next_part():
+        count += 1
+        if count > max_parts:
+            raise MultipartError(f"More than {max_parts} parts.")
+        part = Part(*_described(scanner.header_block(max_header_bytes)), scanner.chunks())
+        yield part
+        for _ in part.chunks:
+            pass
+    scanner.finish(max_epilogue_bytes)
+
+
+class _Scanner:
+    """A window on the body. `_buffer` starts at the next unread byte and never holds more than two blocks."""
+
+    def __init__(self, read: Callable[[int], bytes], delimiter: bytes, block_bytes: int) -> None:
+        self._read = read
+        self._delimiter = delimiter
+        self._block_bytes = block_bytes
+        self._buffer = b"\r\n"  # the first delimiter has no CRLF of its own before it (RFC 2046 §5.1.1)
+
+    def open(self) -> None:
+        """Pass the first delimiter. A preamble is refused, but for the one CRLF that old clients send."""
+        self._fill(len(self._delimiter) + 2)
+        at = self._buffer.find(self._delimiter, 0, len(self._delimiter) + 2)
+        if at not in (0, 2):
+            raise MultipartError("The body does not start with its boundary.")
+        self._buffer = self._buffer[at + len(self._delimiter) :]
+
+    def next_part(self) -> bool:
+        """After a delimiter: True if a part follows, False if it was the closing one."""
+        self._fill(2)
+        if self._buffer[:2] == b"--":
+            self._buffer = self._buffer[2:]
+            return False
+        line = self._until(b"\r\n", 256, "A boundary line does not end.")
+        if line.strip(b" \t"):  # transport padding (RFC 2046 §5.1.1) is all that may stand here
+            raise MultipartError("A boundary is followed by other text.")
+        return True
+
+    def header_block(self, limit: int) -> bytes:
+        """The part's header lines, each with its CRLF, without the empty line behind them."""
+        self._fill(2)
+        if self._buffer[:2] == b"\r\n":
+            self._buffer = self._buffer[2:]
+            return b""
+        return self._until(b"\r\n\r\n", limit, f"The headers of a part do not end within {limit} bytes.") + b"\r\n"
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes up to the next delimiter, as they come."""
+        while True:
+            at = self._buffer.find(self._delimiter)
+            if at >= 0:
+                chunk, self._buffer = self._buffer[:at], self._buffer[at + len(self._delimiter) :]
+                if chunk:
+                    yield chunk
+                return
+            held = self._start_of_delimiter()
+            chunk, self._buffer = self._buffer[:held], self._buffer[held:]
+            if chunk:
+                yield chunk
+            self._more("The body ends inside a part.")
+
+    def finish(self, limit: int) -> None:
+        """Read the epilogue away, so that a wrong length shows before anybody calls the upload complete."""
+        seen = len(self._buffer)
+        while seen <= limit:
+            block = self._read(self._block_bytes)
+            if not block:
+                return
+            seen += len(block)
+        raise MultipartError(f"More than {limit} bytes follow the closing boundary.")
+
+    def _start_of_delimiter(self) -> int:
+        """Where a delimiter that the next block may complete starts, else the end. It holds one CR, its first byte."""
+        at = self._buffer.rfind(b"\r", -(len(self._delimiter) - 1))
+        return at if at >= 0 and self._delimiter.startswith(self._buffer[at:]) else len(self._buffer)
+
+    def _until(self, end: bytes, limit: int, complaint: str) -> bytes:
+        searched = 0
+        while True:
+            at = self._buffer.find(end, searched, limit + len(end))
+            if at >= 0:
+                found, self._buffer = self._buffer[:at], self._buffer[at + len(end) :]
+                return found
+            if len(self._buffer) >= limit + len(end):
+                raise MultipartError(complaint)
+            searched = max(0, len(self._buffer) - len(end) + 1)
+            self._more(complaint)
+
+    def _fill(self, size: int) -> None:
+        while len(self._buffer) < size:
+            self._more("The body ends before its closing boundary.")
+
+    def _more(self, complaint: str) -> None:
+        block = self._read(self._block_bytes)
+        if not block:
+            raise MultipartError(complaint)
+        self._buffer = self._buffer + block if self._buffer else block
+
+
+@lru_cache(maxsize=64)  # a form's fields have the same headers each time, and email needs 50 us for them
+def _described(block: bytes) -> tuple[str, str | None, str]:
+    """(field name, file name, media type) of a part with these headers."""
+    headers = _part_headers(block)
+    disposition, parameters = parse_header(_only(headers, "content-disposition"))
+    if disposition != "form-data" or "name" not in parameters:
+        raise MultipartError("A part has no Content-Disposition: form-data with a name (RFC 7578 §4.2).")
+    return parameters["name"], _filename(parameters), _media_type(_only(headers, "content-type"))
+
+
+def _part_headers(block: bytes) -> Message:
+    lines = block.split(b"\r\n")
+    if len(lines) > MAX_HEADER_LINES + 1:
+        raise MultipartError(f"A part has more than {MAX_HEADER_LINES} header lines.")
+    if any(b"\r" in line or b"\n" in line or b"\0" in line for line in lines):
+        raise MultipartError("The headers of a part hold a bare CR, a bare LF or a NUL.")
+    if not all(_HEADER_LINE.match(line) for line in lines if line):  # which a folded line is not either
+        raise MultipartError("The headers of a part hold a line that is no header.")
+    try:
+        text = block.decode("utf-8")  # what every client sends, RFC 7578 §5.1.2
+    except UnicodeDecodeError:
+        text = block.decode("latin-1")
+    return HeaderParser().parsestr(text)
+
+
+def _only(headers: Message, name: str) -> str:
+    values = headers.get_all(name, [])
+    if len(values) > 1:
+        raise MultipartError(f"A part has more than one {name}.")
+    return str(values[0]) if values else ""
+
+
+def _media_type(value: str) -> str:
+    media_type, parameters = parse_header(value or "application/octet-stream")
+    if not _MEDIA_TYPE.fullmatch(media_type):
+        raise MultipartError("A part has a Content-Type that is no media type.")
+    charset = parameters.get("charset", "")
+    return f"{media_type}; charset={charset}" if _CHARSET.fullmatch(charset) else media_type
+
+
+def _filename(parameters: dict[str, str]) -> str | None:
+    """The plain file name; `filename*`, which RFC 7578 §4.2 forbids, only where it stands alone."""
+    name = parameters.get("filename")
+    if name is None and "filename*" in parameters:
+        name = _extended(parameters["filename*"])
+    if name and _CONTROL.search(name):
+        raise MultipartError("A file name holds control characters.")
+    return name
+
+
+def _extended(value: str) -> str:
+    found = _EXTENDED.fullmatch(value)
+    if not found:
+        raise MultipartError("A filename* is not UTF-8 or ISO-8859-1 as RFC 8187 has it.")
+    try:
+        return unquote_to_bytes(found[2]).decode(found[1])
+    except UnicodeDecodeError:
+        raise MultipartError("A filename* does not decode.") from None
+
+
+def parse_header(value: str) -> tuple[str, dict[str, str]]:
+    """A header's value in lower case, and its parameters (RFC 9110 §5.6.6). MultipartError if it does not parse.
+
+    In quoted text only `\\"` and `\\\\` are escapes: browsers send `C:\\x` raw (WHATWG form-data).
+    """
+    head, semicolon, _ = value.partition(";")
+    parameters: dict[str, str] = {}
+    rest = value.rstrip(" \t;")
+    at = len(head)
+    while semicolon and at < len(rest):
+        found = _PARAMETER.match(rest, at)
+        if not found or found[1].lower() in parameters:
+            raise MultipartError("A header has parameters that do not parse, or one of them twice.")
+        parameters[found[1].lower()] = _unquoted(found[2])
+        at = found.end()
+    return head.strip(" \t").lower(), parameters
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    return re.sub(r'\\(["\\])', r"\1", text[1:-1])
+
+
+def encode(upload: Upload, boundary: str) -> Iterator[bytes]:
+    """The upload as multipart/form-data of our own making: known fields, the file, then fields that came behind it.
+
+    Only what was parsed goes out, so no other parser can see other parts than we did. The boundary is the caller's to
+    choose at random, 16 bytes or more. The closing delimiter follows only when the upload has ended whole.
+    """
+    early = upload.sent_fields(upload.fields)
+    yield _encoded_fields(early, boundary) + _file_headers(upload, boundary)
+    yield from upload
+    late = {field: value for field, value in upload.sent_fields(upload.fields).items() if field not in early}
+    yield b"\r\n" + _encoded_fields(late, boundary) + f"--{boundary}--\r\n".encode("ascii")
+
+
+def _encoded_fields(fields: dict[str, str], boundary: str) -> bytes:
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    return "".join(head % (_quoted(name), value) for name, value in fields.items()).encode()
+
+
+def _file_headers(upload: Upload, boundary: str) -> bytes:
+    disposition = f'form-data; name="{upload.part}"; filename="{_quoted(upload.filename)}"'
+    return (
+        f"--{boundary}\r\nContent-Disposition: {disposition}\r\nContent-Type: {upload.content_type}\r\n\r\n"
+    ).encode()
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', "%22")
