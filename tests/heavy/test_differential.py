@@ -12,8 +12,8 @@ import re
 import time
 
 import pytest
-from test_fuzz import bodies
 from test_multipart import outcome, reader
+from test_multipart_fuzz import bodies
 
 from filesproxy.errors import MultipartError
 from filesproxy.wire.multipart import boundary_of, parse_header, parts

@@ -15,7 +15,7 @@ import pytest
 import strict_azure
 import strict_openai
 from servers import running
-from strict_openai_more import StrictAzureMore, StrictOpenAIMore
+from strict_openai_routes import StrictAzureMore, StrictOpenAIMore
 
 openai = pytest.importorskip("openai", reason="needs the openai package")
 pytest.importorskip("gunicorn", reason="needs gunicorn")

@@ -25,7 +25,7 @@ from filesproxy.errors import (
 from filesproxy.gateway.json_body import BLOCK_BYTES, Budget, Document, split_slug
 from filesproxy.gateway.wsgi import Request
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 LIMIT = 1000
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 BATCH = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}

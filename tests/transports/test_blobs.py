@@ -18,7 +18,7 @@ import pytest
 from filesproxy.errors import ClientAborted, FilesproxyError, StoreError, StoreFull
 from filesproxy.transports.local.blobs import BLOCK_BYTES, BlobBody, Blobs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture

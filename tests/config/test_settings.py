@@ -110,7 +110,7 @@ BAD = {
     "caller_credentials": TRUTHS,
 }  # fmt: skip
 FILES = {
-    "file": (Path(__file__).parent / "ca.pem").read_bytes(),
+    "file": (Path(__file__).parent.parent / "ca.pem").read_bytes(),
     "credential": b"sk-of-a-file\n",
     "empty": b"\n",
     "two_lines": b"sk-canary-0123\nsk-canary-0123\n",

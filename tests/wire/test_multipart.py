@@ -12,7 +12,7 @@ from filesproxy.calls import Upload
 from filesproxy.errors import MultipartError
 from filesproxy.wire.multipart import boundary_of, encode, parse_header, parts
 
-CORPUS = Path(__file__).parent / "corpus" / "multipart"
+CORPUS = Path(__file__).parent.parent / "corpus" / "multipart"
 VALID = sorted(path.stem for path in (CORPUS / "valid").glob("*.http"))
 INVALID = sorted(path.stem for path in (CORPUS / "invalid").glob("*.http"))
 BLOCK_SIZES = (1, 2, 3, 7, 16, 61, 4096, 1 << 20)

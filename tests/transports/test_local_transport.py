@@ -31,7 +31,7 @@ from filesproxy.operations import checked_id
 from filesproxy.transports.local.blobs import BLOCK_BYTES
 from filesproxy.transports.local.transport import Index, Store
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"]
 
 

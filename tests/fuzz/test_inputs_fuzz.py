@@ -39,7 +39,7 @@ from filesproxy.wire.strict_json import MAX_DEPTH, MAX_DIGITS, Unreadable, dumps
 
 CASES = int(os.environ.get("FUZZ_CASES", "4000"))  # of the fuzzer of answers; the others run a share of them
 SEED = 20261126
-CORPUS = Path(__file__).parent / "corpus"
+CORPUS = Path(__file__).parent.parent / "corpus"
 SIZE = 1 << 16
 SECONDS = 0.3  # of CPU for so many bytes: three times the bar, since a machine has more to do
 
