@@ -1,42 +1,47 @@
-"""The WSGI application: the way of a request, one error boundary around it, one log line behind it."""
+"""The WSGI application: the way of a request, with one error boundary around it and its observers after it.
+
+The only composer: it builds the transports and hands them to the exchange.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
-from .calls import Answer, Call, Provider, Target, Transport, credential_headers, replace
+from .calls import Answer, Call, Json, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import FilesproxyError, LoopDetected
-from .exchange import EventStream, run
-from .gateway.access_log import Record
-from .gateway.admission import Gate
-from .gateway.auth import may_go, permit, require_this_machine
-from .gateway.files import HANDLERS, time_limit
-from .gateway.json_body import Budget, Document
-from .gateway.json_requests import HANDLERS as JSON_HANDLERS
-from .gateway.json_requests import JSON_OPERATIONS
+from .exchange import EventStream, answer_headers, run
+from .gateway.access_log import AccessLog
+from .gateway.auth import Caller, authenticate, may_go, permit, require_this_machine
+from .gateway.files import time_limit
+from .gateway.health import health
+from .gateway.json_body import JsonBody, JsonBudget
+from .gateway.json_requests import HANDLERS
+from .gateway.record import Observer, Record
+from .gateway.router import Match, route
+from .gateway.target import client_headers, resolve
 from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
-from .operations import Match, route
 from .providers import PROVIDERS
-from .transports.https.transport import Sender
+from .providers.table import credential_headers
+from .redaction import redact
+from .transports.https.transport import HttpTransport
+from .transports.local.transport import LocalTransport
 from .watchdog import Watch, Watchdog, nothing
-from .wire.headers import redact, relayed
 from .wire.ranges import partial
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _log = logging.getLogger("filesproxy")
-# What a browser must not do with a stranger's file: guess its type, or run it as a page of this origin.
+#: operations that the gateway answers itself, for anybody
+OWN_OPERATIONS: dict[str, Callable[[Record], Response]] = {"health": health}
+# A browser must not guess the type of a stranger's file, nor run it as a page of this origin.
 _CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
-# Where clients of any provider present a credential.
-_PRESENTED = frozenset({"authorization", "x-portkey-api-key", "api-key", "x-api-key"})
-# Events are of one moment, and nginx would wait until it has a buffer full of them.
+# Events are not to be cached, and nginx would wait until it has a buffer full of them.
 _EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -49,36 +54,43 @@ def create_app(
 ) -> Application:
     """The gateway as a WSGI application, to serve or to mount under any prefix.
 
-    `config` is the path of an INI file or {section: {key: value}}; `settings` are those of [filesproxy], as keywords.
-    Two applications in one process share nothing, and nothing is opened before the first request. Raises ConfigError.
+    `config` is the path of an INI file or {section: {key: value}}; `settings` are those of [filesproxy], as keywords;
+    `providers` is a provider table; `transports` replaces transports by URL scheme. Two applications in one process
+    share nothing, and nothing is opened before the first request. Raises ConfigError.
     """
     loaded = load(config, settings, providers)
-    return Application(loaded, providers, {**default_transports(loaded), **(transports or {})})
+    return Application(loaded, providers, {**make_transports(), **(transports or {})})
 
 
-def default_transports(config: Config) -> dict[str, Transport]:
-    """How calls are performed, by the scheme of their URL."""
-    sender = Sender()
-    made: dict[str, Transport] = {"http": sender, "https": sender}
-    if any(settings["folder"] for settings in config.providers.values()):
-        from .transports.local.transport import LocalTransport  # with SQLite, 0.9 MB of memory for each worker
+def make_transports() -> dict[str, Transport]:
+    """How calls are performed, by the scheme of their URL.
 
-        made["local"] = LocalTransport()
-    return made
+    They know nothing of a configuration, so they can outlive an application: the next one, with another configuration,
+    goes on with the same connections and stores.
+    """
+    http = HttpTransport()
+    return {"http": http, "https": http, "local": LocalTransport()}
 
 
 class Application:
     """A WSGI application (PEP 3333), safe for threads."""
 
-    def __init__(self, config: Config, providers: Mapping[str, Provider], transports: Mapping[str, Transport]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        providers: Mapping[str, Provider],
+        transports: Mapping[str, Transport],
+        observers: Sequence[Observer] = (AccessLog(),),
+    ) -> None:
         self.config = config
         for warning in config.warnings:
             _log.warning(warning)
-        self._transports = transports
+        self.transports = transports
+        self._providers = providers
+        self._observers = observers
         self._watchdog = Watchdog()
-        self._budget = Budget(config.settings["max_json_in_flight"])
-        self._gate = Gate(config, providers)
-        names = _PRESENTED | credential_headers(providers)
+        self._budget = JsonBudget(config.settings["max_json_in_flight"])
+        names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
         self._presented = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
         #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
         self.this_machine_only = False
@@ -87,80 +99,85 @@ class Application:
         """Answer one request; every failure becomes OpenAI's error envelope."""
         record = Record(environ, self._presented)
         try:
-            return self._answer(environ, start_response, record)
+            return self._send(self._answer(environ, record), environ, start_response, record)
         except FilesproxyError as error:
-            record.error = error.code or ""
+            record.note_failure(error.code or "")
             response = error_response(error, record.headers())
         except Exception as error:
             _log.error("request %s: %s", record.id, _where(error))
-            record.error = type(error).__name__
+            record.note_failure(type(error).__name__)
             failure = FilesproxyError(
                 "The gateway failed; its log says where, under x-request-id.", code="internal_error"
             )
             response = error_response(failure, record.headers())
         return self._send(response, environ, start_response, record)
 
-    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse, record: Record) -> Iterable[bytes]:
+    def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)
         record.body = request.body
         request.check_target()
         _check_via(request, self.config.settings["via_name"])
         match = route(request.method, request.path)
-        record.fields.update(operation=match.operation, file_id=match.id or None)
-        response = _health(record) if match.operation == "health" else self._relay(request, match, record)
-        return self._send(response, environ, start_response, record)
+        record.operation = match.route.operation
+        record.note_file(match.id)
+        if match.route.operation in OWN_OPERATIONS:
+            return OWN_OPERATIONS[match.route.operation](record)
+        return self._relay(request, match, record)
 
     def _relay(self, request: Request, match: Match, record: Record) -> Response:
-        if self.this_machine_only:
-            require_this_machine(request)
-        admission = self._gate.admit(request)
-        caller = admission.caller
-        record.fields["key"], record.secret = caller.name or None, caller.credential
-        permit(caller, match.operation)
+        """Who calls, where to, with which call; then run it, and make a response of its answer."""
+        caller = self._admit(request, match, record)
         watch = record.watch = self._watchdog.watch(request.client)
         request.body.is_overdue = lambda: watch.is_overdue
-        document = Document(request, self.config.settings, self._budget, self.config.providers)
-        is_json = match.operation in JSON_OPERATIONS
-        if is_json:  # of which the model may name the provider, so it is read before the provider's limits are known
-            watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
-            watch.transfer()
+        body = JsonBody(request, self.config.settings, self._budget, self.config.providers)
         try:
-            target = admission.named_target(document.named_provider) if is_json else admission.target
-            record.secret = target.credential
-            record.fields["provider"] = f"@{target.name}" if target.is_saved else target.name
-            watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
-            # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
-            watch.transfer(nothing if is_json else lambda: request.body.size)
-            said = admission.headers_to(target) if is_json else admission.headers
-            call = self._call(request, match, target, document, said, record)
-            watch.follows_client = call.stream or call.is_generated
-            record.upload = call.upload
-            answer = run(call, target, self._transports)
+            target = self._resolve(request, match, caller, body, watch)
+            self._note_target(target, record)
+            self._limit_transfer(request, match, target, watch)
+            call = self._call(request, match, target, body, record)
+            watch.follows_client = call.expects == "events" or call.expects == "bytes" or call.is_generated
+            answer = run(call, target, self.transports)
         finally:
-            document.release()
-        if call.operation == "retrieve_file_content":
+            body.release()
+        if call.expects == "bytes":
             answer = _partial(answer, call.headers)
-        return _response(answer, target, record)
+        return _response(answer, match, target, record)
 
-    def _call(
-        self,
-        request: Request,
-        match: Match,
-        target: Target,
-        document: Document,
-        headers: Mapping[str, str],
-        record: Record,
-    ) -> Call:
+    def _admit(self, request: Request, match: Match, record: Record) -> Caller:
+        if self.this_machine_only:
+            require_this_machine(request)
+        caller = authenticate(request, self.config.keys)
+        record.key, record.secrets = caller.name or None, (caller.credential,)
+        permit(caller, match.route.operation)
+        return caller
+
+    def _resolve(self, request: Request, match: Match, caller: Caller, body: JsonBody, watch: Watch) -> Target:
+        if match.route.body != "json":
+            return resolve(request, caller, self.config, self._providers)
+        # The model may name the provider, so the body is read before the provider's own limits are known.
+        watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
+        watch.transfer()
+        return resolve(request, caller, self.config, self._providers, body.named_provider)
+
+    @staticmethod
+    def _note_target(target: Target, record: Record) -> None:
+        record.secrets = target.credentials
+        record.provider = f"@{target.name}" if target.is_saved else target.name
+
+    @staticmethod
+    def _limit_transfer(request: Request, match: Match, target: Target, watch: Watch) -> None:
+        watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
+        # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
+        watch.transfer(nothing if match.route.body == "json" else lambda: request.body.size)
+
+    def _call(self, request: Request, match: Match, target: Target, body: JsonBody, record: Record) -> Call:
+        headers = client_headers(request, target, self.config.keys)
         timeout = time_limit(request)
-        if match.operation in HANDLERS:
-            call = HANDLERS[match.operation](request, match.id, target)  # which may read the body's beginning
-        else:
-            call = JSON_HANDLERS[match.operation](request, match.id, target, document)
-        if call.headers:
-            keys = self.config.keys
-            own = {name: text for name, text in call.headers.items() if text and may_go(text, keys)}
-            headers = {**headers, **own}
-        return replace(call, headers=headers, timeout=timeout, now=record.started, watch=record.watch)
+        value: Json | None = body.value if match.route.body == "json" else None
+        call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
+        own = {name: text for name, text in call.headers.items() if text and may_go(text, self.config.keys)}
+        record.upload = call.upload
+        return call._replace(headers={**headers, **own}, timeout=timeout, now=record.started, watch=record.watch)
 
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record
@@ -170,7 +187,9 @@ class Application:
         def done(sent: int, error: str) -> None:
             watch.close()
             is_slow = error == "client_aborted" and watch.is_overdue
-            record.write(response.status, sent, "client_timeout" if is_slow else error)
+            record.finish(response.status, sent, "client_timeout" if is_slow else error)
+            for observer in self._observers:
+                observer.finished(record)
 
         stream = respond(response, environ["REQUEST_METHOD"], start_response, done)
         if isinstance(stream, ResponseStream):
@@ -182,7 +201,7 @@ class Application:
 
 
 def _check_via(request: Request, own_name: str) -> None:
-    """LoopDetected, if this deployment has sent the request on before (RFC 9110 §7.6.3)."""
+    """LoopDetected if this deployment has sent the request on before (RFC 9110 §7.6.3)."""
     via = request.headers.get("via")
     if via and any(own_name in entry.split()[1:2] for entry in via.split(",")):
         raise LoopDetected("This request has been through this gateway before: a provider leads back to it.")
@@ -197,22 +216,21 @@ def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
         raise
 
 
-def _response(answer: Answer, target: Target, record: Record) -> Response:
-    relayed_ones = relayed(answer.headers, content=answer.body is not None)
-    headers = {**record.headers(), **{name: redact(text, target.credential) for name, text in relayed_ones.items()}}
+def _response(answer: Answer, match: Match, target: Target, record: Record) -> Response:
+    headers = {**record.headers(), **answer_headers(answer, target)}
     ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored]
     if ignored:
-        headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credential)
-    if answer.body is None:
-        record.note_file(answer.json, target.credential)
-        return json_response(200, answer.json, headers, target.credential, answer.text)
-    headers.setdefault("content-type", "application/octet-stream")
-    own_headers = _EVENT_HEADERS if isinstance(answer.body, EventStream) else _CONTENT_HEADERS
-    return Response(answer.status, {**headers, **own_headers}, answer.body)
-
-
-def _health(record: Record) -> Response:
-    return json_response(200, {"status": "ok", "service": "filesproxy", "version": __version__}, record.headers())
+        headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credentials)
+    if answer.body is not None:
+        headers.setdefault("content-type", "application/octet-stream")
+        own_headers = _EVENT_HEADERS if isinstance(answer.body, EventStream) else _CONTENT_HEADERS
+        return Response(answer.status, {**headers, **own_headers}, answer.body)
+    record.note_answer(answer.json)
+    status = answer.status if match.route.is_passed_through else 200
+    if answer.json is None and match.route.answer == "nothing":
+        empty = {} if status == 204 else {"content-type": "text/plain", "content-length": "0"}
+        return Response(status, {**headers, **empty}, b"")
+    return json_response(status, answer.json, headers, target.credentials)
 
 
 def _where(error: BaseException) -> str:

@@ -1,71 +1,87 @@
-"""Runs one operation against one target: the only caller of a transport, and the owner of every answer."""
+"""Runs one operation against one target: the only caller of a transport, and the owner of every body.
+
+Imports the watchdog, `wire` and the ground floor (calls, operations, redaction, errors); the transports are handed in.
+"""
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-from .calls import Answer, Body, Call, Target, Transport, replace
-from .errors import BadRequest, FilesproxyError, UpstreamAnswered, UpstreamError, UpstreamTimeout
-from .wire import sse
-from .wire.headers import media_type, redact, relayed
-from .wire.strict_json import Unreadable, loads, says_only
+from .calls import Answer, Body, Call, Json, KeptFiles, Target, Transport
+from .errors import BadRequest, FilesproxyError, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
+from .redaction import Secret, redact
+from .wire import sse, urls
+from .wire.headers import media_type, relayed
+from .wire.strict_json import Unreadable, loads
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
-_KEPT_FOR_A_PAGE = (413, 429)  # which an edge answers for the provider; other pages say nothing of the request
+_KEPT_FOR_A_PAGE = (413, 429)  # an edge answers these in the provider's place; other pages say nothing of the request
 
 
-def run(call: Call, target: Target, transports: Mapping[str, Transport]) -> Answer:
-    """The operation's answer, its body still open if it is a stream; whatever else was opened is closed.
+class NoKeptFiles:
+    """The kept files of a caller that has no store."""
 
-    Raises UpstreamAnswered for every status but 2xx, UpstreamError for an answer that cannot be used,
-    BadRequest where the provider has no such operation.
+    def find(self, file_ids: Sequence[str]) -> Mapping[str, Json]:
+        """None of them."""
+        return {}
+
+    def open(self, file_id: str) -> Answer:
+        """NotFound, always."""
+        raise NotFound(f"No such File object: {file_id}", param="id")
+
+
+def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: KeptFiles | None = None) -> Answer:
+    """Perform the call's operation. The answer's body is open if it is relayed; every other body is closed.
+
+    UpstreamAnswered for every status but 2xx, UpstreamError for an answer that cannot be used, BadRequest if the
+    provider does not have the operation.
     """
     operation = target.provider["operations"].get(call.operation)
     if operation is None:
-        reason = target.provider.get("unsupported", {}).get(call.operation, "This provider has no such operation.")
+        reason = target.provider.get("unsupported", {}).get(
+            call.operation, "This provider does not have this operation."
+        )
         raise BadRequest(reason, code="unsupported_operation", headers={"x-should-retry": "false"})
     opened: list[Body] = []
-    kept = None
+    relayed_body = None
     try:
-        answer = operation(call, _Sender(target, transports, opened))
-        answer = _watched(answer, opened, target) if call.is_generated and sse.is_stream(answer) else answer
-        kept = answer.body
+        answer = operation(call, _Send(target, transports, kept or NoKeptFiles(), opened))
+        if call.is_generated and sse.is_stream(answer) and answer.body is not None:
+            answer = _as_event_stream(answer, answer.body, opened, target)
+        relayed_body = answer.body
         return answer
     except UpstreamError as error:
         if call.upload and call.upload.is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
             error.headers.setdefault("x-should-retry", "false")
         raise
     finally:
-        if not isinstance(kept, EventStream):  # which closes them all
+        if not isinstance(relayed_body, EventStream):  # an EventStream closes them all
             for body in opened:
-                if body is not kept:  # that one is the response's to close
+                if body is not relayed_body:  # the response closes that one
                     body.close()
 
 
-def _watched(answer: Answer, opened: list[Body], target: Target) -> Answer:
-    """The answer with a body that closes everything under it, and makes an event of what breaks it off."""
-    assert answer.body is not None
+def _as_event_stream(answer: Answer, events: Body, opened: list[Body], target: Target) -> Answer:
     if answer.headers.get("content-encoding", "identity") != "identity":
-        raise UpstreamError("The provider's events have an encoding.", code="upstream_invalid_answer")
+        raise UpstreamError("The provider's events are compressed.", code="upstream_invalid_answer")
     headers = {name: text for name, text in answer.headers.items() if name != "content-length"}
-    return replace(answer, headers=headers, body=EventStream(answer.body, opened, target.credential))
+    return answer._replace(headers=headers, body=EventStream(events, opened, target.credentials))
 
 
 class EventStream:
-    """A provider's events on their way to a client, translated or not; owns the bodies that they are made of.
+    """A provider's events on their way to a client, translated or not. Owns the bodies that they are made of.
 
-    A failure before the first event is raised. Behind it the status has gone, so it becomes the last event, and its
-    code is in `error`.
+    A failure before the first event is raised. After it, the status has been sent, so the failure becomes the last
+    event, and its code is in `error`.
     """
 
-    def __init__(self, events: Iterator[bytes], bodies: list[Body], secret: str) -> None:
+    def __init__(self, events: Iterator[bytes], bodies: list[Body], secrets: Iterable[Secret]) -> None:
         self._events = events
         self._bodies = bodies
-        self._secret = secret
+        self._secrets = secrets
         self._begun = False
         self.error = ""
 
@@ -77,16 +93,16 @@ class EventStream:
         try:
             block = next(self._events)
         except FilesproxyError as error:
-            error.message = redact(error.message, self._secret)
-            error.param = error.param and redact(error.param, self._secret)
-            error.code = error.code and redact(error.code, self._secret)
+            error.message = redact(error.message, self._secrets)
+            error.param = error.param and redact(error.param, self._secrets)
+            error.code = error.code and redact(error.code, self._secrets)
             if not self._begun:
                 raise
             self.error = error.code or type(error).__name__
             self._events = iter(())
             block = sse.error_event(error)
         self._begun = True
-        return redact(block.decode("latin-1"), self._secret).encode("latin-1") if self._secret else block
+        return redact(block.decode("latin-1"), self._secrets).encode("latin-1")
 
     def close(self) -> None:
         """Close every body."""
@@ -95,56 +111,50 @@ class EventStream:
 
 
 def address(call: Call, target: Target) -> str:
-    """The URL of a call without its query, which is one of the target's own origin or of the provider's hosts."""
+    """The URL of a call, without its query. UpstreamError if its origin is neither the target's nor in `hosts`."""
     path = target.provider["path"](call, target) if "path" in target.provider else call.path
     url = path if "://" in path else target.base_url + path
-    if not _is_at(target.base_url, url) and _origin(url) not in map(_origin, target.provider.get("hosts", ())):
+    hosts = map(urls.origin, target.provider.get("hosts", ()))
+    if not urls.is_at(target.base_url, url) and urls.origin(url) not in hosts:
         raise UpstreamError("The call would leave the provider's own hosts.", code="upstream_address")
     return url
 
 
-def _is_at(base_url: str, url: str) -> bool:
-    """Whether both have one origin: surely so if the first ends, with a slash behind it, inside the second."""
-    return url.startswith(base_url + "/") or _origin(url) == _origin(base_url)
+class _Send:
+    """What an operation reaches the outside with. All its calls share the time of one."""
 
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port
-    except ValueError:
-        raise UpstreamError("The call has an address that is no URL.", code="upstream_address") from None
-
-
-class _Sender:
-    """What an operation sends with: it may send several calls, all within the time of one."""
-
-    def __init__(self, target: Target, transports: Mapping[str, Transport], opened: list[Body]) -> None:
+    def __init__(
+        self, target: Target, transports: Mapping[str, Transport], kept: KeptFiles, opened: list[Body]
+    ) -> None:
         self._target = target
         self._transports = transports
-        self._opened = opened  # bodies that nobody has read and closed yet
+        self._opened = opened  # bodies that nobody has read to the end and closed
         self._started = 0.0
+        self.kept: KeptFiles = _OwnedKeptFiles(kept, opened)
 
     def __call__(self, call: Call) -> Answer:
-        """Send a call. JSON is read and its body closed; the body of a stream is left open."""
+        """Send a call. A body to be relayed is left open; any other is read, and closed."""
         answer = self._perform(self._in_time(call))
         if answer.body is not None:
             self._opened.append(answer.body)
         if not 200 <= answer.status < 300:
             raise _refusal(answer, self._target)
-        if call.stream and answer.status not in (200, 206):
+        if answer.body is None:  # a transport that answers with JSON of its own
+            return answer
+        if call.expects in ("bytes", "events") and answer.status not in (200, 206):
             raise UpstreamError("The provider answered without the content.", code="upstream_invalid_answer")
-        if answer.body is None or (call.stream and (sse.is_stream(answer) or not call.is_generated)):
-            return answer  # events, or a file's bytes: nothing else is relayed without being read
-        text = _read(answer, self._target.settings["max_answer_bytes"])
-        value = _parse(text)
+        if call.expects == "bytes" or (call.expects == "events" and sse.is_stream(answer)):
+            return answer
+        text = _read(answer.body, answer.headers, self._target.settings["max_answer_bytes"])
         self._opened.pop().close()
-        return replace(answer, json=value, body=None, parsed=(value, text if says_only(text, value) else b""))
+        value = None if call.expects == "nothing" and not text.strip() else _parse(text)
+        return answer._replace(json=value, body=None)
 
     def _perform(self, call: Call) -> Answer:
         target = self._target
-        call = replace(call, url=address(call, target))
-        if _is_at(target.base_url, call.url):
+        call = call._replace(url=address(call, target))
+        if urls.is_at(target.base_url, call.url):  # other hosts never get a credential
+            target = target._replace(secrets=target.credentials.now())
             call = target.provider["authorize"](call, target)
         transport = self._transports.get(call.url.partition(":")[0])
         if transport is None:
@@ -152,7 +162,7 @@ class _Sender:
         return transport(call, target)
 
     def _in_time(self, call: Call) -> Call:
-        """The call with the time that the ones before it have left."""
+        """The call with the time that the calls before it have left."""
         if not self._started:
             self._started = time.monotonic()
             return call
@@ -160,8 +170,25 @@ class _Sender:
         if passed > (call.timeout or self._target.settings["answer_timeout"]):
             raise UpstreamTimeout("The provider's answers took too long together.")
         if call.watch:
-            call.watch.transfer()  # the time of the answer before is over
-        return replace(call, timeout=max(0.001, call.timeout - passed)) if call.timeout else call
+            call.watch.transfer()  # the phase of the answer before is over
+        return call._replace(timeout=max(0.001, call.timeout - passed)) if call.timeout else call
+
+
+class _OwnedKeptFiles:
+    """Kept files whose bodies the exchange closes."""
+
+    def __init__(self, kept: KeptFiles, opened: list[Body]) -> None:
+        self._kept = kept
+        self._opened = opened
+
+    def find(self, file_ids: Sequence[str]) -> Mapping[str, Json]:
+        return self._kept.find(file_ids)
+
+    def open(self, file_id: str) -> Answer:
+        answer = self._kept.open(file_id)
+        if answer.body is not None:
+            self._opened.append(answer.body)
+        return answer
 
 
 def _refusal(answer: Answer, target: Target) -> UpstreamError:
@@ -172,24 +199,28 @@ def _refusal(answer: Answer, target: Target) -> UpstreamError:
     text = _reason(answer)
     if _is_page(answer, text) and answer.status not in _KEPT_FOR_A_PAGE:
         message = f"Something before the provider answered {answer.status} with a web page."
-        return UpstreamError(message, code="upstream_invalid_answer", headers=_relayed(answer, target))
+        return UpstreamError(message, code="upstream_invalid_answer", headers=answer_headers(answer, target))
     try:
         body = _parse(text)
     except UpstreamError:
         body = {"message": f"The provider answered {answer.status} without a readable reason."}
     error = target.provider["error"](body)
-    shown = {name: redact(text, target.credential) if isinstance(text, str) else text for name, text in error.items()}
+    shown = {name: redact(text, target.credentials) if isinstance(text, str) else text for name, text in error.items()}
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
-    return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, _relayed(answer, target))
+    return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, answer_headers(answer, target))
 
 
-def _relayed(answer: Answer, target: Target) -> dict[str, str]:
-    return {name: redact(text, target.credential) for name, text in relayed(answer.headers).items()}
+def answer_headers(answer: Answer, target: Target) -> dict[str, str]:
+    """The headers of an answer that the client gets, without a credential that the provider may have repeated."""
+    more = target.provider.get("answer_headers", ())
+    request_ids = target.provider.get("request_id_headers", ())
+    kept = relayed(answer.headers, more, request_ids, content=answer.body is not None and 200 <= answer.status < 300)
+    return {name: redact(text, target.credentials) for name, text in kept.items()}
 
 
 def _reason(answer: Answer) -> bytes:
     try:
-        return _read(answer, MAX_ERROR_BYTES)
+        return _read(answer.body or (), answer.headers, MAX_ERROR_BYTES)
     except UpstreamError:
         return b""
 
@@ -198,19 +229,18 @@ def _is_page(answer: Answer, text: bytes) -> bool:
     return media_type(answer.headers) == "text/html" or text[:64].lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
-def _read(answer: Answer, limit: int) -> bytes:
-    read: bytes | bytearray = b""
-    for block in answer.body or ():
-        if read and isinstance(read, bytes):  # mostly one block is all, and not copied
-            read = bytearray(read)
+def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> bytes:
+    """All of a body, decoded. UpstreamError if it is over the limit, in bytes."""
+    read = bytearray()
+    for block in body:
         read += block
         if len(read) > limit:
             raise UpstreamError(f"The provider's answer is over {limit} bytes.", code="upstream_answer_too_large")
-    return _decoded(bytes(read), answer.headers.get("content-encoding", "identity"), limit)
+    return _decoded(bytes(read), headers.get("content-encoding", "identity"), limit)
 
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
-    """We ask for identity (RFC 9110 §12.5.3); some edges send gzip all the same."""
+    """The gateway asks for identity (RFC 9110 §12.5.3); some edges send gzip all the same."""
     if encoding.strip().lower() in ("", "identity"):
         return body
     try:
@@ -229,4 +259,4 @@ def _parse(body: bytes) -> Any:
     try:
         return loads(body)
     except Unreadable:
-        raise UpstreamError("The provider's answer is no JSON.", code="upstream_invalid_answer") from None
+        raise UpstreamError("The provider's answer is not valid JSON.", code="upstream_invalid_answer") from None

@@ -1,111 +1,150 @@
-"""Which operation a method and a path name: one table, no I/O."""
+"""The table of operations: what each is called, how a request for it looks, and where ids are found in it.
+
+Router, handlers, keys' `operations`, providers and docs read this table. Imports only errors; no I/O.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from .errors import BadRequest, MethodNotAllowed, NotFound
+from .errors import BadRequest
 
-#: (method, path, operation); `:id` is one path segment, the id of a file, a batch, and so on.
-ROUTES = (
-    ("POST", "/v1/files", "upload_file"),
-    ("GET", "/v1/files", "list_files"),
-    ("GET", "/v1/files/:id", "retrieve_file"),
-    ("GET", "/v1/files/:id/content", "retrieve_file_content"),
-    ("DELETE", "/v1/files/:id", "delete_file"),
-    ("POST", "/v1/chat/completions", "create_chat_completion"),
-    ("POST", "/v1/responses", "create_response"),
-    ("POST", "/v1/responses/input_tokens", "count_response_input_tokens"),
-    ("POST", "/v1/responses/compact", "compact_response"),
-    ("GET", "/v1/responses/:id", "retrieve_response"),
-    ("DELETE", "/v1/responses/:id", "delete_response"),
-    ("POST", "/v1/responses/:id/cancel", "cancel_response"),
-    ("GET", "/v1/responses/:id/input_items", "list_response_input_items"),
-    ("POST", "/v1/uploads", "create_upload"),
-    ("POST", "/v1/uploads/:id/parts", "add_upload_part"),
-    ("POST", "/v1/uploads/:id/complete", "complete_upload"),
-    ("POST", "/v1/uploads/:id/cancel", "cancel_upload"),
-    ("POST", "/v1/batches", "create_batch"),
-    ("GET", "/v1/batches", "list_batches"),
-    ("GET", "/v1/batches/:id", "retrieve_batch"),
-    ("POST", "/v1/batches/:id/cancel", "cancel_batch"),
-    ("POST", "/v1/fine_tuning/jobs", "create_fine_tuning_job"),
-    ("GET", "/v1/fine_tuning/jobs", "list_fine_tuning_jobs"),
-    ("GET", "/v1/fine_tuning/jobs/:id", "retrieve_fine_tuning_job"),
-    ("POST", "/v1/fine_tuning/jobs/:id/cancel", "cancel_fine_tuning_job"),
-    ("POST", "/v1/fine_tuning/jobs/:id/pause", "pause_fine_tuning_job"),
-    ("POST", "/v1/fine_tuning/jobs/:id/resume", "resume_fine_tuning_job"),
-    ("GET", "/v1/fine_tuning/jobs/:id/events", "list_fine_tuning_events"),
-    ("GET", "/v1/fine_tuning/jobs/:id/checkpoints", "list_fine_tuning_checkpoints"),
-    ("GET", "/v1/health", "health"),
-    ("GET", "/", "health"),
+Expected = Literal["json", "nothing", "bytes", "events"]
+Form = Literal["none", "form", "part", "json"]
+
+
+class Route(NamedTuple):
+    """One row: a method and a path, and all that is known of the operation that they name.
+
+    - `path`: `:id` is one segment, the id of a file, a batch, and so on.
+    - `body`: what the request carries: `none`, an upload's `form`, a `part` of an upload in parts, a `json` object.
+    - `answer`: what is expected of the upstream (`Call.expects`); `events` if the request asks for a stream.
+    - `is_generated`: a model makes the answer.
+    - `is_passed_through`: path, query, JSON and status are the provider's own.
+    - `request_ids`, `answer_ids`: where ids stand in JSON, as `ids_at` reads it.
+    """
+
+    method: str
+    path: str
+    operation: str
+    body: Form = "none"
+    answer: Expected = "json"
+    is_generated: bool = False
+    is_passed_through: bool = False
+    request_ids: tuple[str, ...] = ()
+    answer_ids: tuple[str, ...] = ()
+
+
+def _route(method: str, path: str, operation: str, **columns: Any) -> Route:
+    """A route that is passed through."""
+    return Route(method, path, operation, is_passed_through=True, **columns)
+
+
+_CHAT_IDS = ("messages[].content[].file.file_id", "messages[].content[].image_url.file_id")
+_RESPONSE_IDS = (
+    "previous_response_id",
+    "input[].content[].file_id",
+    "input[].output[].file_id",
+    "tools[].container.file_ids[]",
 )
+_JOB_IDS = ("id", "training_file", "validation_file", "result_files[]")
+_BATCH_IDS = ("id", "input_file_id", "output_file_id", "error_file_id")
 
-# What providers issue, and nothing that could change a URL it is put into ("..", "/", "?", "#", "%").
+
+def _each(places: tuple[str, ...]) -> tuple[str, ...]:
+    """The same places in each item of a list's `data`."""
+    return tuple(f"data[].{place}" for place in places)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/files", "upload_file", body="form", answer_ids=("id",)),
+    Route("GET", "/v1/files", "list_files", answer_ids=_each(("id",))),
+    Route("GET", "/v1/files/:id", "retrieve_file", answer_ids=("id",)),
+    Route("GET", "/v1/files/:id/content", "retrieve_file_content", answer="bytes"),
+    Route("DELETE", "/v1/files/:id", "delete_file", answer="nothing", answer_ids=("id",)),
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        "create_chat_completion",
+        body="json",
+        is_generated=True,
+        request_ids=_CHAT_IDS,
+    ),
+    _route("POST", "/v1/responses", "create_response", body="json", is_generated=True, request_ids=_RESPONSE_IDS,
+           answer_ids=("id", "previous_response_id")),
+    _route("POST", "/v1/responses/input_tokens", "count_response_input_tokens", body="json", request_ids=_RESPONSE_IDS),
+    _route("POST", "/v1/responses/compact", "compact_response", body="json", is_generated=True,
+           request_ids=_RESPONSE_IDS, answer_ids=("id",)),
+    _route("GET", "/v1/responses/:id", "retrieve_response", is_generated=True, answer_ids=("id",)),
+    _route("DELETE", "/v1/responses/:id", "delete_response", answer="nothing", answer_ids=("id",)),
+    _route("POST", "/v1/responses/:id/cancel", "cancel_response", answer="nothing", answer_ids=("id",)),
+    _route("GET", "/v1/responses/:id/input_items", "list_response_input_items",
+           answer_ids=_each(("id", "content[].file_id"))),
+    _route("POST", "/v1/uploads", "create_upload", body="json", answer_ids=("id",)),
+    _route("POST", "/v1/uploads/:id/parts", "add_upload_part", body="part", answer_ids=("id", "upload_id")),
+    _route("POST", "/v1/uploads/:id/complete", "complete_upload", body="json", request_ids=("part_ids[]",),
+           answer_ids=("id", "file.id")),
+    _route("POST", "/v1/uploads/:id/cancel", "cancel_upload", answer="nothing", answer_ids=("id",)),
+    _route("POST", "/v1/batches", "create_batch", body="json", request_ids=("input_file_id",), answer_ids=_BATCH_IDS),
+    _route("GET", "/v1/batches", "list_batches", answer_ids=_each(_BATCH_IDS)),
+    _route("GET", "/v1/batches/:id", "retrieve_batch", answer_ids=_BATCH_IDS),
+    _route("POST", "/v1/batches/:id/cancel", "cancel_batch", answer="nothing", answer_ids=_BATCH_IDS),
+    _route("POST", "/v1/fine_tuning/jobs", "create_fine_tuning_job", body="json",
+           request_ids=("training_file", "validation_file"), answer_ids=_JOB_IDS),
+    _route("GET", "/v1/fine_tuning/jobs", "list_fine_tuning_jobs", answer_ids=_each(_JOB_IDS)),
+    _route("GET", "/v1/fine_tuning/jobs/:id", "retrieve_fine_tuning_job", answer_ids=_JOB_IDS),
+    _route("POST", "/v1/fine_tuning/jobs/:id/cancel", "cancel_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
+    _route("POST", "/v1/fine_tuning/jobs/:id/pause", "pause_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
+    _route("POST", "/v1/fine_tuning/jobs/:id/resume", "resume_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
+    _route("GET", "/v1/fine_tuning/jobs/:id/events", "list_fine_tuning_events"),
+    _route("GET", "/v1/fine_tuning/jobs/:id/checkpoints", "list_fine_tuning_checkpoints", answer_ids=_each(("id",))),
+    Route("GET", "/v1/health", "health"),
+    Route("GET", "/", "health"),
+)  # fmt: skip
+
+#: operation → its row, of those that a provider performs
+OPERATIONS: dict[str, Route] = {route.operation: route for route in ROUTES if route.operation != "health"}
+FILE_OPERATIONS = tuple(name for name, route in OPERATIONS.items() if route.path.startswith("/v1/files"))
+#: what every provider with OpenAI's own contract has, and others do not
+PASSED_THROUGH = tuple(name for name, route in OPERATIONS.items() if route.is_passed_through)
+
+# What providers issue, and nothing that could change a URL that it is put into ("..", "/", "?", "#", "%").
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class Match(NamedTuple):
-    """An operation and, where the route has one, the id."""
-
-    operation: str
-    id: str = ""
-
-
-def route(method: str, path: str) -> Match:
-    """The operation for a request. HEAD is routed as GET (RFC 9110 §9.3.2).
-
-    Raises NotFound, MethodNotAllowed (with Allow), or BadRequest for an id that no provider could have issued.
-    """
-    verb = "GET" if method == "HEAD" else method
-    allowed: list[str] = []
-    for operations, item_id in _found(path or "/"):
-        if verb in operations:
-            return Match(operations[verb], checked_id(item_id) if item_id else "")
-        allowed += operations
-    if not allowed:
-        raise NotFound(_missing(path))
-    raise MethodNotAllowed("This path does not take that method.", headers={"allow": _allow(allowed)})
-
-
 def is_id(text: str) -> bool:
-    """Whether a provider could have issued this id, and it can be put into a URL as it is."""
+    """Whether a provider could have issued this id, and it can be put into a URL unchanged."""
     return bool(_ID.fullmatch(text)) and text not in (".", "..")
 
 
-def checked_id(file_id: str, param: str = "id") -> str:
-    """The id, if it is 1 to 128 characters of [A-Za-z0-9._-] and no dot segment; else BadRequest."""
-    if not is_id(file_id):
+def checked_id(item_id: str, param: str = "id") -> str:
+    """The id. BadRequest if it is not 1 to 128 characters of [A-Za-z0-9._-], or is a dot segment."""
+    if not is_id(item_id):
         raise BadRequest("An id is 1 to 128 letters, digits, dots, underscores or hyphens.", param=param)
-    return file_id
+    return item_id
 
 
-def _found(path: str) -> Iterator[tuple[dict[str, str], str]]:
-    """(method → operation, id) of the path that is spelled so, then of those with an id in the place of a segment."""
-    if path in _TABLE and ":" not in path:
-        yield _TABLE[path], ""
-    segments = path.split("/")
-    for place in _ID_PLACES:
-        item_id = segments[place] if place < len(segments) else ""
-        if item_id:
-            segments[place] = ":id"
-            yield _TABLE.get("/".join(segments), {}), item_id
-            segments[place] = item_id
+def ids_at(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(exact place, id) of each id at a place of a JSON value; what has another shape holds none.
+
+    A place is the names of fields, joined by dots; `[]` after a name means each item of that list:
+    `messages[].content[].file.file_id` finds `messages[0].content[2].file.file_id`.
+    """
+    return _ids_at(value, place.split("."), "")
 
 
-def _allow(verbs: list[str]) -> str:
-    return ", ".join(verb + (", HEAD" if verb == "GET" else "") for verb in verbs)
-
-
-def _missing(path: str) -> str:
-    if path.startswith("/files"):
-        return "No such route: the base URL of a client ends in /v1."
-    return "No such route."
-
-
-_TABLE: dict[str, dict[str, str]] = {}
-for _method, _path, _operation in ROUTES:
-    _TABLE.setdefault(_path, {})[_method] = _operation
-_ID_PLACES = sorted({_path.split("/").index(":id") for _path in _TABLE if ":id" in _path})
+def _ids_at(value: Any, steps: list[str], found: str) -> Iterator[tuple[str, str]]:
+    if not steps:
+        if isinstance(value, str):
+            yield found, value
+        return
+    name = steps[0].removesuffix("[]")
+    inner = value.get(name) if isinstance(value, dict) else None
+    here = f"{found}.{name}" if found else name
+    if not steps[0].endswith("[]"):
+        yield from _ids_at(inner, steps[1:], here)
+    elif isinstance(inner, list):
+        for index, item in enumerate(inner):
+            yield from _ids_at(item, steps[1:], f"{here}[{index}]")

@@ -7,12 +7,15 @@ import json
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+import webtest
 from configurations import hashed
 from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 from filesproxy import create_app
+from filesproxy.app import Application
 from filesproxy.errors import FINAL_CODES, UpstreamError
-from filesproxy.gateway import access_log as accesslog
+from filesproxy.gateway.access_log import to_stdout
+from filesproxy.gateway.record import Record
 from filesproxy.providers import PROVIDERS
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
@@ -510,24 +513,81 @@ def test_header_out_of_form_is_refused_before_a_byte_of_the_upload_is_read(name,
     assert (body.reads, upstream.calls) == (0, [])
 
 
-def test_line_for_standard_output_is_also_heard_by_a_handler_of_the_hosts(
-    make_client, access_log, tmp_path, monkeypatch
-):
-    with open(tmp_path / "out", "wb") as out:
-        monkeypatch.setattr(accesslog, "_outputs", [out.fileno()])
-        make_client().get("/v1/health")
-    written = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
-    assert written == access_log() and [line["operation"] for line in written] == ["health"]
+def test_access_log_can_go_to_standard_output(make_client, capsys):
+    to_stdout()
+    make_client().get("/v1/health")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["operation"] == "health"
 
 
-WRITTEN = b'{"id": "file-1",\n "object": "file", "bytes": 1.0E1, "status": "processed",  "created_at": 5}'
+def test_every_observer_is_told_of_each_request_once(upstream):
+    class Watcher:
+        def __init__(self):
+            self.seen = []
+
+        def finished(self, record):
+            self.seen.append((record.operation, record.provider, record.status, record.bytes_out, record.error))
+
+    first, second = Watcher(), Watcher()
+    made = create_app(transports={"https": upstream})
+    application = Application(made.config, PROVIDERS, made.transports, observers=(first, second))
+    client = webtest.TestApp(application)
+    upstream.answers(FILE)
+    size = len(client.get("/v1/files/file-1", headers=OPENAI).body)
+    client.get("/v1/files/a%20b", headers=OPENAI, status=400)
+    upstream.headers, upstream.chunks = {}, [b"abc", UpstreamError("cut")]
+    with pytest.raises(ConnectionResetError):
+        client.get("/v1/files/file-1/content", headers=OPENAI)
+    assert (
+        first.seen
+        == second.seen
+        == [
+            ("retrieve_file", "openai", 200, size, ""),
+            (None, None, 400, first.seen[1][3], ""),
+            ("retrieve_file_content", "openai", 200, 3, "upstream_error"),
+        ]
+    )
 
 
-def test_answer_that_needs_no_translation_is_relayed_as_it_was_written(client, upstream):
-    upstream.chunks = [WRITTEN[:9], WRITTEN[9:]]
-    answer = client.get("/v1/files/file-1", headers=OPENAI)
-    assert answer.body == WRITTEN
-    assert answer.headers["content-length"] == str(len(WRITTEN))
+def test_transports_outlive_an_application(upstream):
+    """A configuration is replaced by another application over the same connections and stores."""
+    first = create_app({}, max_json_bytes=5, transports={"https": upstream})
+    second = Application(create_app({}, max_json_bytes=100).config, PROVIDERS, first.transports)
+    assert second.transports["local"] is first.transports["local"]
+    upstream.answers(FILE)
+    assert webtest.TestApp(second).get("/v1/files/file-1", headers=OPENAI).json == FILE
+    assert len(upstream.calls) == 1
+
+
+def test_empty_answer_to_a_deletion_is_no_failure(client, upstream):
+    """A provider answers 204, or 200 without a body: the file is gone, and the call knows its id."""
+    for status in (204, 200):
+        upstream.status, upstream.headers, upstream.chunks = status, {}, []
+        answer = client.delete("/v1/files/file-1", headers=OPENAI)
+        assert answer.json == {"id": "file-1", "object": "file", "deleted": True}
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_empty_answer_of_a_passed_through_route_keeps_its_status(status, client, upstream):
+    upstream.status, upstream.headers, upstream.chunks = status, {}, []
+    answer = client.delete("/v1/responses/resp_1", headers=OPENAI, status=status)
+    assert answer.body == b""
+    assert answer.headers.get("content-length") == (None if status == 204 else "0")
+
+
+@pytest.mark.parametrize("status", [201, 202])
+def test_status_of_a_passed_through_route_is_kept_and_that_of_a_file_call_is_200(status, client, upstream):
+    upstream.answers({"id": "batch_1"}, status)
+    body, headers = b'{"input_file_id": "file-1"}', {**OPENAI, "content-type": "application/json"}
+    assert client.post("/v1/batches", body, headers, status=status).json == {"id": "batch_1"}
+    upstream.answers(FILE, status)
+    assert client.get("/v1/files/file-1", headers=OPENAI, status=200).json == FILE
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/files/file-1", "/v1/batches"])
+def test_empty_answer_where_json_is_expected_is_502(path, client, upstream):
+    upstream.status, upstream.headers, upstream.chunks = 200, {}, []
+    assert client.get(path, headers=OPENAI, status=502).json["error"]["code"] == "upstream_invalid_answer"
 
 
 def test_answer_that_lacks_a_field_is_completed(client, upstream):
@@ -608,7 +668,7 @@ def test_credential_with_blanks_behind_it_is_in_no_log_line(make_client, access_
 
 
 def test_credential_in_a_header_of_a_provider_of_ones_own_is_in_no_log_line(make_client, access_log):
-    own = {**PROVIDERS["openai"], "credential_headers": {"x-own-key": "key"}}
+    own = {**PROVIDERS["openai"], "credential_headers": {"x-own-key": {}}}
     sent = {"x-own-key": "sk-canary-7f", "x-portkey-trace-id": "sk-canary-7f", "openai-organization": "a b"}
     for provider in ("own", "nobody"):
         named = {**sent, "x-portkey-provider": provider}
@@ -622,5 +682,5 @@ def test_credential_that_begins_with_another_one_is_hidden_whole():
         "HTTP_X_PORTKEY_API_KEY": "sk-a-2",
         "HTTP_X_PORTKEY_TRACE_ID": "sk-a-2",
     }
-    record = accesslog.Record(environ, frozenset({"HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY"}))
+    record = Record(environ, frozenset({"HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY"}))
     assert record.headers()["x-request-id"] == "[redacted]"

@@ -15,10 +15,10 @@ import filesproxy
 from filesproxy import errors
 from filesproxy import operations as router
 from filesproxy.app import create_app
-from filesproxy.calls import SCOPE_HEADERS
 from filesproxy.config import settings
 from filesproxy.gateway import auth, target
 from filesproxy.providers import PROVIDERS
+from filesproxy.providers.table import FOREIGN_SCOPE, FOREIGN_SCOPE_PREFIXES
 from filesproxy.wire import headers
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def blocks(language):
 def settings_table():
     """The README's table of settings, from the one table in the code."""
     rows = ["| setting | default | where | what it is |", "|---|---|---|---|"]
-    for setting in settings.SETTINGS:
+    for setting in settings.by_name(PROVIDERS).values():
         scopes = {"`[filesproxy]`": setting.app, "`[provider:…]`": setting.provider, "`[key:…]`": setting.key}
         default = shown(setting)
         places = ", ".join(scope for scope, is_one in scopes.items() if is_one)
@@ -60,7 +60,7 @@ def test_every_header_and_error_code_is_in_the_readme():
     }
     codes -= {errors.ConfigError.code}  # never an answer
     names = set(headers.RELAYED | headers.RELAYED_WITH_CONTENT) | set(target._REFUSED) | auth._PLACEHOLDERS
-    names |= SCOPE_HEADERS | {f"{prefix}*" for prefix in target._SCOPE_PREFIXES}
+    names |= FOREIGN_SCOPE | {f"{prefix}*" for prefix in FOREIGN_SCOPE_PREFIXES}
     for provider in PROVIDERS.values():
         names |= {*provider.get("client_headers", ()), *provider.get("client_settings", {})}
         names |= set(provider.get("credential_headers", {}))
@@ -71,9 +71,9 @@ def test_every_header_and_error_code_is_in_the_readme():
 
 
 def test_every_route_is_in_the_readme_with_its_operation():
-    rows = [f"| `{method} {path}` | `{operation}` |" for method, path, operation in router.ROUTES]
+    rows = [f"| `{method} {path}` | `{operation}` |" for method, path, operation, *_ in router.ROUTES]
     assert [row for row in rows if row not in README and "`health`" not in row] == []
-    assert all(f"`{method} {path}`" in README for method, path, operation in router.ROUTES if operation == "health")
+    assert all(f"`{method} {path}`" in README for method, path, operation, *_ in router.ROUTES if operation == "health")
 
 
 def test_every_status_we_answer_is_in_the_error_table():

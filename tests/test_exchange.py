@@ -10,14 +10,16 @@ import zlib
 import pytest
 from fakes import FILE, FakeBody
 
-from filesproxy.calls import Answer, Call, Target, exchange
-from filesproxy.errors import BadRequest, UpstreamAnswered, UpstreamError, UpstreamTimeout
+from filesproxy.calls import Answer, Call, Target
+from filesproxy.errors import BadRequest, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from filesproxy.exchange import MAX_ERROR_BYTES, _read, address, run
 from filesproxy.providers.openai import OPENAI, error_object
+from filesproxy.providers.toolkit import translated
+from filesproxy.redaction import Secret, single_credential
 
 LIMIT = 1000
 CALL = Call("retrieve_file", "GET", "/files/file-1")
-CONTENT = Call("retrieve_file_content", "GET", "/files/file-1/content", stream=True)
+CONTENT = Call("retrieve_file_content", "GET", "/files/file-1/content", expects="bytes")
 
 
 class Body(FakeBody):
@@ -56,7 +58,7 @@ class Transport:
 
 def target(base_url="https://api.openai.com/v1", **provider):
     settings = {"max_answer_bytes": LIMIT, "answer_timeout": 5.0}
-    return Target("openai", {**OPENAI, **provider}, base_url, settings, "sk-secret")
+    return Target("openai", {**OPENAI, **provider}, base_url, settings, single_credential(Secret("sk-secret")))
 
 
 def perform(transport, call=CALL, where=None):
@@ -260,7 +262,7 @@ def test_unsupported_operation_is_400_with_its_reason_and_sends_nothing():
     with pytest.raises(BadRequest, match="There is no retrieval here.") as refused:
         perform(transport, CALL, where)
     assert (refused.value.code, refused.value.headers) == ("unsupported_operation", {"x-should-retry": "false"})
-    with pytest.raises(BadRequest, match="no such operation"):
+    with pytest.raises(BadRequest, match="does not have this operation"):
         perform(transport, CONTENT, where)
     assert transport.calls == []
 
@@ -300,7 +302,7 @@ def test_of_several_streams_only_the_one_given_back_stays_open():
 
 def test_operation_that_makes_an_answer_of_a_stream_leaves_none_open():
     transport = Transport((200, b"a"))
-    operation = exchange(answer=lambda json, call: 5)
+    operation = translated(answer=lambda json, call: 5)
     perform(
         transport,
         CONTENT,
@@ -368,7 +370,7 @@ def test_declared_host_is_called_without_the_credential():
     perform(transport, CALL, target(operations={"retrieve_file": redirected}, hosts=("https://files.example:8443",)))
     assert transport.calls[0].headers == {"authorization": "Bearer sk-secret"}
     assert transport.calls[1].headers == {"accept": "*/*"}
-    assert "sk-secret" not in str(vars(transport.calls[1]))
+    assert "sk-secret" not in str(transport.calls[1]._asdict())
 
 
 def test_provider_authorises_after_the_address_is_known():
@@ -447,10 +449,137 @@ def test_error_object_of_odd_types_has_texts_or_none(field):
 def test_answer_in_tiny_blocks_takes_no_object_for_each():
     text = b'{"id": "file-1", "note": "' + b"a" * 400_000 + b'"}'
     blocks = (text[at : at + 2] for at in range(0, len(text), 2))
-    answer = Answer(200, {}, body=FakeBody(blocks))
     tracemalloc.start()
     try:
-        assert _read(answer, len(text)) == text
+        assert _read(FakeBody(blocks), {}, len(text)) == text
         assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
     finally:
         tracemalloc.stop()
+
+
+# Expectations
+
+
+@pytest.mark.parametrize("expects,status,chunks,headers,outcome", [
+    ("json", 200, b"", {}, UpstreamError),
+    ("json", 204, b"", {}, UpstreamError),
+    ("nothing", 204, b"", {}, None),
+    ("nothing", 200, b" \r\n", {}, None),
+    ("nothing", 202, b'{"id": "a"}', {}, {"id": "a"}),
+    ("nothing", 200, b"<html>", {}, UpstreamError),
+    ("bytes", 204, b"", {}, UpstreamError),
+    ("events", 200, b'{"id": "a"}', {"content-type": "application/json"}, {"id": "a"}),
+    ("events", 200, b"", {}, UpstreamError),
+])  # fmt: skip
+def test_answer_must_be_what_the_call_expects(expects, status, chunks, headers, outcome):
+    call = CALL._replace(expects=expects, is_generated=expects == "events")
+    where = target(operations={"retrieve_file": translated()})
+    if outcome is UpstreamError:
+        refusal((status, chunks, headers), call=call, where=where)
+        return
+    transport = Transport((status, chunks, headers))
+    answer = perform(transport, call, where)
+    assert (answer.status, answer.json, answer.body) == (status, outcome, None)
+    assert transport.bodies[0].closings == 1
+
+
+# Credentials
+
+
+class Renewable:
+    """Credentials that are another token each time; those before may still be in a text."""
+
+    def __init__(self):
+        self.given = []
+
+    def now(self):
+        self.given.append(Secret(f"token-number-{len(self.given) + 1}"))
+        return {"access_key_id": Secret("the-key-id"), "token": self.given[-1]}
+
+    def __iter__(self):
+        yield Secret("the-key-id")
+        yield from self.given
+
+
+def signed(call, target):
+    secrets = target.secrets
+    return call._replace(headers={"signature": f"{secrets['access_key_id']} {secrets['token']}"})
+
+
+def test_renewable_credentials_are_fetched_before_each_call_and_never_by_the_provider():
+    credentials = Renewable()
+    where = target(authorize=signed, operations={"retrieve_file": lambda call, send: [send(call), send(call)][1]})
+    transport = Transport((200, b"{}"), (200, b"{}"))
+    perform(transport, where=where._replace(credentials=credentials))
+    assert [call.headers["signature"] for call in transport.calls] == [
+        "the-key-id token-number-1", "the-key-id token-number-2"]  # fmt: skip
+
+
+def test_every_secret_of_a_target_is_redacted_the_replaced_ones_too():
+    text = "no: the-key-id, token-number-1, token-number-2"
+    operations = {"retrieve_file": lambda call, send: [send(call), send(call)][1]}
+    where = target(authorize=signed, operations=operations)._replace(credentials=Renewable())
+    transport = Transport((200, b"{}"), (400, json.dumps({"error": {"message": text}}).encode()))
+    with pytest.raises(UpstreamAnswered) as refused:
+        perform(transport, where=where)
+    assert refused.value.message == "no: [redacted], [redacted], [redacted]"
+
+
+# Kept files
+
+
+class Kept:
+    """The kept files of a caller: one file, whose body is counted."""
+
+    def __init__(self):
+        self.asked, self.bodies = [], []
+
+    def find(self, file_ids):
+        self.asked.append(list(file_ids))
+        return {file_id: FILE for file_id in file_ids if file_id == FILE["id"]}
+
+    def open(self, file_id):
+        self.bodies.append(Body([b"hello"]))
+        return Answer(200, {"content-length": "5"}, body=self.bodies[-1])
+
+
+def with_kept(operation, *answers, fails=False):
+    kept, transport = Kept(), Transport(*answers)
+    where = target(operations={"retrieve_file": operation})
+    try:
+        return run(CALL, where, {"https": transport}, kept)
+    finally:
+        assert [body.closings for body in (*kept.bodies, *transport.bodies)] == [1] * (1 + len(transport.bodies))
+
+
+def test_operation_reads_a_kept_file_into_its_own_call():
+    def operation(call, send):
+        assert list(send.kept.find([FILE["id"], "file-other"])) == [FILE["id"]]
+        content = b"".join(send.kept.open(FILE["id"]).body)
+        return send(call._replace(method="POST", json={"content": content.decode()}))
+
+    assert with_kept(operation, (200, b'{"id": "a"}')).json == {"id": "a"}
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_body_of_a_kept_file_is_closed_however_the_operation_ends(read):
+    def operation(call, send):
+        body = send.kept.open(FILE["id"]).body
+        for _ in range(read):
+            next(body)
+        return send(call)
+
+    with pytest.raises(UpstreamError):
+        with_kept(operation, (200, b"<html>"))
+
+
+def test_caller_without_a_store_has_no_kept_files():
+    found = []
+
+    def operation(call, send):
+        found.append(send.kept.find(["file-1"]))
+        return send.kept.open("file-1")
+
+    with pytest.raises(NotFound):
+        run(CALL, target(operations={"retrieve_file": operation}), {})
+    assert found == [{}]

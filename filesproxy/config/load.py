@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from ..calls import Provider, scope_headers
+from ..calls import Provider, Setting
 from ..errors import ConfigError
+from ..providers.table import Scope, check_table, scope_of, settings_of
 from ..transports.https import tls
 from .ini import Source, read
-from .settings import SETTINGS, is_name, values
+from .settings import by_name, is_name, values
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
 # What Kubernetes sets for every service: one called `filesproxy` must not stop the start.
@@ -26,7 +27,7 @@ Sections = Mapping[str, Mapping[str, Any]]  # section → key → text or value
 
 @dataclass(frozen=True)
 class Key:
-    """A gateway key: the hashes that it may have, and what it may use."""
+    """A gateway key: the hashes of its secret, and what it may use."""
 
     name: str
     sha256: tuple[str, ...]
@@ -45,16 +46,16 @@ class Key:
 
 @dataclass(frozen=True)
 class Config:
-    """One complete mapping of settings for the application and for each provider, the keys, and what to warn of.
+    """All settings of the application and of each provider, the gateway keys, and warnings for the operator.
 
-    `scope_headers` are those that no client may send beside a saved provider.
+    `scope` has the headers that no client may send beside a saved provider.
     """
 
     settings: Mapping[str, Any]
     providers: Mapping[str, Mapping[str, Any]]
     keys: tuple[Key, ...]
     warnings: tuple[str, ...]
-    scope_headers: frozenset[str]
+    scope: Scope
 
 
 def load(
@@ -63,31 +64,33 @@ def load(
     table: Mapping[str, Provider],
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The configuration; keywords win over the environment, that over the file. ConfigError names what is wrong."""
+    """The configuration. Keywords win over the environment, and that over the file. ConfigError names what is wrong."""
     if source is None:
         source = environ.get(ENVIRONMENT_PREFIX + "CONFIG") or {}
     found = Source(source) if isinstance(source, Mapping) else read(os.fspath(source))
+    check_table(table)
     _check_sections(found)
-    settings = {setting.name: setting.default for setting in SETTINGS if setting.app}
-    settings.update(_section(found, "filesproxy", "app"))
-    settings.update(values(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}"))
-    settings.update(values(keywords, "app", lambda name: "the arguments"))
+    known = by_name(table)
+    settings = {setting.name: setting.default for setting in known.values() if setting.app}
+    settings.update(_section(found, "filesproxy", "app", known))
+    settings.update(values(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}", known))
+    settings.update(values(keywords, "app", lambda name: "the arguments", known))
     settings["via_name"] = settings["via_name"] or _via_name(found.path)
     _check_trust(found.place("filesproxy"), settings)
-    providers, keys = _providers(found, settings, table), _keys(found)
-    _check(found, settings, providers, keys)
-    return Config(settings, providers, keys, tuple(_warnings(providers, keys)), scope_headers(table))
+    providers, keys = _providers(found, settings, table, known), _keys(found, known)
+    _check(found, settings, providers, keys, table)
+    return Config(settings, providers, keys, tuple(_warnings(providers, keys)), scope_of(table))
 
 
-def _section(source: Source, section: str, scope: str) -> dict[str, Any]:
-    return values(source.sections.get(section, {}), scope, lambda key: source.place(section, key))
+def _section(source: Source, section: str, scope: str, known: Mapping[str, Setting]) -> dict[str, Any]:
+    return values(source.sections.get(section, {}), scope, lambda key: source.place(section, key), known)
 
 
 def _check_sections(source: Source) -> None:
     for section in source.sections:
         label, _, name = section.partition(":")
         if section != "filesproxy" and not (label in ("provider", "key") and is_name(name) and name != "none"):
-            # A key that stands in brackets may hold a secret.
+            # A key written in brackets may hold a secret.
             place = source.line(section) if "=" in section else f"{source.place(section)}: "
             raise ConfigError(f"{place}sections are [filesproxy], [provider:NAME] and [key:NAME].")
 
@@ -98,15 +101,20 @@ def _named(source: Source, label: str) -> dict[str, str]:
 
 
 def _providers(
-    source: Source, settings: Mapping[str, Any], table: Mapping[str, Provider]
+    source: Source, settings: Mapping[str, Any], table: Mapping[str, Provider], known: Mapping[str, Setting]
 ) -> dict[str, Mapping[str, Any]]:
-    inherited = {setting.name: settings.get(setting.name, setting.default) for setting in SETTINGS}
+    inherited = {setting.name: settings.get(setting.name, setting.default) for setting in known.values()}
     found = {name: _provider(name, name, inherited, table) for name in table}
     for name, section in _named(source, "provider").items():
-        given = _section(source, section, "provider")
+        given = _section(source, section, "provider", known)
         found[name] = _provider(source.place(section), name, {**inherited, **given}, table)
         _check_provider(source.place(section), given, found[name], table)
-    return {name: own for name, own in found.items() if own["folder"] or not table[own["kind"]].get("keyless")}
+    return {name: own for name, own in found.items() if not _missing(own, table)}
+
+
+def _missing(own: Mapping[str, Any], table: Mapping[str, Provider]) -> list[str]:
+    """The settings that a provider of this kind needs and does not have."""
+    return [name for name in table[own["kind"]].get("required_settings", ()) if not own[name]]
 
 
 def _provider(place: str, name: str, own: Mapping[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
@@ -122,18 +130,21 @@ def _check_provider(
 ) -> None:
     """Refuse a section that could not work, or that says what its kind of provider has no use for."""
     kind = table[own["kind"]]
-    foreign = {name for other in table.values() for name in other.get("settings", ())} - set(kind.get("settings", ()))
+    foreign = {setting.name for setting in settings_of(table)} - {each.name for each in kind.get("settings", ())}
     if kind.get("keyless"):
         foreign |= {"base_url", "credential"}
     if foreign & set(given):
         raise ConfigError(f"{place}: a provider of the kind {own['kind']} has no {min(foreign & set(given))}.")
-    if kind.get("keyless") and not own["folder"]:
-        raise ConfigError(f"{place} needs a folder.")
-    if own["base_url"] and own["resource"]:
-        raise ConfigError(f"{place}: set base_url or resource, not both.")
-    if own["credential"] and not (own["base_url"] or own["resource"]):
-        raise ConfigError(f"{place}: a saved credential needs a resource or a base_url to go to.")
+    if missing := _missing(own, table):
+        raise ConfigError(f"{place} needs a {missing[0]}.")
+    if problem := kind.get("check_settings", _check_address)(own):
+        raise ConfigError(f"{place}: {problem}")
     _check_trust(place, own)
+
+
+def _check_address(own: Mapping[str, Any]) -> str:
+    needs_address = own["credential"] and not own["base_url"]
+    return "a saved credential needs a base_url to go to." if needs_address else ""
 
 
 def _via_name(path: str) -> str:
@@ -152,20 +163,25 @@ def _check_trust(place: str, own: Mapping[str, Any]) -> None:
         raise ConfigError(f"{place}: {error.message}") from None
 
 
-def _keys(source: Source) -> tuple[Key, ...]:
-    defaults = {setting.name: setting.default for setting in SETTINGS if setting.key}
-    return tuple(
-        Key(name, **{**defaults, **_section(source, section, "key")}) for name, section in _named(source, "key").items()
-    )
+def _keys(source: Source, known: Mapping[str, Setting]) -> tuple[Key, ...]:
+    defaults = {setting.name: setting.default for setting in known.values() if setting.key}
+    sections = _named(source, "key").items()
+    return tuple(Key(name, **{**defaults, **_section(source, section, "key", known)}) for name, section in sections)
 
 
 def _check(
-    source: Source, settings: Mapping[str, Any], providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...]
+    source: Source,
+    settings: Mapping[str, Any],
+    providers: Mapping[str, Mapping[str, Any]],
+    keys: tuple[Key, ...],
+    table: Mapping[str, Provider],
 ) -> None:
-    """What single values cannot show: names that lead nowhere, and credentials that anybody could use."""
+    """Check what single values cannot show: names that lead nowhere, and credentials that anybody could use."""
     if settings["default_provider"] not in ("none", *providers):
-        place, known = source.place("filesproxy", "default_provider"), ", ".join(sorted(providers))
-        raise ConfigError(f"{place}: default_provider is none of {known}; local needs a folder.")
+        place, named = source.place("filesproxy", "default_provider"), ", ".join(sorted(providers))
+        absent = [(name, entry.get("required_settings", ())) for name, entry in table.items() if name not in providers]
+        needs = "".join(f"; {name} needs a {' and a '.join(required)}" for name, required in absent)
+        raise ConfigError(f"{place}: default_provider must be none or one of {named}{needs}.")
     saved = {name: own["credential"] for name, own in providers.items() if own["credential"]}
     if saved and not keys and not settings["open_access"]:
         raise ConfigError(

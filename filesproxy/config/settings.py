@@ -1,33 +1,23 @@
-"""One table of settings, and from it: keywords, environment, INI file, command-line flags and the README's table."""
+"""One table of settings. Keywords, environment, INI file, command-line flags and the docs are made from it."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..calls import Secret
+from ..calls import Provider, Setting
 from ..errors import ConfigError
-from ..operations import ROUTES
+from ..operations import OPERATIONS
+from ..providers.table import settings_of
+from ..redaction import Secret
 from ..transports.https.proxy import proxy_url
 from ..wire import urls
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,4096}")
-_OPERATIONS = {operation for _, _, operation in ROUTES} - {"health"}
-
-
-class Setting(NamedTuple):
-    """A setting: its name everywhere, how text becomes its value, and who may set it."""
-
-    name: str
-    default: Any
-    parse: Callable[[str], Any]
-    doc: str
-    app: bool = True  # in [filesproxy], the environment, keywords, flags
-    provider: bool = False  # in [provider:NAME], where it wins over the application's
-    key: bool = False  # in [key:NAME]
 
 
 def is_name(text: str) -> bool:
@@ -59,10 +49,6 @@ def _readable(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> str:
-    return os.path.abspath(os.path.expanduser(text)) if text else ""
-
-
 def _word(text: str) -> str:
     if not is_name(text):
         raise ValueError("a name of small letters, digits, - and _")
@@ -77,7 +63,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _operations(text: str) -> tuple[str, ...]:
-    if not set(_words(text)) <= _OPERATIONS | {"*"}:
+    if not set(_words(text)) <= OPERATIONS.keys() | {"*"}:
         raise ValueError("operations with spaces between them, or *")
     return _words(text)
 
@@ -119,25 +105,6 @@ def _content(path: str) -> str:
         return ""
 
 
-def resource(text: str) -> str:
-    """The name of an Azure resource, which becomes a part of a host name."""
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
-        raise ValueError("1 to 64 letters, digits and hyphens")
-    return text
-
-
-def _api_version(text: str) -> str:
-    if not re.fullmatch(r"v1|[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?", text):
-        raise ValueError("v1 or a date such as 2024-10-21")
-    return text
-
-
-def _auth(text: str) -> str:
-    if text not in ("key", "bearer"):
-        raise ValueError("key or bearer")
-    return text
-
-
 def _listen(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not (colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536):
@@ -163,63 +130,80 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_answer_bytes", 8 << 20, _integer, "largest JSON answer of a provider, in bytes; more is a 502", *_BOTH
     ),
-    Setting("folder", "", _folder, "where `local` keeps its files; empty: there is no `local`", *_BOTH),
     Setting(
         "proxy", "none", proxy_url, "CONNECT proxy to https providers: `none`, `env` (https_proxy), http://…", *_BOTH
     ),
     Setting("ca_file", "", _readable, "PEM file of the only CAs trusted for https; empty: the system's", *_BOTH),
-    Setting("ca_extra", "", _readable, "PEM file of CAs trusted beside the others", *_BOTH),
+    Setting("ca_extra", "", _readable, "PEM file of more CAs to trust", *_BOTH),
     Setting("client_cert", "", _readable, "PEM file of the certificate to show to https providers (mTLS)", *_BOTH),
-    Setting("client_key", "", _readable, "PEM file of its key; empty: it is in `client_cert`", *_BOTH),
-    Setting("tls_strict", True, _yes, "`no`: take CAs that RFC 5280 would not, as without keyUsage", *_BOTH),
+    Setting("client_key", "", _readable, "PEM file of its key; empty: the key is in `client_cert`", *_BOTH),
+    Setting(
+        "tls_strict",
+        True,
+        _yes,
+        "`no`: accept CAs that RFC 5280 does not, as without keyUsage",
+        *_BOTH,
+    ),
     Setting("connect_timeout", 10.0, _seconds, "seconds to reach a provider, TLS included; then 504", *_BOTH),
     Setting("send_timeout", 60.0, _seconds, "seconds a provider may stop reading an upload; then 504", *_BOTH),
     Setting("answer_timeout", 120.0, _seconds, "seconds to the head of a provider's answer; then 504", *_BOTH),
-    Setting("read_timeout", 60.0, _seconds, "seconds between two reads of an answer; then it is cut", *_BOTH),
+    Setting("read_timeout", 60.0, _seconds, "seconds between two reads of an answer; then it is cut off", *_BOTH),
     Setting(
         "total_timeout",
         60.0,
         _seconds,
-        "seconds for a whole transfer beside those that `min_rate` allows; 408 or 504",
+        "seconds for a whole transfer, plus those that `min_rate` allows; then 408 or 504",
         *_BOTH,
     ),
-    Setting("min_rate", 16384, _rate, "bytes a second that a transfer must come to, after `total_timeout`", *_BOTH),
-    Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent: to its answer, or in it", *_BOTH),
-    Setting("generation_total", 3600.0, _seconds, "seconds for all of an answer that a model makes", *_BOTH),
+    Setting("min_rate", 16384, _rate, "bytes per second that a transfer must reach, after `total_timeout`", *_BOTH),
+    Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent, before or in its answer", *_BOTH),
+    Setting("generation_total", 3600.0, _seconds, "seconds for the whole answer of a model", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
-    Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory at once; more is a 503"),
-    Setting("via_name", "", _via_name, "name in `Via` by which this deployment knows its own requests; made if empty"),
+    Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory together; more is a 503"),
+    Setting(
+        "via_name",
+        "",
+        _via_name,
+        "name in `Via` that tells this deployment's own requests; generated if empty",
+    ),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
-    Setting("kind", "", _word, "which built-in provider this is, where the section's name is none", False, True),
+    Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", False, True),
     Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", False, True),
     Setting("credential", Secret(), credential, "saved credential: `env:NAME`, `file:/path` or a literal", False, True),
-    Setting("resource", "", resource, "Azure: the resource, RESOURCE.openai.azure.com", False, True),
-    Setting("api_version", "2024-10-21", _api_version, "Azure: the api-version, a date or `v1`", False, True),
+    Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while the key changes", False, False, True),
+    Setting("providers", (), _words, "saved providers this key may use, or `*`", False, False, True),
+    Setting("operations", ("*",), _operations, "operations this key may use, or `*`", False, False, True),
     Setting(
-        "auth",
-        "key",
-        _auth,
-        "what the credential is, `key` (api-key, x-api-key) or `bearer` (Entra, OAuth)",
+        "caller_credentials",
+        False,
+        _yes,
+        "may its clients bring their own credentials: `yes`, `no`",
+        False,
         False,
         True,
     ),
-    Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while it changes", False, False, True),
-    Setting("providers", (), _words, "saved providers this key may use, or `*`", False, False, True),
-    Setting("operations", ("*",), _operations, "operations this key may use, or `*`", False, False, True),
-    Setting("caller_credentials", False, _yes, "may it bring credentials of its own: `yes`, `no`", False, False, True),
 )
-BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
-def values(given: Mapping[str, Any], scope: str, place: Callable[[str], str]) -> dict[str, Any]:
-    """The settings of one section, parsed. ConfigError says `place(key)` and what is allowed, never the value."""
-    return {name: _value(name, given[name], scope, place(name)) for name in given}
+def by_name(providers: Mapping[str, Provider]) -> dict[str, Setting]:
+    """Every setting by its name: the gateway's own, and those of the providers of this table."""
+    return {setting.name: setting for setting in (*SETTINGS, *settings_of(providers))}
 
 
-def _value(name: str, value: Any, scope: str, place: str) -> Any:
-    setting = BY_NAME.get(name)
+def values(
+    given: Mapping[str, Any], scope: str, place: Callable[[str], str], known: Mapping[str, Setting]
+) -> dict[str, Any]:
+    """The settings of one section, parsed. ConfigError says `place(key)` and what is allowed, never the value.
+
+    `scope` is `app`, `provider` or `key`.
+    """
+    return {name: _value(name, given[name], scope, place(name), known) for name in given}
+
+
+def _value(name: str, value: Any, scope: str, place: str, known: Mapping[str, Setting]) -> Any:
+    setting = known.get(name)
     if setting is None or not getattr(setting, scope):
-        raise ConfigError(f"{place}: {_unknown(name, scope)}")
+        raise ConfigError(f"{place}: {_unknown(name, scope, known)}")
     if isinstance(value, str) and ("\n" in value or re.search(r"\s[#;]", value)):
         raise ConfigError(f"{place}: the value of {name} goes on one line, and a comment on its own.")
     try:
@@ -229,7 +213,7 @@ def _value(name: str, value: Any, scope: str, place: str) -> Any:
 
 
 def _text(value: Any, setting: Setting) -> str:
-    """The text of a keyword, which may be a number, a path or a truth; ValueError for what has no one text."""
+    """The text of a keyword, which may be a number, a path or a boolean. ValueError for anything else."""
     if isinstance(value, bool) and setting.parse is _yes:
         return "yes" if value else "no"
     if isinstance(value, bool) or not isinstance(value, (str, int, float, os.PathLike)):
@@ -237,13 +221,11 @@ def _text(value: Any, setting: Setting) -> str:
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
 
-def _unknown(name: str, scope: str) -> str:
-    """What to say of a setting that there is not. Its name may be a secret on the wrong side of a `=`."""
-    import difflib  # seldom needed, and memory in each worker
-
-    near = difflib.get_close_matches(name, [setting.name for setting in SETTINGS if getattr(setting, scope)], 1)
-    if name in BY_NAME:
+def _unknown(name: str, scope: str, known: Mapping[str, Setting]) -> str:
+    """What to say of an unknown setting. Its name may be a secret on the wrong side of a `=`."""
+    near = difflib.get_close_matches(name, [other.name for other in known.values() if getattr(other, scope)], 1)
+    if name in known:
         return f"the setting '{name}' does not belong here."
     if near and re.fullmatch(r"[A-Za-z_-]{1,40}", name):
         return f"there is no setting '{name}'. Did you mean {near[0]}?"
-    return "there is a key that is no setting."
+    return "this key is not a setting."

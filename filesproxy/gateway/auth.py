@@ -9,9 +9,9 @@ from hashlib import sha256
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from ..calls import Secret
 from ..config.load import Key
 from ..errors import BadRequest, Forbidden, Unauthorized
+from ..redaction import Secret
 from ..wire.headers import single
 from .wsgi import Head
 

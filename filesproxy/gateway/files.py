@@ -1,35 +1,49 @@
-"""The handlers of the Files API: a request becomes a call, refused here while nothing has been sent."""
+"""The handlers of file uploads and of the other file calls: a request becomes a call, or is refused with nothing sent.
+
+A handler gets the request, its row of the table with the id, the target, and the JSON of the body if it has one.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Optional
 
-from ..calls import Call, Target, Upload
+from ..calls import Call, Json, Target, Upload
 from ..errors import BadRequest, UnsupportedMedia
 from ..wire.headers import media_type, single
 from ..wire.lists import checked_purpose, list_query
 from ..wire.multipart import Part, boundary_of, parts
 from ..wire.ranges import conditions
+from .router import Match
 from .wsgi import Request
 
-MAX_FIELD_BYTES = 65536  # of one form field; the longest that the contract has is a purpose
+MAX_FIELD_BYTES = 65536  # of one form field; the longest one of the contract is a purpose
+Handler = Callable[[Request, Match, Target, Optional[Json]], Call]
+
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 
-def upload_file(request: Request, file_id: str, target: Target) -> Call:
-    """POST /v1/files. Reads up to the file's first byte; its bytes and what follows are read as the call is sent."""
-    fields = target.provider.get("fields", ())
+def call_of(match: Match, path: str, **more: Any) -> Call:
+    """A call of the matched operation, as its row of the table says."""
+    route = match.route
+    return Call(route.operation, route.method, path, expects=route.answer, file_id=match.id, **more)
+
+
+def upload_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """POST /v1/files. Reads up to the first byte of the file; the rest is read while the call is sent."""
+    fields = target.provider.get("form_fields", ())
     known = fields(target) if callable(fields) else fields
-    form = Form(_form_parts(request, target), known, target.provider.get("required_fields", ()))
-    return Call("upload_file", "POST", "/files", upload=form.upload())
+    form = Form(_form_parts(request, target), known, target.provider.get("required_form_fields", ()))
+    return call_of(match, "/files", upload=form.upload())
 
 
-def part_upload(request: Request, target: Target) -> Upload:
-    """The part `data` of an upload in parts; it has no fields beside it, and in OpenAI's example no file name."""
-    return Form(_form_parts(request, target), name="data", is_named=False).upload()
+def add_upload_part(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """POST /v1/uploads/:id/parts. The form has one part, `data`, without fields; OpenAI's example has no file name."""
+    form = Form(_form_parts(request, target), name="data", is_named=False)
+    return call_of(match, f"/uploads/{match.id}/parts", upload=form.upload())
 
 
 def _form_parts(request: Request, target: Target) -> Iterator[Part]:
@@ -39,43 +53,44 @@ def _form_parts(request: Request, target: Target) -> Iterator[Part]:
     return parts(request.body.read, boundary_of(request.headers["content-type"]))
 
 
-def list_files(request: Request, file_id: str, target: Target) -> Call:
+def list_files(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """GET /v1/files."""
-    return Call("list_files", "GET", "/files", query=list_query(request.query()))
+    return call_of(match, "/files", query=list_query(request.query()))
 
 
-def retrieve_file(request: Request, file_id: str, target: Target) -> Call:
+def retrieve_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """GET /v1/files/:id."""
-    return Call("retrieve_file", "GET", f"/files/{file_id}", file_id=file_id)
+    return call_of(match, f"/files/{match.id}")
 
 
-def retrieve_file_content(request: Request, file_id: str, target: Target) -> Call:
+def retrieve_file_content(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """GET /v1/files/:id/content."""
-    asked = conditions(request.headers) if request.method == "GET" else {}  # RFC 9110 §14.2: of a GET only
-    return Call(
-        "retrieve_file_content", "GET", f"/files/{file_id}/content", file_id=file_id, headers=asked, stream=True
-    )
+    asked = conditions(request.headers) if request.method == "GET" else {}  # RFC 9110 §14.2: only for GET
+    return call_of(match, f"/files/{match.id}/content", headers=asked)
 
 
-def delete_file(request: Request, file_id: str, target: Target) -> Call:
+def delete_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """DELETE /v1/files/:id."""
-    return Call("delete_file", "DELETE", f"/files/{file_id}", file_id=file_id)
+    return call_of(match, f"/files/{match.id}")
 
 
-HANDLERS: dict[str, Callable[[Request, str, Target], Call]] = {
+HANDLERS: dict[str, Handler] = {
     "upload_file": upload_file,
     "list_files": list_files,
     "retrieve_file": retrieve_file,
     "retrieve_file_content": retrieve_file_content,
     "delete_file": delete_file,
+    "add_upload_part": add_upload_part,
 }
 
 
 def time_limit(request: Request) -> float | None:
-    """Seconds to the answer, from `x-portkey-request-timeout`, which is in milliseconds."""
+    """Seconds to the answer, from `x-portkey-request-timeout` (milliseconds). BadRequest if that is not a number."""
     text = single(request.headers, "x-portkey-request-timeout")
     if text and not _MILLISECONDS.fullmatch(text):
-        raise BadRequest("x-portkey-request-timeout is a number of milliseconds.", param="x-portkey-request-timeout")
+        raise BadRequest(
+            "x-portkey-request-timeout must be a number of milliseconds.", param="x-portkey-request-timeout"
+        )
     return int(text) / 1000 if text else None
 
 
@@ -88,7 +103,7 @@ class Form:
         known: Sequence[str] = (),
         needed: Sequence[str] = (),
         name: str = "file",
-        is_named: bool = True,  # a file without a name is a field, and so is refused
+        is_named: bool = True,  # then a part without a file name is a field, and refused
     ) -> None:
         self._parts = form_parts
         self._is_named = is_named
@@ -99,10 +114,10 @@ class Form:
         self._ignored: list[str] = []
 
     def upload(self) -> Upload:
-        """The file, once its part has begun. BadRequest if there is none, or for a field before it that is no good."""
+        """The file, once its part has begun. BadRequest if there is none, or for an invalid field before it."""
         for part in self._parts:
             if self._is_file(part):
-                name = part.filename or "upload"  # what SDKs say for bytes without a name
+                name = part.filename or "upload"  # as SDKs call bytes without a name
                 chunks = self._chunks(part)
                 return Upload(name, part.content_type, self._fields, chunks, self._ignored, self._name)
         raise BadRequest(

@@ -1,4 +1,4 @@
-"""JSON request bodies: read within limits, parsed once, and accounted for while they are in memory."""
+"""JSON request bodies: read within limits, parsed once, and counted while they are in memory."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ BLOCK_BYTES = 1 << 18
 JSON = "application/json"
 
 
-class Budget:
-    """Bytes of JSON that an application holds at once; parsing costs several times the text."""
+class JsonBudget:
+    """The bytes of JSON that an application may hold at one time. Parsed, they take several times as many."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
         self._lock = threading.Lock()
 
     def take(self, size: int) -> None:
-        """Count these bytes. Saturated (503) if that would be more than there may be."""
+        """Count these bytes. Saturated (503) if they exceed the budget."""
         with self._lock:
             if size > self._left:
                 raise Saturated(
-                    "The JSON requests under way hold all the memory that they may; try again.",
+                    "The JSON requests in progress take all the memory that they may; try again.",
                     headers={"retry-after": "1"},
                 )
             self._left -= size
 
     def give_back(self, size: int) -> None:
-        """They are gone."""
+        """Count these bytes no more."""
         with self._lock:
             self._left += size
 
 
-class Document:
-    """A request's JSON object, read when it is first asked for; `release` it when it has been sent on.
+class JsonBody:
+    """A request's JSON object, read when it is first asked for. `release` it when it has been sent on.
 
-    `names` are the configured providers: one before its model is taken off.
+    `names` are the configured providers; one that begins the model (`@NAME/model`) is taken off.
     """
 
-    def __init__(self, request: Request, settings: Mapping[str, Any], budget: Budget, names: Collection[str]) -> None:
+    def __init__(
+        self, request: Request, settings: Mapping[str, Any], budget: JsonBudget, names: Collection[str]
+    ) -> None:
         self._request = request
         self._names = names
         self._max_bytes = settings["max_json_bytes"]
@@ -62,12 +64,12 @@ class Document:
         return self._value
 
     def named_provider(self) -> str:
-        """The provider that its model names, as `@NAME/model`, "" where it names none. Raises what `value` does."""
+        """The provider that the model names, as in `@NAME/model`, or "". Raises what `value` does."""
         _ = self.value  # reading the body is what finds the slug
         return self._slug
 
     def release(self) -> None:
-        """Count its bytes no more; a second time is harmless."""
+        """Count its bytes no more. Calling it twice is harmless."""
         held, self._held = self._held, 0
         if held:
             self._budget.give_back(held)
@@ -75,7 +77,7 @@ class Document:
     def _read(self) -> Json:
         declared = media_type(self._request.headers) or JSON
         if declared != JSON and not declared.endswith("+json"):
-            raise UnsupportedMedia("This request is application/json.", param="content-type")
+            raise UnsupportedMedia("This request must be application/json.", param="content-type")
         try:
             value = loads(self._text(), unique_keys=True)
         except Unreadable as problem:
@@ -95,9 +97,9 @@ class Document:
 
 
 def split_slug(body: Json, names: Collection[str]) -> tuple[str, Json]:
-    """The provider in a model `@NAME/model`, and the body without it; ("", body) if NAME is none of the names.
+    """The provider in a model `@NAME/model`, and the body without it; ("", body) if NAME is not one of the names.
 
-    Some hosts have models of their own that are called like that.
+    Some hosts have models of their own with such names.
     """
     model = body.get("model")
     if not isinstance(model, str) or not model.startswith("@"):

@@ -1,93 +1,61 @@
-"""The handlers of JSON requests: chat completions, and what is passed through where it is as OpenAI has it."""
+"""The handlers of chat completions and of everything that is passed through, and the table of all handlers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..calls import Call, Json, Target, replace
+from ..calls import Call, Json, Target
 from ..errors import BadRequest
-from ..operations import ROUTES, is_id
-from ..providers.openai import PASSED_THROUGH
+from ..operations import OPERATIONS, checked_id
 from ..wire.headers import single
 from ..wire.json_fields import at, objects, optional, required
-from .files import part_upload
-from .json_body import Document
+from .files import HANDLERS as FILE_HANDLERS
+from .files import Handler, call_of
+from .router import Match
 from .wsgi import Request
 
-#: operations whose request is a JSON object; other POSTs have none
-JSON_OPERATIONS = frozenset(
-    {
-        "create_chat_completion",
-        "create_response",
-        "count_response_input_tokens",
-        "compact_response",
-        "create_upload",
-        "complete_upload",
-        "create_batch",
-        "create_fine_tuning_job",
-    }
-)
-#: operations whose answer a model makes, as events if the request asks for a stream
-GENERATED = frozenset({"create_chat_completion", "create_response", "retrieve_response", "compact_response"})
 #: where the bytes of a file part may come from
 FILE_SOURCES = ("file_id", "file_data", "file_url")
-# `include[]`, `metadata[team 1]`: what stands in brackets is a client's own word.
+# `include[]`, `metadata[team 1]`: the text in brackets is the client's own.
 _PARAMETER = re.compile(r"[A-Za-z_]{1,64}(\[[^\[\]\x00-\x1f\x7f]{0,64}\])?")
 
-Handler = Callable[[Request, str, Target, Document], Call]
 
-
-def create_chat_completion(request: Request, item_id: str, target: Target, document: Document) -> Call:
-    """POST /v1/chat/completions, with what any provider would refuse refused here, by its place."""
-    call = _chat(request, item_id, target, document)
-    body = _named_model(document.value, request.headers, target)
-    if not required(body, "model", str):
+def create_chat_completion(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """POST /v1/chat/completions. What any provider would refuse is refused here, with its place."""
+    call = passed_through(request, match, target, body)
+    named = _with_named_model(body or {}, request.headers, target)
+    if not required(named, "model", str):
         raise BadRequest("'model' is empty.", param="model")
-    check_messages(body)
-    return replace(call, json=body)
+    check_messages(named)
+    return call._replace(json=named)
 
 
-def pass_through(operation: str) -> Handler:
-    """The handler of an operation whose path, query and JSON are the provider's own."""
-    method = next(method for method, _, named in ROUTES if named == operation)
-
-    def handler(request: Request, item_id: str, target: Target, document: Document) -> Call:
-        body = document.value if operation in JSON_OPERATIONS else None
-        query = _query(request)
-        wants_events = optional(body, "stream", bool) if body else query.get("stream") == "true"
-        made = Call(operation, method, request.path[len("/v1") :], query=query, json=body)
-        if operation not in GENERATED:
-            return made
-        strict = request.headers.get("x-portkey-strict-open-ai-compliance", "true").lower() != "false"
-        return replace(made, stream=bool(wants_events), is_generated=True, is_strict=strict)
-
-    return handler
-
-
-_chat = pass_through("create_chat_completion")
-
-
-def add_upload_part(request: Request, item_id: str, target: Target, document: Document) -> Call:
-    """POST /v1/uploads/:id/parts: the bytes of a part are relayed as a file's are."""
-    upload = part_upload(request, target)
-    return Call("add_upload_part", "POST", f"/uploads/{item_id}/parts", upload=upload)
+def passed_through(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """Any operation whose path, query and JSON are the provider's own."""
+    query = _query(request)
+    wants_events = optional(body, "stream", bool) if body else query.get("stream") == "true"
+    call = call_of(match, request.path[len("/v1") :], query=query, json=body)
+    if not match.route.is_generated:
+        return call
+    is_strict = request.headers.get("x-portkey-strict-open-ai-compliance", "true").lower() != "false"
+    return call._replace(expects="events" if wants_events else "json", is_generated=True, is_strict=is_strict)
 
 
 HANDLERS: dict[str, Handler] = {
-    **{operation: pass_through(operation) for operation in PASSED_THROUGH},
+    **{name: passed_through for name, route in OPERATIONS.items() if route.body in ("none", "json")},
     "create_chat_completion": create_chat_completion,
-    "add_upload_part": add_upload_part,
+    **FILE_HANDLERS,
 }
 
 
 def _query(request: Request) -> dict[str, Any]:
-    """The query as the client has it: texts, and lists of them under names that end in []."""
+    """The client's query: texts, and lists of texts under names that end in `[]`. BadRequest for a repeated name."""
     query: dict[str, Any] = {}
     for name, text in request.query_pairs():
         if not _PARAMETER.fullmatch(name):
-            raise BadRequest("A query parameter has a name that no provider knows.")
+            raise BadRequest("A query parameter has a name that no provider can know.")
         if name.endswith("[]"):
             query.setdefault(name, []).append(text)
         elif name in query:
@@ -97,15 +65,15 @@ def _query(request: Request) -> dict[str, Any]:
     return query
 
 
-def _named_model(body: Json, headers: Mapping[str, str], target: Target) -> Json:
-    """The body with the model that a header names, where the provider has such a header."""
+def _with_named_model(body: Json, headers: Mapping[str, str], target: Target) -> Json:
+    """The body, with the model that a header names if the provider has such a header."""
     header = target.provider.get("model_header", "")
     model = single(headers, header) if header else ""
     return {**body, "model": model} if model else body
 
 
 def check_messages(body: Json) -> None:
-    """BadRequest for messages that are no messages, and for a file part that names no file or more than one."""
+    """BadRequest for malformed messages, and for a file part that names no file or more than one."""
     messages = required(body, "messages", list)
     if not messages:
         raise BadRequest("'messages' is empty.", param="messages")
@@ -122,9 +90,7 @@ def _check_file(file: Json, place: str) -> None:
     given = [source for source in FILE_SOURCES if optional(file, source, str, place)]
     if len(given) != 1:
         raise BadRequest("A file part has one of file_id, file_data and file_url.", param=place)
-    if given == ["file_id"] and not is_id(file["file_id"]):
-        raise BadRequest(
-            "A file id is 1 to 128 letters, digits, dots, underscores or hyphens.", param=at(place, "file_id")
-        )
+    if given == ["file_id"]:
+        checked_id(file["file_id"], at(place, "file_id"))
     optional(file, "mime_type", str, place)
     optional(file, "filename", str, place)

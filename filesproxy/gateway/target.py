@@ -1,7 +1,7 @@
-"""Where a request goes: the provider its headers name, its settings, and whose credential.
+"""Where a request goes: the provider that it names, that provider's settings, and whose credential.
 
-A *saved provider* (`@NAME`) has its credential in the configuration; that goes only to the saved origin, in the saved
-scope, so whatever a client says about either is a 400. With a *plain name* the caller brings the credential.
+A *saved provider* (`@NAME`) has its credential in the configuration. That credential goes only to the saved origin, in
+the saved scope, so a client header that would change either is a 400. With a *plain name* the caller brings its own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..calls import Provider, Secret, Target, replace
+from ..calls import Provider, Setting, Target
 from ..config.load import Config, Key
-from ..config.settings import BY_NAME
 from ..errors import BadRequest, Forbidden, Unauthorized
-from ..wire.headers import single
-from .auth import Caller, own, refuse_gateway_keys, require_this_machine
+from ..providers.table import Scope
+from ..redaction import Secret, single_credential
+from ..wire.headers import single, words
+from .auth import Caller, may_go, own, refuse_gateway_keys, require_this_machine
 from .wsgi import Head
 
 # Headers of Portkey's that would change where a request goes: the operator decides that, not a client.
@@ -22,10 +23,6 @@ _REFUSED = {
     "x-portkey-custom-host": "set base_url in the configuration of a provider",
     "x-portkey-config": "name the provider in x-portkey-provider",
 }
-# What would change host, resource, version, region, bucket, organisation, project, workspace or authentication,
-# beside what the providers here read.
-_SCOPE_PREFIXES = ("x-portkey-azure-", "x-portkey-openai-", "x-portkey-aws-", "x-portkey-amz-", "x-portkey-vertex-")
-_NO_SCOPE = "x-portkey-azure-deployment-id"  # which model, not which account
 
 
 def resolve(
@@ -35,13 +32,13 @@ def resolve(
     providers: Mapping[str, Provider],
     slug: Callable[[], str] = lambda: "",
 ) -> Target:
-    """The target. BadRequest for a provider that is not named or not known, Unauthorized and Forbidden as they are.
+    """The target. BadRequest for a provider that is not named or not known; Unauthorized, Forbidden.
 
-    `slug` is asked, where no header names a provider, for the saved one that the model names.
+    If no header names a provider, `slug` is asked for the saved provider that the model names.
     """
     name, is_slug = _name(head.headers)
     param = "x-portkey-provider"
-    # Without keys only this machine may use what is saved, so for others no body is read to see what it names.
+    # Without keys only this machine may use what is saved, so no other client's body is read for a name.
     if not name and (caller.key or _is_this_machine(head)) and (named := slug()):
         name, is_slug, param = named, True, "model"
     settings = config.providers.get(name or config.settings["default_provider"])
@@ -54,12 +51,12 @@ def resolve(
     if target.provider.get("keyless"):
         _admit(target, head, caller)
     elif settings["credential"] and (is_slug or not is_named):
-        target = _saved(target, head, caller, config.scope_headers)
+        target = _saved(target, head, caller, config.scope)
     elif is_slug:
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
         target = _plain(target, head, caller, config.keys)
-    return replace(target, base_url=_base_url(target))
+    return target._replace(base_url=_base_url(target))
 
 
 def _is_this_machine(head: Head) -> bool:
@@ -96,12 +93,12 @@ def _admit(target: Target, head: Head, caller: Caller) -> None:
         raise Forbidden("This gateway key is not for this provider.")
 
 
-def _saved(target: Target, head: Head, caller: Caller, scope: frozenset[str]) -> Target:
+def _saved(target: Target, head: Head, caller: Caller, scope: Scope) -> Target:
     _admit(target, head, caller)
     for header in head.headers:
-        if header in scope or (header.startswith(_SCOPE_PREFIXES) and header != _NO_SCOPE):
+        if scope.has(header):
             raise BadRequest(f"Beside a saved provider the header {header} is not taken.", param=header)
-    return replace(target, credential=target.settings["credential"], is_saved=True)
+    return target._replace(credentials=single_credential(target.settings["credential"]), is_saved=True)
 
 
 def _plain(target: Target, head: Head, caller: Caller, keys: Sequence[Key]) -> Target:
@@ -115,43 +112,50 @@ def _plain(target: Target, head: Head, caller: Caller, keys: Sequence[Key]) -> T
     own_certificate = dict.fromkeys(filter(target.settings.get, ("client_cert", "client_key")), "")
     changed = {**own_certificate, **_client_settings(target, head.headers), **auth}
     settings = {**target.settings, **changed} if changed else target.settings
-    return replace(target, settings=settings, credential=credential)
+    return target._replace(settings=settings, credentials=single_credential(credential))
 
 
 def _client_settings(target: Target, headers: Mapping[str, str]) -> dict[str, Any]:
     """Settings that the provider lets a client with a credential of its own choose, such as an Azure resource."""
-    found = {}
-    for header, name in target.provider.get("client_settings", {}).items():
-        text = single(headers, header)
-        if text and name == "resource" and target.settings["base_url"]:
-            raise BadRequest(
-                f"The header {header} is not taken: this provider has an address of its own.", param=header
-            )
-        if text:
-            found[name] = _parsed(name, text, header)
-    return found
+    own = {setting.name: setting for setting in target.provider.get("settings", ())}
+    chosen = target.provider.get("client_settings", {})
+    said = {header: text for header in chosen if (text := single(headers, header))}
+    return {chosen[header]: _parsed(own[chosen[header]], text, header) for header, text in said.items()}
 
 
-def _parsed(name: str, text: str, header: str) -> Any:
+def _parsed(setting: Setting, text: str, header: str) -> Any:
     try:
-        return BY_NAME[name].parse(text)
+        return setting.parse(text)
     except ValueError as problem:
         raise BadRequest(f"The header {header} must be {problem.args[0]}.", param=header) from None
 
 
 def _header_credential(
     target: Target, headers: Mapping[str, str], keys: Sequence[Key]
-) -> tuple[Secret, dict[str, str]]:
-    """A credential from a header of the provider's own, and the setting that says how it authenticates."""
+) -> tuple[Secret, Mapping[str, str]]:
+    """The credential in a header of the provider's own, and the settings that go with that header."""
     kinds = target.provider.get("credential_headers", {})
     found = {header: text for header in kinds if (text := own(single(headers, header), keys))}
     if len(found) > 1:
         raise BadRequest(f"Only one of {' and '.join(found)} can authenticate.", param=max(found))
     for header, text in found.items():
-        return text, {"auth": kinds[header]}
+        return text, kinds[header]
     return Secret(), {}
 
 
 def _base_url(target: Target) -> str:
     url = target.provider["base_url"]
     return url(target) if callable(url) else str(target.settings["base_url"])
+
+
+def client_headers(head: Head, target: Target, keys: Sequence[Key]) -> dict[str, str]:
+    """What the provider lets a client say in headers, such as its organisation. Portkey's spelling wins.
+
+    A gateway key among them does not go upstream. BadRequest for a header with an invalid value.
+    """
+    names = target.provider.get("client_headers", ())
+    said = {name: single(head.headers, f"x-portkey-{name}") or single(head.headers, name) for name in names}
+    for name in target.provider.get("list_headers", ()):
+        found = words(head.headers, name, f"x-portkey-{name}")
+        said[name] = ",".join([word for word in found if may_go(word, keys)])
+    return {name: value for name, value in said.items() if value and may_go(value, keys)}

@@ -1,4 +1,4 @@
-"""The WSGI edge (PEP 3333): a request read with care on any server, and a response that closes what it holds."""
+"""The WSGI edge (PEP 3333): a request read by the same rules on any server, a response that closes what it holds."""
 
 from __future__ import annotations
 
@@ -22,21 +22,19 @@ from ..errors import (
     LengthRequired,
     TooLarge,
 )
-from ..wire.headers import redact
-from ..wire.memo import Memo
+from ..redaction import Secret, redact
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-# Before Python 3.10 socket.timeout is no TimeoutError; EAGAIN is a kernel time limit on the socket (SO_RCVTIMEO).
+# Before Python 3.10 socket.timeout is not a TimeoutError. EAGAIN is a time limit of the kernel (SO_RCVTIMEO).
 _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
-_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each answer
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class Head:
-    """Who asks, and how: headers by their names in lower case, and the peer's address, "" on a Unix socket."""
+    """Who asks: the headers, with names in lower case, and the peer's address, "" on a Unix socket."""
 
     def __init__(self, headers: Mapping[str, str], client_address: str) -> None:
         self.headers = headers
@@ -44,7 +42,7 @@ class Head:
 
 
 class Request(Head):
-    """What we read of a WSGI environ: `HTTP_*` and CGI keys only; some servers put the process's secrets there."""
+    """What is read of a WSGI environ: `HTTP_*` and CGI keys only, as some servers put the process's secrets there."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         super().__init__(_headers(environ), str(environ.get("REMOTE_ADDR") or ""))
@@ -55,18 +53,18 @@ class Request(Head):
 
     @property
     def client(self) -> Client | None:
-        """The client's socket, where the server shows it: gunicorn does, and the embedded server."""
+        """The client's socket, if the server shows it: gunicorn and the embedded server do."""
         found: Client | None = self._environ.get("gunicorn.socket") or self._environ.get("filesproxy.socket")
         return found
 
     def check_target(self) -> None:
-        """Refuse a path with an encoded slash, where the server still shows it: WSGI makes it one of the route's."""
+        """Refuse a path with an encoded slash, if the server shows it: in PATH_INFO it looks like the route's."""
         raw = str(self._environ.get("RAW_URI") or self._environ.get("REQUEST_URI") or "")
         if "%" in raw and "%2f" in raw.partition("?")[0].lower():
-            raise BadRequest("A path segment holds an encoded slash, which no file id does.", param="id")
+            raise BadRequest("A path segment holds an encoded slash, which no id does.", param="id")
 
     def query(self) -> dict[str, str]:
-        """The query's parameters; one that comes twice is a BadRequest, since each reader would pick another."""
+        """The query's parameters. BadRequest for one that is repeated: two readers could take different values."""
         pairs = self.query_pairs()
         query = dict(pairs)
         if len(query) < len(pairs):
@@ -82,28 +80,24 @@ class Request(Head):
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
-    headers = {name: value for key, value in environ.items() if (name := _HEADER_NAMES[key])}
+    headers = {key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key.startswith("HTTP_")}
     if environ.get("CONTENT_TYPE"):
         headers["content-type"] = environ["CONTENT_TYPE"]
     return headers
 
 
-# Key of an environ → the name of its header, "" if it is none's.
-_HEADER_NAMES = Memo(lambda key: key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else "")
-
-
 class RequestBody:
-    """`wsgi.input` with rules that hold on any server: a size on each read, never past the end, short is an error."""
+    """`wsgi.input` by rules for any server: each read has a size, none goes past the end, a short body is an error."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self._input = environ["wsgi.input"]
         self._length = _content_length(environ)
         self._limit: int | None = None
         self.size = 0  # bytes read so far
-        self.is_overdue: Callable[[], bool] = lambda: False  # whether somebody has ended the reading, as too slow
+        self.is_overdue: Callable[[], bool] = lambda: False  # whether the watchdog ended the reading, as too slow
 
     def limit(self, max_bytes: int) -> None:
-        """Refuse more than this many bytes: at once by Content-Length, else when they have come (TooLarge)."""
+        """Refuse more than this many bytes (TooLarge): now by Content-Length, else once they have been read."""
         self._limit = max_bytes
         if (self._length or 0) > max_bytes:
             raise self._too_large()
@@ -114,7 +108,7 @@ class RequestBody:
         block = self._read(wanted) if wanted else b""
         if wanted and not block and self._length is not None:
             raise self._aborted("The request body ended before its Content-Length.")
-        if self.is_overdue():  # the end of a chunked body, or less than was asked for, may be what ending it has made
+        if self.is_overdue():  # the watchdog's shutdown may look like the end of a chunked body, or cut a block
             raise self._aborted("")
         self.size += len(block)
         if self._limit is not None and self.size > self._limit:
@@ -126,9 +120,9 @@ class RequestBody:
             block: bytes | None = self._input.read(size)
         except _STALLED:
             raise ClientTimeout("The client stopped sending the request body.") from None
-        except Exception:  # each server has classes of its own for a bad chunk or a lost client
+        except Exception:  # each server has its own classes for a malformed chunk and a lost client
             raise self._aborted("The request body could not be read to its end.") from None
-        if block is None:  # how a buffered reader says that a time limit has passed
+        if block is None:  # a buffered reader's sign that a time limit has passed
             raise ClientTimeout("The client stopped sending the request body.")
         return block
 
@@ -142,49 +136,46 @@ class RequestBody:
 
 
 def _content_length(environ: WSGIEnvironment) -> int | None:
-    """Bytes to come; None where the server ends the stream itself (chunked), which PEP 3333 servers announce."""
+    """Bytes to come; None if the server ends the stream itself (chunked), which `wsgi.input_terminated` announces."""
     if environ.get("HTTP_TRANSFER_ENCODING"):
         if not environ.get("wsgi.input_terminated"):
             raise LengthRequired("This server cannot decode a chunked request body; send a Content-Length.")
         return None
     text = environ.get("CONTENT_LENGTH") or "0"
     if not _LENGTH.fullmatch(text):
-        raise BadRequest("The Content-Length is no number of bytes.")
+        raise BadRequest("The Content-Length is not a number of bytes.")
     return int(text)
 
 
 class Response(NamedTuple):
-    """A status, headers, and either all the bytes or an open body that whoever sends it closes."""
+    """A status, headers, and either all the bytes or an open body, which its sender closes."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes | Body
 
 
-def json_response(status: int, value: Any, headers: Mapping[str, str], secret: str = "", text: bytes = b"") -> Response:
-    """JSON, without a secret that whoever made it may have put in. ASCII: JSON's lone surrogates have no UTF-8.
-
-    `text` is the value's where there is one already, in ASCII and without escapes, in which a secret could hide.
-    """
-    body = redact(text.decode("ascii") or _encode(value), secret).encode("ascii")
+def json_response(status: int, value: Any, headers: Mapping[str, str], secrets: Iterable[Secret] = ()) -> Response:
+    """The value as JSON, without secrets that its author may have put in. In ASCII: UTF-8 has no lone surrogates."""
+    body = redact(json.dumps(value, separators=(",", ":")), secrets).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
 
 
 def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Response:
-    """OpenAI's error envelope; the error's own headers win."""
+    """OpenAI's error envelope. The error's own headers win."""
     added = {"x-should-retry": "false"} if error.code in FINAL_CODES else {}
     if error.status == 401:
-        added["www-authenticate"] = 'Bearer realm="filesproxy"'  # RFC 9110 §15.5.2 demands one
+        added["www-authenticate"] = 'Bearer realm="filesproxy"'  # RFC 9110 §15.5.2 requires one
     return json_response(error.status, error.envelope(), {**headers, **added, **error.headers})
 
 
 def respond(
     response: Response, method: str, start_response: StartResponse, done: Callable[[int, str], None]
 ) -> Iterable[bytes]:
-    """Send a response. `done(bytes sent, error class)` is called once, when its last byte was handed over or it failed.
+    """Send a response. `done(bytes sent, error)` is called once: when the last byte was handed over, or it failed.
 
-    The first chunk of an open body is fetched before `start_response`, so that a failure can still be an answer.
+    The first chunk of an open body is fetched before `start_response`, so that a failure can still become an answer.
     """
     if not isinstance(response.body, bytes) and method != "HEAD":
         return _stream(response, response.body, start_response, done)
@@ -209,14 +200,14 @@ def _stream(
 
 
 def _start(response: Response, start_response: StartResponse) -> None:
-    phrase = _PHRASES.get(response.status, "Status")  # providers have their own, such as 529
+    phrase = _PHRASES.get(response.status, "Status")  # providers have statuses of their own, such as 529
     start_response(f"{response.status} {phrase}", list(response.headers.items()))
 
 
 class ResponseStream:
-    """A body on its way to the client: counts, closes what it holds, and makes a cut visible.
+    """A body on its way to the client: counts its bytes, closes what it holds, and makes a cut visible.
 
-    An iterator class and no generator: a generator that was never started would not run its `finally`.
+    A class, not a generator: a generator that is never started does not run its `finally`.
     """
 
     def __init__(self, body: Body, done: Callable[[int, str], None]) -> None:
@@ -224,8 +215,8 @@ class ResponseStream:
         self._done: Callable[[int, str], None] | None = done
         self._first = next(body, None)
         self._sent = 0
-        self.delivered = 0  # bytes that the server has taken, and come back for more
-        self._error = "client_aborted"  # until we have seen the end
+        self.delivered = 0  # bytes that the server had taken when it asked for more
+        self._error = "client_aborted"  # unless the end is reached
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -248,12 +239,12 @@ class ResponseStream:
             self._error = error.code or "error"
         except Exception as error:
             self._error = type(error).__name__
-        # The one failure that every WSGI server turns into a closed connection, and none into a clean end. Raised out
-        # here it carries no other exception, whose text a server might log.
+        # The one failure that every WSGI server turns into a closed connection and none into a clean end. Raised out of
+        # the `except`, it carries no other exception, whose text a server might log.
         raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer was cut short")
 
     def close(self) -> None:
-        """Free the upstream and report; the server calls this however the response ended (PEP 3333)."""
+        """Close the body and report. The server calls this however the response ended (PEP 3333)."""
         self._body.close()
         done, self._done = self._done, None
         if done:

@@ -1,4 +1,8 @@
-"""The provider table: a name, and what is different there from OpenAI."""
+"""The provider table: a name, and how that provider differs from OpenAI. One module or folder for each provider.
+
+Providers import the toolkit, `wire` and the ground floor (calls, operations, redaction, errors), and do no I/O. All
+that is special about a provider is in its own module.
+"""
 
 from __future__ import annotations
 

@@ -1,23 +1,46 @@
-"""The local store as a provider: OpenAI's contract over the `local` transport, for hosts without a net."""
+"""The gateway's own store as a provider: OpenAI's contract over the `local` transport, for hosts without a network."""
 
 from __future__ import annotations
 
-from ..calls import Call, Provider, Target, replace
-from .openai import FILE_OPERATIONS, OPENAI, PASSED_THROUGH
+import os.path
+from collections.abc import Mapping
+from typing import Any
+
+from ..calls import Call, Provider, Setting, Target
+from ..operations import FILE_OPERATIONS, PASSED_THROUGH
+from .openai import OPENAI
 
 
-def as_owner(call: Call, target: Target) -> Call:
-    """The store's only credential: whose files these are. It is the gateway's word, never the client's."""
-    return replace(call, headers={**call.headers, "x-filesproxy-owner": target.owner})
+def _folder(text: str) -> str:
+    return os.path.abspath(os.path.expanduser(text)) if text else ""
+
+
+def base_url(target: Target) -> str:
+    """The folder as a URL of the transport `local`."""
+    return f"local:{target.settings['folder']}"
+
+
+def unchanged(call: Call, target: Target) -> Call:
+    """The call as it is: the store needs no credential, and takes the owner from the target."""
+    return call
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """Where the files are."""
+    return f"files in {settings['folder']}"
 
 
 LOCAL: Provider = {
     **OPENAI,
-    "base_url": "local:",
-    "authorize": as_owner,
+    "base_url": base_url,
+    "authorize": unchanged,
     "operations": {name: OPENAI["operations"][name] for name in FILE_OPERATIONS},
     "unsupported": dict.fromkeys(("create_chat_completion", *PASSED_THROUGH), "The local store keeps files only."),
     "client_headers": (),
-    "settings": ("folder",),
+    "settings": (
+        Setting("folder", "", _folder, "where `local` keeps its files; empty: there is no `local`", provider=True),
+    ),
+    "required_settings": ("folder",),
+    "describe": describe,
     "keyless": True,
 }

@@ -1,23 +1,23 @@
-"""OpenAI, the identity that every other provider is a difference from. https://platform.openai.com/docs/api-reference/files"""
+"""OpenAI: the identity that every other provider differs from. https://platform.openai.com/docs/api-reference/files"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from ..calls import Answer, Call, Json, Provider, Send, Target, exchange, replace
-from ..operations import ROUTES
+from ..calls import Answer, Call, Json, Provider, Send, Target
+from ..operations import PASSED_THROUGH
 from ..wire import sse
-from ..wire.lists import deletion, file_list, file_object
+from .toolkit import deletion, file_list, file_object, translated
 
 
 def bearer(call: Call, target: Target) -> Call:
-    """The credential as a bearer token (RFC 6750 §2.1)."""
-    return replace(call, headers={**call.headers, "authorization": f"Bearer {target.credential}"})
+    """The call with the credential as a bearer token (RFC 6750 §2.1)."""
+    return call._replace(headers={**call.headers, "authorization": f"Bearer {target.secret}"})
 
 
 def error_object(body: Any) -> Json:
-    """The object inside OpenAI's envelope, from the shapes that OpenAI-compatible hosts answer with.
+    """The object inside OpenAI's envelope, from the forms that OpenAI-compatible hosts answer with.
 
     `{"error": {…}}`, `{"error": "text"}` (xAI), `{"detail": "text" | [{"loc", "msg"}]}` (FastAPI), `{"message": …}`.
     """
@@ -46,18 +46,17 @@ def _problems(detail: list[Any]) -> Iterator[str]:
 
 
 def passed_through(call: Call, send: Send) -> Answer:
-    """The provider's own call and answer, of a stream its whole events: what OpenAI has is passed as it is."""
+    """The provider's own call and answer; a stream's events leave whole."""
     reply = send(call)
     if reply.body is None or not sse.is_stream(reply):
         return reply
     ends = () if call.operation == "create_chat_completion" else sse.RESPONSE_ENDS
-    return replace(reply, body=sse.passed_through(reply.body, ends))
+    return reply._replace(body=sse.passed_through(reply.body, ends))
 
 
 def create_chat_completion(call: Call, send: Send) -> Answer:
-    """A chat completion, whose file parts go without the `mime_type` that only other providers know."""
-    assert call.json is not None
-    return passed_through(replace(call, json=without_mime_types(call.json)), send)
+    """A chat completion. File parts go without `mime_type`, which only other providers know."""
+    return passed_through(call._replace(json=without_mime_types(call.json or {})), send)
 
 
 def without_mime_types(body: Json) -> Json:
@@ -76,28 +75,24 @@ def _plain_part(part: Json) -> Json:
     return {**part, "file": {name: value for name, value in part["file"].items() if name != "mime_type"}}
 
 
-FILE_OPERATIONS = tuple(operation for _, path, operation in ROUTES if path.startswith("/v1/files"))
-#: operations that every provider with OpenAI's own contract has, and others have not
-PASSED_THROUGH = tuple(
-    operation
-    for _, path, operation in ROUTES
-    if path.startswith(("/v1/responses", "/v1/uploads", "/v1/batches", "/v1/fine_tuning"))
-)
-
 OPENAI: Provider = {
     "base_url": "https://api.openai.com/v1",
     "authorize": bearer,
     "error": error_object,
     "operations": {
-        "upload_file": exchange(answer=file_object),
-        "list_files": exchange(answer=file_list),
-        "retrieve_file": exchange(answer=file_object),
-        "retrieve_file_content": exchange(),
-        "delete_file": exchange(answer=deletion),
+        "upload_file": translated(answer=file_object),
+        "list_files": translated(answer=file_list),
+        "retrieve_file": translated(answer=file_object),
+        "retrieve_file_content": translated(),
+        "delete_file": translated(answer=deletion),
         "create_chat_completion": create_chat_completion,
         **dict.fromkeys(PASSED_THROUGH, passed_through),
     },
-    "fields": ("purpose", "expires_after[anchor]", "expires_after[seconds]"),
-    "required_fields": ("purpose",),
+    "form_fields": ("purpose", "expires_after[anchor]", "expires_after[seconds]"),
+    "required_form_fields": ("purpose",),
     "client_headers": ("openai-organization", "openai-project"),
+    "scope_prefixes": ("x-portkey-openai-",),
+    # Compatible hosts may be gateways, which hand on the headers of the provider that they call.
+    "answer_headers": ("openai-processing-ms", "openai-version", "anthropic-ratelimit-"),
+    "request_id_headers": ("request-id", "apim-request-id"),
 }

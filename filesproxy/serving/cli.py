@@ -15,11 +15,13 @@ from typing import Any
 
 from .. import __version__
 from ..app import Application, create_app
+from ..calls import Setting
 from ..config.load import ENVIRONMENT_PREFIX
-from ..config.settings import SETTINGS, is_name
+from ..config.settings import by_name, is_name
 from ..errors import ConfigError
 from ..gateway.access_log import to_stdout
 from ..gateway.auth import GATEWAY_KEY_PREFIX, is_loopback
+from ..providers import PROVIDERS
 from .demo import demo
 from .embedded import Server
 
@@ -51,16 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     serve_parser = commands.add_parser("serve", help="serve the gateway (the default)")
     serve_parser.add_argument("--config", metavar="FILE", help="INI file with the configuration")
-    for setting in SETTINGS:
-        if setting.app:
-            flag = "--" + setting.name.replace("_", "-")
-            serve_parser.add_argument(flag, metavar="VALUE", help=setting.doc.replace("%", "%%"))
+    for setting in _app_settings():
+        flag = "--" + setting.name.replace("_", "-")
+        serve_parser.add_argument(flag, metavar="VALUE", help=setting.doc.replace("%", "%%"))
     commands.add_parser("demo", help="serve from a temporary folder, make all five calls, compare, clean up")
     check_parser = commands.add_parser("check", help="say what a configuration means, or what is wrong with it")
     check_parser.add_argument("--config", metavar="FILE", help="INI file; without it, FILESPROXY_CONFIG")
     key_parser = commands.add_parser("key", help="make a gateway key and the lines that configure it")
     key_parser.add_argument("--name", required=True, help="who will have it, such as team-a")
     return parser
+
+
+def _app_settings() -> list[Setting]:
+    return [setting for setting in by_name(PROVIDERS).values() if setting.app]
 
 
 def check(config: str | None) -> int:
@@ -112,7 +117,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
 
 
 def _application(arguments: Mapping[str, Any]) -> Application:
-    names = [setting.name for setting in SETTINGS if setting.app]
+    names = [setting.name for setting in _app_settings()]
     settings = {name: arguments[name] for name in names if arguments.get(name) is not None}
     config = arguments.get("config") or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
     if not config:
@@ -140,11 +145,8 @@ def _banner(server: Server, application: Application) -> str:
 
 
 def _address(settings: Mapping[str, Any]) -> str:
-    if settings["kind"] == "local":
-        return f"files in {settings['folder']}"
-    return (
-        settings["base_url"] or (settings["resource"] and f"{settings['resource']} on Azure") or "resource per client"
-    )
+    describe = PROVIDERS[settings["kind"]].get("describe")
+    return describe(settings) if describe else str(settings["base_url"])
 
 
 def _stop_on_signals(server: Server) -> None:

@@ -1,9 +1,9 @@
-"""Which headers pass, and what a header value may hold: allow-lists in both directions, one place for each rule."""
+"""Which headers pass, and what their values may hold: allow-lists in both directions, each rule in one place."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from email.errors import (
     FirstHeaderLineIsContinuationDefect,
     InvalidHeaderDefect,
@@ -12,9 +12,7 @@ from email.errors import (
 )
 from email.message import Message
 
-from ..calls import Secret
 from ..errors import BadRequest
-from .memo import Memo
 
 # RFC 9110 §5.6.2 token, §5.5 field value without control characters (TAB too: WSGI servers refuse it).
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -32,19 +30,10 @@ _HEADER_DEFECTS = (
     MissingHeaderBodySeparatorDefect,
 )
 
-#: What operators and SDKs read from a provider's answer; everything else, cookies and server names included, stays.
-RELAYED = frozenset(
-    {
-        "retry-after",
-        "retry-after-ms",
-        "x-should-retry",
-        "x-request-id",
-        "openai-processing-ms",
-        "openai-version",
-        "content-range",  # of a 206, and of a 416
-    }
-)
-RELAYED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+#: What operators and SDKs read of any provider's answer. Nothing else is relayed, cookies and server names included,
+#: but for what the provider's own entry adds (`answer_headers`).
+RELAYED = frozenset({"retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "content-range"})
+RELAYED_PREFIXES = ("x-ratelimit-",)
 #: What describes the bytes of a file, relayed with them (RFC 9110 §8).
 RELAYED_WITH_CONTENT = frozenset(
     {
@@ -57,8 +46,6 @@ RELAYED_WITH_CONTENT = frozenset(
         "last-modified",
     }
 )
-_IS_RELAYED = Memo(lambda name: name in RELAYED or name.startswith(RELAYED_PREFIXES))
-_IS_TOKEN = Memo(lambda name: bool(_TOKEN.fullmatch(name)))
 
 
 def single(headers: Mapping[str, str], name: str) -> str:
@@ -75,7 +62,7 @@ def media_type(headers: Mapping[str, str]) -> str:
 
 
 def words(headers: Mapping[str, str], *names: str) -> list[str]:
-    """The words of headers that hold comma lists (RFC 9110 §5.6.1), each once. BadRequest for what is no word."""
+    """The words of headers that hold comma lists (RFC 9110 §5.6.1), each once. BadRequest for anything else."""
     found = [word.strip(" ") for name in names for word in headers.get(name, "").split(",")]
     if len(found) > MAX_WORDS or not all(_WORD.fullmatch(word) for word in found if word):
         raise BadRequest(f"The header {names[0]} is a comma list of at most {MAX_WORDS} words.", param=names[0])
@@ -83,41 +70,39 @@ def words(headers: Mapping[str, str], *names: str) -> list[str]:
 
 
 def are_tokens(names: Iterable[str]) -> bool:
-    """Whether these can be the names of headers (RFC 9110 §5.6.2)."""
-    return all(map(_IS_TOKEN.__getitem__, names))
+    """Whether all of these can be names of headers (RFC 9110 §5.6.2)."""
+    return all(map(_TOKEN.fullmatch, names))
 
 
 def safe(name: str, value: str) -> bool:
     """Whether this header can be sent on any server without splitting a message."""
-    return _IS_TOKEN[name] and bool(_VALUE.fullmatch(value))
+    return bool(_TOKEN.fullmatch(name) and _VALUE.fullmatch(value))
 
 
-def relayed(headers: Mapping[str, str], content: bool = False) -> dict[str, str]:
-    """The upstream's headers that a client may see; `request-id` styles also count as `x-request-id`."""
-    described = RELAYED_WITH_CONTENT if content else ()
+def relayed(
+    headers: Mapping[str, str], more: Sequence[str] = (), request_ids: Sequence[str] = (), content: bool = False
+) -> dict[str, str]:
+    """The headers of an upstream's answer that the client gets, those that describe the content included if asked for.
+
+    `more` and `request_ids` are the provider's own: names (one that ends with `-` is a prefix), and headers that hold
+    what the client gets as `x-request-id` if the upstream has no header of that name.
+    """
+    names = RELAYED | (RELAYED_WITH_CONTENT if content else frozenset()) | frozenset(more)
+    prefixes = (*RELAYED_PREFIXES, *(name for name in more if name.endswith("-")))
     kept = {
-        name: value for name, value in headers.items() if (_IS_RELAYED[name] or name in described) and safe(name, value)
+        name: value
+        for name, value in headers.items()
+        if (name in names or name.startswith(prefixes)) and safe(name, value)
     }
-    for own_name in ("request-id", "apim-request-id"):
-        if own_name in headers and safe(own_name, headers[own_name]):
-            kept.setdefault("x-request-id", headers[own_name])
+    for name in request_ids:
+        if name in headers and safe(name, headers[name]):
+            kept.setdefault("x-request-id", headers[name])
     return kept
 
 
 def misread(message: Message) -> bool:
-    """Whether `email` met a line that is no header: it takes such a line, and all behind it, for the body.
+    """Whether `email` met a line that is not a header: it takes that line, and all after it, for the body.
 
-    Its other defects are about bodies, which here it never sees.
+    Its other defects are about bodies, which it never sees here.
     """
     return any(isinstance(defect, _HEADER_DEFECTS) for defect in message.defects)
-
-
-def redact(text: str, secret: str) -> str:
-    """What an upstream wrote, without the credential that it was given, in any of the forms that texts hold one in."""
-    secret = secret if isinstance(secret, Secret) else Secret(secret)
-    if not secret or len(text) < secret.shortest:
-        return text
-    for form in secret.forms:
-        if form in text:
-            text = text.replace(form, "[redacted]")
-    return text

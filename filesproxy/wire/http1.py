@@ -1,9 +1,9 @@
-"""An upstream's answer, read strictly (RFC 9112): its head, and its body by length, in chunks or to the stream's end.
+"""An upstream's HTTP/1 answer, read strictly (RFC 9112): its head, then its body by length, in chunks, or to the end.
 
-http.client is not used for it: it lets a head end with the connection, at any byte; takes a bare CR for a line's end,
-so that one header becomes two; drops the headers behind a line that is none; reads `+5` and `1_0` as numbers; and
-skips two bytes behind a chunk whatever they are. Each hides a cut or a splice, and a connection that is kept would
-carry the rest into the next answer. No I/O here: the bytes come from `receive(size)`, b"" at their end.
+http.client does not read it, because it hides cuts and splices, which a kept connection would carry into the next
+answer. It lets a head end with the connection, at any byte. It takes a bare CR for the end of a line, so one header
+becomes two. It drops the headers after a malformed line. It reads `+5` and `1_0` as numbers. After a chunk it skips two
+bytes, whatever they are. No I/O here: the bytes come from `receive(size)`, b"" at their end.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import re
 from collections.abc import Callable
 
 from ..errors import UpstreamError
-from .memo import Memo
 
 HEAD_BYTES = 1 << 16  # of a head at most
-FIRST_BYTES = 1 << 14  # of the first reads, of which one mostly brings all of a small answer
-BLOCK_BYTES = 1 << 18  # of the later ones: more costs memory and gains little
-# A read is this part of what has come so far. A client that reads slowly lets some 4 MB into the kernel's buffers, and
-# then holds one block for as long as it likes: it shall be a small one.
+FIRST_BYTES = 1 << 14  # of the first reads: mostly one brings all of a small answer
+BLOCK_BYTES = 1 << 18  # of later reads: more costs memory and gains little
+# A read asks for this part of what has come so far. The kernel buffers about 4 MB for a client that reads slowly; after
+# that the client holds one block for as long as it likes, so the block must be small.
 GROWTH = 256
-MAX_FIELDS = 100
+MAX_HEADERS = 100
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
-MAX_INFORMATIONAL = 16  # 1xx answers before the real one, which urllib takes for the last word (RFC 9110 §15.2)
+MAX_INFORMATIONAL = 16  # 1xx answers before the final one (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([0-9]{3})(?:[ \t][^\r\n]{0,256})?")  # RFC 9112 §4
@@ -35,35 +34,36 @@ _TRAILER = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
 
 
 class Unanswered(UpstreamError):
-    """502: the connection has ended, and not a byte of an answer has come."""
+    """502: the connection ended before the first byte of an answer."""
 
 
-class Response:
-    """One answer. `begin` reads its head; then `status` and `headers` (names in lower case) are there."""
+class AnswerReader:
+    """Reads one answer. `begin` reads its head and sets `status` and `headers` (names in lower case)."""
 
     def __init__(self, receive: Callable[[int], bytes]) -> None:
         self._receive = receive
         self._buffer = b""
-        self._seen = 0  # bytes behind the head
-        self._left: int | None = 0  # bytes of the body, None where it goes on to the end of the stream
+        self._seen = 0  # bytes of the body
+        self._left: int | None = 0  # bytes of the body to come, None if it ends with the connection
         self._chunks: Chunks | None = None
         self._says_close = True
-        self.has_begun = False  # a byte of it has come
+        self.has_begun = False  # the first byte has come
         self.status = 0
         self.headers: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Read the head, passing over 1xx answers. UpstreamError for one that two readers could read differently."""
+        """Read the head, skipping 1xx answers. UpstreamError for a head that two readers could read differently."""
         for _ in range(MAX_INFORMATIONAL):
-            version, self.status, fields = _parsed(self._head())
+            version, self.status, lines = _parsed(self._head())
             if not 100 <= self.status < 200 or self.status == 101:
                 break
         else:
-            raise UpstreamError("The provider answers with nothing but informational answers.")
-        self.headers = dict(fields)
-        said = self.headers if len(self.headers) == len(fields) else _joined(fields)
-        self._frame(said.get("content-length"), said.get("transfer-encoding"))
-        self._says_close = version < 1 or self._left is None or _SAYS_CLOSE[said.get("connection", "")]
+            raise UpstreamError("The provider sends informational answers only.")
+        self.headers = dict(lines)
+        framing = _joined(lines)
+        self._frame(framing.get("content-length"), framing.get("transfer-encoding"))
+        options = map(str.strip, framing.get("connection", "").lower().split(","))
+        self._says_close = version < 1 or self._left is None or "close" in options
 
     def _head(self) -> bytes:
         head, searched = self._buffer, 0
@@ -73,14 +73,14 @@ class Response:
             if not block and not self.has_begun:
                 raise Unanswered("The provider closed the connection without an answer.")
             if not block:
-                raise UpstreamError("The provider answered with something that is not HTTP, or with half of it.")
+                raise UpstreamError("The provider's answer is not HTTP, or its head was cut.")
             self.has_begun = True
             head += block
         self._buffer = head[found.end() :]
         return head[: found.end()]
 
     def _frame(self, length: str | None, coding: str | None) -> None:
-        """How the body ends (RFC 9112 §6.3)."""
+        """Find out how the body ends (RFC 9112 §6.3)."""
         is_bad = bool(coding is not None and (length is not None or coding.lower() != "chunked"))
         if self.status == 101 or is_bad or not (length is None or _LENGTH.fullmatch(length.rstrip(" \t"))):
             raise _broken()
@@ -92,7 +92,7 @@ class Response:
             self._left = None if length is None else int(length)
 
     def read(self) -> bytes:
-        """What has come of the body, b"" at its end. UpstreamError if it ends too early, or has bad chunks."""
+        """The next bytes of the body, b"" at its end. UpstreamError if it ends early or has malformed chunks."""
         while not self.is_complete:
             block = self._buffer or self._receive(min(BLOCK_BYTES, max(FIRST_BYTES, self._seen // GROWTH)))
             self._buffer = b""
@@ -121,56 +121,45 @@ class Response:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether nothing speaks against another request over the same connection (RFC 9112 §9.3)."""
+        """Whether the connection can carry another request (RFC 9112 §9.3)."""
         is_clean = self._chunks.is_clean if self._chunks else True
         return self.is_complete and is_clean and not self._buffer and not self._says_close
 
 
 def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
-    """(minor version, status, fields) of a head."""
+    """(minor version, status, headers) of a head."""
     text = head.decode("latin-1").replace("\r\n", "\n")
     first, *lines = text[:-2].split("\n")
-    if "\r" in text:
+    found = _STATUS_LINE.fullmatch(first)
+    if not found or "\r" in text:
         raise _broken()
-    if len(lines) > MAX_FIELDS:
-        raise UpstreamError(f"The provider's answer has more than {MAX_FIELDS} headers.")
-    return *_STATUSES[first], _fields(lines)
+    if len(lines) > MAX_HEADERS:
+        raise UpstreamError(f"The provider's answer has more than {MAX_HEADERS} headers.")
+    return int(found[1]), int(found[2]), _headers(lines)
 
 
-def _status(line: str) -> tuple[int, int]:
-    """(minor version, status)."""
-    found = _STATUS_LINE.fullmatch(line)
-    if not found:
-        raise _broken()
-    return int(found[1]), int(found[2])
-
-
-def _fields(lines: list[str]) -> list[tuple[str, str]]:
-    """The headers (RFC 9112 §5). A folded value keeps its line's end, and so is one that nobody relays."""
-    fields: list[tuple[str, str]] = []
+def _headers(lines: list[str]) -> list[tuple[str, str]]:
+    """The header lines (RFC 9112 §5). A folded value keeps its line break, so it is never relayed."""
+    headers: list[tuple[str, str]] = []
     for line in lines:
-        said, colon, value = line.partition(":")
-        name = _NAMES[said]
-        if colon and name:
-            fields.append((name, value.lstrip(" \t")))
-        elif fields and line[0] in " \t":
-            name, value = fields.pop()
-            fields.append((name, f"{value}\r\n{line}"))
+        name, colon, value = line.partition(":")
+        if colon and _NAME.fullmatch(name):
+            headers.append((name.lower(), value.lstrip(" \t")))
+        elif headers and line[0] in " \t":
+            name, value = headers.pop()
+            headers.append((name, f"{value}\r\n{line}"))
         else:
             raise _broken()
-    return fields
+    return headers
 
 
-def _joined(fields: list[tuple[str, str]]) -> dict[str, str]:
-    """What they say of the message's end, with all values of a header that comes more than once (RFC 9110 §5.3)."""
-    names = _FRAMING.intersection([name for name, _ in fields])
-    return {name: ",".join([value for other, value in fields if other == name]) for name in names}
-
-
-# An upstream says the same ones with each answer.
-_STATUSES = Memo(_status)
-_NAMES = Memo(lambda text: text.lower() if _NAME.fullmatch(text) else "")  # in lower case, "" for what is no name
-_SAYS_CLOSE = Memo(lambda value: "close" in map(str.strip, value.lower().split(",")))
+def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
+    """What the headers say of the message's end; the values of one that is repeated are joined (RFC 9110 §5.3)."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        if name in _FRAMING:
+            joined[name] = f"{joined[name]},{value}" if name in joined else value
+    return joined
 
 
 def _broken() -> UpstreamError:
@@ -178,18 +167,18 @@ def _broken() -> UpstreamError:
 
 
 class Chunks:
-    """Decodes a chunked body (RFC 9112 §7.1) in whatever pieces it comes."""
+    """Decodes a chunked body (RFC 9112 §7.1), however it is cut into pieces."""
 
     def __init__(self) -> None:
         self._line = _FIRST_CHUNK
         self._left = 0  # bytes of the chunk that has begun
-        self._held = b""  # a line that has begun
+        self._held = b""  # the beginning of a line
         self.is_over = False  # the last chunk has come
-        self.is_clean = False  # and its trailer
-        self.rest = b""  # what came behind
+        self.is_clean = False  # so has its trailer
+        self.rest = b""  # bytes after the end
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes of the body in this piece. UpstreamError for a line that is no chunk's."""
+        """The bytes of the body in this piece. UpstreamError for a malformed chunk line."""
         data, at, blocks = self._held + data, 0, []
         self._held = b""
         while at < len(data) and not self.is_over:
@@ -202,7 +191,7 @@ class Chunks:
         return b"".join(blocks)
 
     def _begin_chunk(self, data: bytes, at: int) -> int:
-        """Where the bytes of the next chunk begin; the end of the data if its line has not all come."""
+        """Where the bytes of the next chunk begin; the end of the data if its line is not complete yet."""
         found = self._line.match(data, at)
         if not found:
             return self._hold(data, at)
@@ -213,12 +202,12 @@ class Chunks:
 
     def _hold(self, data: bytes, at: int) -> int:
         if data.find(b"\n", at + 2) >= 0 or len(data) - at > MAX_CHUNK_LINE_BYTES:
-            raise UpstreamError("The provider broke off its answer: a chunk has no size, or another one.")
+            raise UpstreamError("The provider's answer has a chunk whose size is missing or wrong.")
         self._held = data[at:]
         return len(data)
 
     def _end(self, data: bytes, at: int) -> None:
-        """The last chunk has come. A trailer says nothing of the bytes, so nobody waits for one."""
+        """The last chunk has come. A trailer says nothing of the content, so nothing waits for it."""
         found = _TRAILER.match(data, at)
         self.is_over, self.is_clean = True, bool(found)
         self.rest = data[found.end() :] if found else b""

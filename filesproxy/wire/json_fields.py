@@ -1,10 +1,13 @@
-"""Reading a client's JSON field by field: every complaint is a 400 whose `param` points at the place. No I/O."""
+"""Reading JSON field by field. No I/O.
+
+A client's JSON: each complaint is a 400 whose `param` is the place. An upstream's: a 502 that names the field.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..errors import BadRequest
+from ..errors import BadRequest, UpstreamError
 
 NUMBER = (int, float)
 _KINDS: dict[Any, str] = {
@@ -20,14 +23,14 @@ _KINDS: dict[Any, str] = {
 
 
 def at(place: str, name: str | int) -> str:
-    """The place of a field or an item below another one: `messages[1].content`."""
+    """The place of a field or an item inside another one: `messages[1].content`."""
     if isinstance(name, int):
         return f"{place}[{name}]"
     return f"{place}.{name}" if place else name
 
 
 def optional(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
-    """A field of this kind; None where it is absent or null. BadRequest for anything else."""
+    """A field of this kind of a client's object; None if it is absent or null. BadRequest for anything else."""
     value = obj.get(name)
     if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
         return value
@@ -35,7 +38,7 @@ def optional(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
 
 
 def required(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
-    """The same for a field that must be there."""
+    """A field of this kind that must be there. BadRequest if it is not."""
     value = optional(obj, name, kind, place)
     if value is None:
         raise BadRequest(f"'{at(place, name)}' is missing.", param=at(place, name))
@@ -43,8 +46,21 @@ def required(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
 
 
 def objects(items: list[Any], place: str) -> list[tuple[str, dict[str, Any]]]:
-    """(place, object) of each item of a list whose items must be objects."""
+    """(place, object) of each item of a list whose items must be objects. BadRequest for another item."""
     for index, item in enumerate(items):
         if not isinstance(item, dict):
             raise BadRequest(f"'{at(place, index)}' must be an object.", param=at(place, index))
     return [(at(place, index), item) for index, item in enumerate(items)]
+
+
+def need(obj: Any, name: str, kind: type | tuple[type, ...]) -> Any:
+    """The field of an upstream's object. UpstreamError (502) that names it otherwise: nothing is invented."""
+    value = obj.get(name) if isinstance(obj, dict) else None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise unusable(name)
+    return value
+
+
+def unusable(name: str) -> UpstreamError:
+    """The 502 for a field of an upstream's answer that is missing or of another type."""
+    return UpstreamError(f"The provider's answer has no usable field '{name}'.", code="upstream_invalid_answer")

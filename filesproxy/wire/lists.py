@@ -1,4 +1,4 @@
-"""Lists and file objects in OpenAI's shape: what every provider's answers are completed to. Pure functions."""
+"""Lists and file objects in OpenAI's shape, which every provider's answers are completed to. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..calls import Answer, Call, Json, Operation, Send, need, replace
+from ..calls import Answer, Call, Json, Operation, Send
 from ..errors import BadRequest, UpstreamError
 from ..operations import checked_id
+from .json_fields import need
 
 MAX_LIMIT = 10_000  # OpenAI's: 1 to 10,000, and the default is 10,000
 MAX_PAGES = 100  # of one walk through a provider's list
@@ -17,7 +18,7 @@ _PURPOSE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def list_query(query: dict[str, str]) -> dict[str, str]:
-    """The parameters of a list request that the contract knows; BadRequest for one that is not what it says."""
+    """The parameters of a list request that the contract knows. BadRequest for one with an invalid value."""
     known = {name: query[name] for name in ("purpose", "limit", "after", "order") if query.get(name)}
     if "limit" in known and not (_LIMIT.fullmatch(known["limit"]) and 1 <= int(known["limit"]) <= MAX_LIMIT):
         raise BadRequest(f"'limit' is a whole number from 1 to {MAX_LIMIT}.", param="limit")
@@ -31,27 +32,25 @@ def list_query(query: dict[str, str]) -> dict[str, str]:
 
 
 def checked_purpose(purpose: str) -> str:
-    """The purpose, if it is a short word; which words there are is the provider's to say."""
+    """The purpose. BadRequest if it is not a short word; the provider decides which words it knows."""
     if not _PURPOSE.fullmatch(purpose):
         raise BadRequest("'purpose' is a word like assistants, batch, fine-tune or user_data.", param="purpose")
     return purpose
 
 
 def file_object(obj: Any, call: Call) -> Json:
-    """A file object with the two fields that SDKs cannot do without, whatever else it holds.
+    """A file object with the fields that SDKs need: `id`, `object` and `status`, whatever else it holds.
 
-    `status` is required by OpenAI and missing at compatible hosts, whose files are usable at once: `processed`.
+    OpenAI requires `status`. Compatible hosts leave it out; their files can be used immediately: `processed`.
     """
     file_id = need(obj, "id", str)
-    if "object" in obj and obj.get("status"):  # as it is: its text is then sent on as it came
-        return obj  # type: ignore[no-any-return]
     return {"id": file_id, "object": "file", **obj, "status": obj.get("status") or "processed"}
 
 
 def file_list(obj: Any, call: Call) -> Json:
-    """A list of file objects with OpenAI's envelope complete.
+    """A list of file objects in OpenAI's complete envelope.
 
-    Without a boolean `has_more` openai-python asks for ever, and openai-node stops at once.
+    Without a boolean `has_more` openai-python never stops asking, and openai-node stops after the first page.
     """
     if len(need(obj, "data", list)) > MAX_LIMIT:
         raise UpstreamError("The provider's list is longer than any page.", code="upstream_invalid_answer")
@@ -73,15 +72,15 @@ class Page(NamedTuple):
 
 
 def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
-    """The list of a provider whose pages are not OpenAI's, put together from `pages(call, send)`.
+    """The list operation of a provider whose pages are not OpenAI's, assembled from `pages(call, send)`.
 
-    Those come from behind `after`, newest first, of every purpose. Oldest first needs all of them.
+    `pages` yields files of every purpose after `after`, newest first. The order `asc` needs all of them.
     """
 
     def operation(call: Call, send: Send) -> Answer:
         limit, purpose = int(call.query.get("limit", MAX_LIMIT)), call.query.get("purpose")
         if call.query.get("order") == "asc":
-            every = _bounded(pages(replace(call, query={}), send))
+            every = _bounded(pages(call._replace(query={}), send))
             return Answer(200, json=_cut([file for each in every for file in each.data][::-1], call.query))
         taken: list[Json] = []
         for each in _bounded(pages(call, send)):
@@ -93,8 +92,8 @@ def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
     return operation
 
 
-def behind(pages: Iterator[Page], after: str) -> Iterator[Page]:
-    """The pages from behind the file `after`. BadRequest if it is in none of them."""
+def rest_after(pages: Iterator[Page], after: str) -> Iterator[Page]:
+    """What follows the file `after` in these pages. BadRequest if none of them holds it."""
     pages = _bounded(pages)
     for each in pages:
         ids = [file["id"] for file in each.data]
@@ -120,7 +119,7 @@ _NO_AFTER = "No file of the list has the id that 'after' names."
 
 
 def sliced(data: list[Json], query: Mapping[str, Any]) -> Json:
-    """The page that was asked for, out of a provider's whole list. BadRequest if it does not hold `after`."""
+    """The requested page of a provider's whole list. BadRequest if `after` is not in the list."""
     newest_first = query.get("order", "desc") == "desc"
     return _cut(sorted(data, key=lambda file: need(file, "created_at", int), reverse=newest_first), query)
 
@@ -135,7 +134,9 @@ def _cut(files: list[Json], query: Mapping[str, Any]) -> Json:
 
 
 def deletion(obj: Any, call: Call) -> Json:
-    """OpenAI's answer to a deletion, for any provider that says `deleted` or answers with the id alone."""
+    """OpenAI's answer to a deletion, for providers that say `deleted`, answer with the id alone, or with nothing."""
+    if obj is None:
+        return {"id": call.file_id, "object": "file", "deleted": True}
     file_id = need(obj, "id", str)
     if obj.get("deleted") is False:
         raise UpstreamError("The provider did not delete the file.", code="upstream_invalid_answer")

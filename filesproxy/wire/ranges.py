@@ -1,11 +1,11 @@
-"""Byte ranges of content (RFC 9110 §14), for providers that ignore them. Single ranges; no I/O."""
+"""Byte ranges of content (RFC 9110 §14), for providers that ignore them. One range at a time; no I/O."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 
-from ..calls import Answer, Body, replace
+from ..calls import Answer, Body
 from ..errors import BadRequest, RangeNotSatisfiable, UpstreamError
 from .headers import safe
 
@@ -13,7 +13,7 @@ _RANGE = re.compile(r"(?i:bytes)=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
 
 
 def conditions(headers: Mapping[str, str]) -> dict[str, str]:
-    """A client's Range and If-Range, if they ask for one range of bytes; others are ignored (RFC 9110 §14.2)."""
+    """The client's Range and If-Range if they ask for one range of bytes. Others are ignored (RFC 9110 §14.2)."""
     found = _RANGE.fullmatch(headers.get("range", "").strip())
     if not found or not (found[1] or found[2]):
         return {}
@@ -24,17 +24,18 @@ def conditions(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
-    """The part that was asked for, cut out of a whole answer of known length; else the answer as it is.
+    """The requested part, cut out of a complete answer of known length; any other answer is returned unchanged.
 
-    RangeNotSatisfiable (416) where it has no such part. An If-Range that does not name this very representation by a
-    strong validator makes the answer whole (RFC 9110 §13.1.5).
+    RangeNotSatisfiable (416) if the content has no such part. The answer stays complete if If-Range does not name this
+    representation by a strong validator (RFC 9110 §13.1.5).
     """
     length = answer.headers.get("content-length")
     if answer.status == 206 and ("range" not in asked or "content-range" not in answer.headers):
-        raise UpstreamError("The provider sent a part that nobody asked for.", code="upstream_invalid_answer")
-    if answer.status != 200 or answer.body is None or length is None or "content-encoding" in answer.headers:
+        raise UpstreamError("The provider sent a range that was not requested.", code="upstream_invalid_answer")
+    body = answer.body
+    if answer.status != 200 or body is None or length is None or "content-encoding" in answer.headers:
         return answer
-    answer = replace(answer, headers={**answer.headers, "accept-ranges": "bytes"})
+    answer = answer._replace(headers={**answer.headers, "accept-ranges": "bytes"})
     if "range" not in asked or length == "0" or not _is_current(asked.get("if-range"), answer.headers):
         return answer
     start, end = _bounds(asked["range"], int(length))
@@ -43,8 +44,7 @@ def partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
         "content-length": str(end - start),
         "content-range": f"bytes {start}-{end - 1}/{length}",
     }
-    assert answer.body is not None
-    return replace(answer, status=206, headers=headers, body=Slice(answer.body, start, end))
+    return answer._replace(status=206, headers=headers, body=Slice(body, start, end))
 
 
 def _is_current(validator: str | None, headers: Mapping[str, str]) -> bool:
@@ -66,7 +66,7 @@ def _bounds(asked: str, length: int) -> tuple[int, int]:
 
 
 class Slice:
-    """The bytes from `start` to before `end` of a body; skips where the body can, else reads and forgets."""
+    """The bytes of a body from `start` up to, not including, `end`. Skips if the body can, else reads and discards."""
 
     def __init__(self, body: Body, start: int, end: int) -> None:
         self._body = body
@@ -78,7 +78,7 @@ class Slice:
         return self
 
     def __next__(self) -> bytes:
-        """The next bytes of the range; whatever the body raises."""
+        """The next bytes of the range. Raises what the body raises, and UpstreamError if it ends early."""
         while self._left:
             block = next(self._body, None)
             if block is None:

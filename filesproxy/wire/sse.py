@@ -1,4 +1,4 @@
-"""Server-sent events as they stream (WHATWG HTML §9.2): whole events out of blocks cut anywhere, and back. No I/O."""
+"""Server-sent events as they stream (WHATWG HTML §9.2): complete events out of blocks that are cut anywhere. No I/O."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def is_stream(answer: Answer) -> bool:
 
 
 def frames(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> Iterator[list[bytes]]:
-    """The events that each block completes, without the empty line behind them; their lines end in LF.
+    """The events that each block completes, without the empty line after them; their lines end in LF.
 
-    Holds one event that has not ended. It is dropped at the end of the stream (§9.2.6), if it is not `[DONE]`. Raises
-    UpstreamError for an event of more than `max_bytes`.
+    Holds one incomplete event, which is dropped at the end of the stream (§9.2.6) unless it is `[DONE]`. UpstreamError
+    for an event of more than `max_bytes`.
     """
     held = bytearray()
     for text in _lines(_without_mark(blocks)):
@@ -49,7 +49,7 @@ def frames(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> Iterato
 
 
 def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks without the byte order mark that a stream may begin with, and that says nothing (§9.2.5)."""
+    """The blocks without the byte order mark that a stream may begin with (§9.2.5)."""
     start = b""
     for block in blocks:
         start += block
@@ -60,7 +60,7 @@ def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks with LF for each CR LF and CR; a CR at a block's end waits for what follows it."""
+    """The blocks with LF in place of each CR LF and CR. A CR at the end of a block waits for the next one."""
     is_open = False
     for block in blocks:
         text = b"\r" + block if is_open else block
@@ -76,13 +76,13 @@ def _split(held: bytearray) -> list[bytes]:
 
 
 def data(frame: bytes) -> bytes:
-    """The data of an event, its lines joined by LF; b"" where it has none, as a comment."""
+    """The data of an event, its lines joined by LF; b"" if it has none, like a comment."""
     fields = (line[5:] for line in frame.split(b"\n") if line.startswith(b"data:"))
     return b"\n".join(value[1:] if value.startswith(b" ") else value for value in fields)
 
 
 def passed_through(blocks: Iterator[bytes], last_types: Sequence[str] = ()) -> Generator[bytes, None, None]:
-    """Whole events as they come. UpstreamError if they stop before `[DONE]`, an error, or one of the last types."""
+    """Complete events as they come. UpstreamError if they stop before `[DONE]`, an error, or one of the last types."""
     last = b""
     for whole in frames(blocks):
         last = next((text for text in map(data, reversed(whole)) if text), last)
@@ -108,5 +108,5 @@ def event(value: Any) -> bytes:
 
 
 def error_event(error: FilesproxyError) -> bytes:
-    """What ends a stream whose status has gone already; OpenAI's SDKs raise it."""
+    """The last event of a stream that fails after its status was sent. OpenAI's SDKs raise it."""
     return event(error.envelope())

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, read strictly: what has no JSON to be sent on as is refused. No I/O."""
+"""JSON read strictly (RFC 8259): a value that could not be written as JSON again is refused. No I/O."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MAX_DIGITS = 400  # of a whole number: converting more costs time that grows wit
 
 
 class Unreadable(ValueError):
-    """The text is not the JSON that was asked for; the message says why and holds nothing of the text."""
+    """The text is not JSON as it is read here. The message completes "it cannot be used: …" and quotes nothing."""
 
 
 def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
-    """The value of a JSON text in UTF-8. Raises Unreadable, also for NaN, numbers out of range, and over a limit above.
+    """The value of a JSON text in UTF-8. Unreadable for anything else, NaN, numbers out of range, and over the limits.
 
-    `unique_keys` refuses an object that holds a key twice, of which two readers could take another (RFC 8259 §4).
+    `unique_keys` refuses an object that holds a key twice: two readers could take different values (RFC 8259 §4).
     """
     decoder = _UNIQUE if unique_keys else _SHORT if len(text) <= MAX_DIGITS else _PLAIN
     if len(text) > MAX_VALUES and marks(text) > MAX_VALUES and _has_too_many_values(text):
@@ -31,7 +31,7 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
     except RecursionError:
         raise Unreadable(_TOO_DEEP) from None
     except ValueError:
-        raise Unreadable("it is no JSON in UTF-8") from None
+        raise Unreadable("it is not valid JSON in UTF-8") from None
     if len(text) > MAX_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DEPTH:  # else it cannot be that deep
         _check_depth(value)
     return value
@@ -40,18 +40,8 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
 _TOO_DEEP = f"its lists and objects are more than {MAX_DEPTH} levels deep"
 
 
-def says_only(text: bytes, value: Any) -> bool:
-    """Whether the text of this value says nothing else: of an object of plain values, without escapes or a key twice.
-
-    Then every string in it is a key or a value that we see, and may be searched for as it stands.
-    """
-    if not isinstance(value, dict) or b"\\" in text or not text.isascii():
-        return False
-    return text.count(b'"') == 2 * (len(value) + sum([isinstance(item, str) for item in value.values()]))
-
-
 def dumps(value: Any) -> bytes:
-    """The value as compact JSON in UTF-8; lone surrogates, which JSON has and UTF-8 has not, make it ASCII."""
+    """The value as compact JSON in UTF-8, or in ASCII if it holds lone surrogates, which UTF-8 cannot encode."""
     try:
         return _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
@@ -59,12 +49,12 @@ def dumps(value: Any) -> bytes:
 
 
 def marks(text: bytes | bytearray) -> int:
-    """As many as there are values, or more: commas in strings count too."""
+    """An upper bound for the number of values: brackets, braces and commas, those inside strings included."""
     return text.count(b"[") + text.count(b"{") + text.count(b",")
 
 
 def _has_too_many_values(text: bytes | bytearray) -> bool:
-    """Whether there are too many outside strings; by slices, since splitting costs 40 bytes for each quote."""
+    """Whether there are too many outside strings. Works on slices: splitting costs 40 bytes for each quote."""
     plain = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     count, is_inside = 0, 0
     for start in range(0, len(plain), _SLICE_BYTES):
@@ -108,7 +98,7 @@ def _check_depth(value: Any) -> None:
         level = [child for children in inside for child in children if type(child) in (dict, list)]
 
 
-# Made once: json.loads and json.dumps make one for each call that has options.
+# Made once: json.loads and json.dumps would make one for each call with options.
 _SHORT = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)  # no number in it can have too many digits
 _PLAIN = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer)
 _UNIQUE = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique)

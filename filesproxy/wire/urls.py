@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit
 
+from ..errors import UpstreamError
+
 
 def split(text: str) -> SplitResult | None:
     """The parts of a URL; None if it is malformed, or has a port that is not one."""
@@ -12,3 +14,17 @@ def split(text: str) -> SplitResult | None:
         return parts if parts.port is None or parts.port else None
     except ValueError:
         return None
+
+
+def is_at(base_url: str, url: str) -> bool:
+    """Whether both have one origin: scheme, host and port. UpstreamError for a URL that is malformed."""
+    return url.startswith(base_url + "/") or origin(url) == origin(base_url)
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of a URL. UpstreamError if it is malformed."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        raise UpstreamError("The call's address is not a valid URL.", code="upstream_address") from None

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from configurations import SECRET, config, hashed, refusal, written
 
-from filesproxy.calls import Secret
-from filesproxy.config.settings import BY_NAME, SETTINGS, base_url, is_name, values
+from filesproxy.config.settings import base_url, by_name, is_name, values
 from filesproxy.errors import ConfigError
+from filesproxy.providers import PROVIDERS
+from filesproxy.redaction import Secret
 
+BY_NAME = by_name(PROVIDERS)
+SETTINGS = BY_NAME.values()
 ABOVE = {setting.name for setting in SETTINGS if setting.app}
 BELOW = {setting.name for setting in SETTINGS if setting.provider}
 OF_KEYS = {setting.name for setting in SETTINGS if setting.key}
@@ -216,7 +219,7 @@ def test_bad_setting_of_a_key_is_refused_by_section_and_name_and_never_repeated(
 def test_setting_in_a_section_that_it_is_not_for_is_refused(scope, names):
     for name in set(BY_NAME) - names:
         with pytest.raises(ConfigError) as refused:
-            values({name: SECRET}, scope, lambda key: f"here, at {key}")
+            values({name: SECRET}, scope, lambda key: f"here, at {key}", BY_NAME)
         assert refused.value.message == f"here, at {name}: the setting '{name}' does not belong here."
 
 
@@ -270,7 +273,7 @@ def test_nearest_setting_is_one_of_the_same_section(section, near, name):
     "key", [SECRET, "credential " + SECRET, "credential1", "qqqq", "folder" + SECRET, "kredential\0"]
 )
 def test_key_that_is_like_no_setting_or_may_be_a_secret_is_not_repeated(key):
-    assert refusal({"provider:openai": {key: "x"}}) == "[provider:openai]: there is a key that is no setting."
+    assert refusal({"provider:openai": {key: "x"}}) == "[provider:openai]: this key is not a setting."
 
 
 @pytest.mark.parametrize("name", ["proxy", "credential"])

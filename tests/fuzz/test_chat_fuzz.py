@@ -13,12 +13,12 @@ import pytest
 
 from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, ClientError, InvalidJson, UpstreamError
-from filesproxy.gateway.json_body import Budget, Document
+from filesproxy.gateway.json_body import JsonBody, JsonBudget
 from filesproxy.gateway.json_requests import check_messages
 from filesproxy.gateway.wsgi import Request
-from filesproxy.providers.anthropic import file_object
 from filesproxy.providers.anthropic.answer import completion
 from filesproxy.providers.anthropic.errors import error as translated_error
+from filesproxy.providers.anthropic.files import file_object
 from filesproxy.providers.anthropic.request import file_ids, messages_request
 from filesproxy.providers.anthropic.stream import chunks
 from filesproxy.providers.openai import error_object, without_mime_types
@@ -489,8 +489,8 @@ def test_any_bytes_are_a_json_object_or_an_invalid_json():
             elif rng.random() < 0.1:
                 body = body[:at] + rng.choice((b"[", b'{"a":')) * 200 + body[at:]
         environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
-        budget = Budget(len(body))
-        document = Document(Request(environ), {"max_json_bytes": 1 << 20}, budget, ("claude",))
+        budget = JsonBudget(len(body))
+        document = JsonBody(Request(environ), {"max_json_bytes": 1 << 20}, budget, ("claude",))
         try:
             value = document.value
         except ClientError as error:

@@ -25,12 +25,13 @@ import pytest
 from configurations import config, hashed
 from sockets import chunked
 
-from filesproxy.calls import Call, Secret, Target, Upload
+from filesproxy.calls import Call, Target, Upload
 from filesproxy.config.load import Config
 from filesproxy.errors import ConfigError, FilesproxyError, MultipartError, UpstreamError
 from filesproxy.providers import PROVIDERS
+from filesproxy.redaction import Secret
 from filesproxy.serving.embedded import Server
-from filesproxy.transports.https.transport import Sender
+from filesproxy.transports.https.transport import HttpTransport
 from filesproxy.wire.http1 import MAX_INFORMATIONAL
 from filesproxy.wire.multipart import boundary_of, parse_header
 from filesproxy.wire.sse import data as data_of
@@ -129,14 +130,16 @@ class Wire(socket.socket):
 
 TARGET = Target("a", PROVIDERS["openai"], "http://127.0.0.1:1/v1",
                 {**config().providers["openai"], "answer_timeout": 1.0, "send_timeout": 1.0},
-                Secret("sk-a"))  # fmt: skip
-GET = Call("retrieve_file_content", "GET", "/files/f/content", url="http://127.0.0.1:1/v1/files/f/content", stream=True)
+                secrets={"credential": Secret("sk-a")})  # fmt: skip
+GET = Call(
+    "retrieve_file_content", "GET", "/files/f/content", url="http://127.0.0.1:1/v1/files/f/content", expects="bytes"
+)
 
 
 def received(wire, call=GET):
     """(status, bytes) of an answer that is whole, or the message of one of our errors. Anything else is raised."""
     got = bytearray()
-    sender = Sender(lambda url, settings, watch: wire)
+    sender = HttpTransport(lambda url, settings, watch: wire)
     try:
         answer = sender(call, TARGET)
         try:

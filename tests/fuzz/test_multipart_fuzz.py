@@ -9,7 +9,7 @@ import pytest
 from test_multipart import VALID, case, outcome
 
 from filesproxy.errors import ClientError, FilesproxyError, MultipartError
-from filesproxy.operations import route
+from filesproxy.gateway.router import route
 from filesproxy.wire.lists import list_query
 from filesproxy.wire.multipart import boundary_of, parse_header
 

@@ -8,12 +8,12 @@ import pytest
 from configurations import hashed
 from fakes import FILE, form, form_type
 
-from filesproxy.calls import Secret
 from filesproxy.config.load import Key
 from filesproxy.errors import BadRequest, Forbidden, Unauthorized
 from filesproxy.gateway.auth import Caller, authenticate, permit, require_this_machine
 from filesproxy.gateway.wsgi import Request
 from filesproxy.operations import ROUTES
+from filesproxy.redaction import Secret
 
 
 def request(client_address="127.0.0.1", **headers):
@@ -152,7 +152,7 @@ def test_hash_of_nothing_opens_nothing():
         authenticate(request(), (Key("empty", (hashed(""),), ("*",), ("*",), True),))
 
 
-@pytest.mark.parametrize("operation", sorted({operation for _, _, operation in ROUTES}))
+@pytest.mark.parametrize("operation", sorted({operation for _, _, operation, *_ in ROUTES}))
 def test_key_permits_its_operations_only(operation):
     permit(Caller(KEYS[0]), operation)
     permit(Caller(None), operation)

@@ -22,7 +22,7 @@ from filesproxy.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
-from filesproxy.gateway.json_body import BLOCK_BYTES, Budget, Document, split_slug
+from filesproxy.gateway.json_body import BLOCK_BYTES, JsonBody, JsonBudget, split_slug
 from filesproxy.gateway.wsgi import Request
 
 ROOT = Path(__file__).parent.parent.parent
@@ -65,7 +65,7 @@ def request(body, length=True, **environ):
 
 
 def document(body, budget=None, names=(), max_json_bytes=LIMIT, **environ):
-    return Document(request(body, **environ), {"max_json_bytes": max_json_bytes}, budget or Budget(10**9), names)
+    return JsonBody(request(body, **environ), {"max_json_bytes": max_json_bytes}, budget or JsonBudget(10**9), names)
 
 
 def left(budget):
@@ -184,7 +184,7 @@ def test_chunked_body_that_the_server_does_not_end_is_411():
 
 
 def test_budget_gives_what_there_is_and_no_more():
-    budget = Budget(10)
+    budget = JsonBudget(10)
     budget.take(10)
     with pytest.raises(Saturated) as refused:
         budget.take(1)
@@ -197,7 +197,7 @@ def test_budget_gives_what_there_is_and_no_more():
 
 
 def test_budget_holds_under_threads():
-    budget, refused = Budget(1000), []
+    budget, refused = JsonBudget(1000), []
 
     def work():
         for _ in range(500):
@@ -217,7 +217,7 @@ def test_budget_holds_under_threads():
 
 
 def test_bytes_count_while_they_are_held_and_no_longer():
-    budget = Budget(1000)
+    budget = JsonBudget(1000)
     made = document(b'{"a": "0123456789"}', budget)
     assert left(budget) == 1000
     assert made.value
@@ -229,7 +229,7 @@ def test_bytes_count_while_they_are_held_and_no_longer():
 
 
 def test_second_document_is_503_while_the_first_is_held_and_passes_behind_it():
-    budget = Budget(30)
+    budget = JsonBudget(30)
     first = document(b'{"a": "0123456789"}', budget)
     assert first.value
     second = document(b'{"b": "0123456789"}', budget)
@@ -252,7 +252,7 @@ FAILURES = {
 @pytest.mark.parametrize("name", FAILURES)
 def test_what_was_held_is_given_back_after_a_failure(name):
     stream, error = FAILURES[name]
-    budget = Budget(10**7)
+    budget = JsonBudget(10**7)
     made = document(stream, budget, length=False)
     with pytest.raises(error):
         made.value  # noqa: B018
@@ -262,7 +262,7 @@ def test_what_was_held_is_given_back_after_a_failure(name):
 
 @pytest.mark.parametrize("name", INVALID)
 def test_what_was_held_is_given_back_after_a_refusal(name):
-    budget = Budget(10**8)
+    budget = JsonBudget(10**8)
     made = document(INVALID[name], budget, max_json_bytes=1 << 24)
     with pytest.raises(InvalidJson):
         made.value  # noqa: B018
@@ -271,7 +271,7 @@ def test_what_was_held_is_given_back_after_a_refusal(name):
 
 
 def test_half_read_document_of_a_full_budget_is_given_back():
-    budget = Budget(BLOCK_BYTES + 5)
+    budget = JsonBudget(BLOCK_BYTES + 5)
     made = document(b" " * (BLOCK_BYTES + 10), budget, max_json_bytes=10**9)
     with pytest.raises(Saturated):
         made.value  # noqa: B018
@@ -375,11 +375,11 @@ def test_slug_is_found_also_where_asserts_do_not_run():
     """B11: an assert read the body, so under -O a chat went to the default provider with its saved credential."""
     program = (
         "import io\n"
-        "from filesproxy.gateway.json_body import Budget, Document\n"
+        "from filesproxy.gateway.json_body import JsonBody, JsonBudget\n"
         "from filesproxy.gateway.wsgi import Request\n"
         'body = b\'{"model": "@claude/m"}\'\n'
         "environ = {'REQUEST_METHOD': 'POST', 'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body))}\n"
-        "print(Document(Request(environ), {'max_json_bytes': 99}, Budget(99), ['claude']).named_provider())\n"
+        "print(JsonBody(Request(environ), {'max_json_bytes': 99}, JsonBudget(99), ['claude']).named_provider())\n"
     )
     done = subprocess.run([sys.executable, "-O", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "claude\n"

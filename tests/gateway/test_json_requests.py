@@ -188,7 +188,7 @@ def test_body_goes_as_it_is_and_so_does_the_answer(client, upstream):
     answer = post(client, body)
     (call,) = upstream.calls
     assert (call.method, call.url, call.query) == ("POST", "https://api.openai.com/v1/chat/completions", {})
-    assert call.json == body and not call.stream
+    assert call.json == body and call.expects in ("json", "nothing")
     assert (answer.status_int, answer.json, answer.headers["x-request-id"]) == (200, COMPLETION, "req-1")
     assert answer.content_type == "application/json" and "set-cookie" not in answer.headers
     assert upstream.bodies[0].closed
@@ -223,7 +223,7 @@ def test_query_that_is_none_is_400(query, client, upstream):
 
 BODYLESS = [
     path.replace(":id", "id_1")
-    for method, path, _ in ROUTES
+    for method, path, _, *_ in ROUTES
     if method == "POST" and path.endswith(("/cancel", "/pause", "/resume"))
 ]
 
@@ -239,7 +239,7 @@ def test_post_without_a_body_needs_none_and_sends_none(path, body, client, upstr
 
 PASSED = [
     (method, path, operation)
-    for method, path, operation in ROUTES
+    for method, path, operation, *_ in ROUTES
     if not path.startswith(("/v1/files", "/v1/health", "/v1/chat")) and path != "/"
 ]
 
@@ -474,7 +474,7 @@ def test_chat_that_any_provider_would_refuse_is_400_and_points_at_the_place(name
 def test_stream_is_passed_event_by_event(client, upstream, access_log):
     streaming(upstream, x_request_id="r", **{"content-length": "5", "etag": "x"})
     answer = post(client, {**CHAT, "stream": True})
-    assert upstream.calls[0].stream and upstream.calls[0].is_generated
+    assert upstream.calls[0].expects == "events" and upstream.calls[0].is_generated
     assert answer.body == b"".join(EVENTS)
     assert answer.headers["content-type"] == SSE["content-type"]
     assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-cache", "no")
@@ -504,7 +504,7 @@ def test_response_that_is_retrieved_streams_if_the_query_says_so(query, stream, 
     else:
         upstream.answers({"id": "resp_1"})
     answer = client.get(f"/v1/responses/resp_1{query}", headers=OPENAI)
-    assert upstream.calls[0].stream is stream
+    assert upstream.calls[0].expects == ("events" if stream else "json")
     assert answer.content_type == ("text/event-stream" if stream else "application/json")
 
 

@@ -1486,7 +1486,7 @@ def test_case_38_head_has_no_body_on_any_route(gateway, stage):
 
 
 def test_case_38_wrong_method_is_405_with_allow(gateway, stage):
-    for path in {path.replace(":id", "item-1") for _, path, _ in ROUTES}:
+    for path in {path.replace(":id", "item-1") for _, path, _, *_ in ROUTES}:
         known = {verb for verb, known_path, _ in ROUTES if re.fullmatch(known_path.replace(":id", "[^/]+"), path)}
         for method in {"OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"} - known:
             reply = get(gateway, path, method=method)
@@ -1708,7 +1708,7 @@ def test_case_41_killed_worker_is_an_error_and_no_short_success(framing, kind, s
 def test_case_42_every_route_passes_the_linter_of_wsgi(client, upstream):
     """`client` runs each request through wsgiref.validate, as it does for the whole suite outside of tests/heavy."""
     upstream.answers({**FILE, "data": [FILE], "has_more": False})
-    for method, path, operation in ROUTES:
+    for method, path, operation, *_ in ROUTES:
         kind = "application/json" if operation in JSON_OPERATIONS else form_type()
         forms = {"upload_file": HELLO, "add_upload_part": form(("data", "a", "", b"x"))}
         body = said(b"1") if operation in JSON_OPERATIONS else forms.get(operation, b"")

@@ -8,11 +8,14 @@ import re
 import pytest
 from fakes import BOUNDARY, FakeBody, form, form_type
 
-from filesproxy.calls import Answer, Call, Secret, Target
+from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import UpstreamError
 from filesproxy.providers import PROVIDERS
-from filesproxy.providers.anthropic import ANTHROPIC, FILES_BETA, MAX_LOOKUPS, VERSION, authorize, file_object
+from filesproxy.providers.anthropic import ANTHROPIC, VERSION, authorize
+from filesproxy.providers.anthropic.chat import MAX_LOOKUPS
 from filesproxy.providers.anthropic.errors import error as translated_error
+from filesproxy.providers.anthropic.files import FILES_BETA, file_object
+from filesproxy.redaction import Secret
 from filesproxy.wire.lists import MAX_PAGES
 from filesproxy.wire.multipart import encode
 
@@ -281,7 +284,7 @@ def test_callers_credential_may_come_in_any_of_its_headers(headers, client, upst
 
 def test_authorize_replaces_what_a_call_may_hold_already():
     call = Call("list_files", "GET", "/files", headers={"anthropic-version": "x", "x-api-key": "y"})
-    target = Target("anthropic", ANTHROPIC, BASE, {"auth": "key"}, Secret("z"))
+    target = Target("anthropic", ANTHROPIC, BASE, {"auth": "key"}, secrets={"credential": Secret("z")})
     assert authorize(call, target).headers == {"anthropic-version": VERSION, "x-api-key": "z"}
 
 
@@ -869,7 +872,10 @@ def test_stream_is_asked_for_and_json_in_its_place_is_502(stream, make_client, u
     upstream.answers({"id": "m", "model": "m", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}})
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
     make_client().post_json("/v1/chat/completions", body, headers=PLAIN, status=502 if stream else 200)
-    assert upstream.calls[0].stream is stream and upstream.calls[0].json.get("stream", False) is stream
+    assert (
+        upstream.calls[0].expects == ("events" if stream else "json")
+        and upstream.calls[0].json.get("stream", False) is stream
+    )
     assert upstream.bodies[0].closed
 
 

@@ -6,7 +6,7 @@ import pytest
 from configurations import hashed
 from fakes import FILE, form, form_type
 
-from filesproxy.calls import Call, Secret, Target, Upload
+from filesproxy.calls import Call, Target, Upload
 from filesproxy.errors import BadRequest, UpstreamError
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.azure_openai import (
@@ -16,8 +16,9 @@ from filesproxy.providers.azure_openai import (
     azure_file,
     azure_list,
     base_url,
-    fields,
+    form_fields,
 )
+from filesproxy.redaction import Secret
 
 PLAIN = {"x-portkey-provider": "azure-openai", "x-portkey-azure-resource-name": "my-res", "api-key": "caller-key"}
 V1 = {**PLAIN, "x-portkey-azure-api-version": "v1"}
@@ -31,7 +32,7 @@ SAVED = {"kind": "azure-openai", "resource": "saved-res", "credential": "saved-k
 
 def target(**settings):
     chosen = {"base_url": "", "resource": "my-res", "api_version": "2024-10-21", "auth": "key", **settings}
-    return Target("azure-openai", AZURE_OPENAI, "", chosen, Secret("the-key"))
+    return Target("azure-openai", AZURE_OPENAI, "", chosen, secrets={"credential": Secret("the-key")})
 
 
 def file(number, **fields):
@@ -362,8 +363,8 @@ def test_expires_after_is_sent_to_v1(client, upstream):
 
 
 def test_fields_are_those_of_the_surface():
-    assert fields(target()) == ("purpose",)
-    assert fields(target(api_version="v1")) == ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+    assert form_fields(target()) == ("purpose",)
+    assert form_fields(target(api_version="v1")) == ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
 def test_upload_without_purpose_is_400_and_completes_nothing(client, upstream):

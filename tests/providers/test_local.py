@@ -7,9 +7,6 @@ from hashlib import sha256
 import pytest
 from fakes import FILE, form, form_type
 
-from filesproxy.calls import Call, Target
-from filesproxy.providers import PROVIDERS
-from filesproxy.providers.local import as_owner
 from filesproxy.transports.local.transport import LocalTransport
 
 CONTENT = bytes(range(256))
@@ -88,12 +85,6 @@ def test_key_that_is_not_for_the_store_is_403_and_no_key_is_401(keyed):
     keyed.get("/v1/files", headers={"authorization": "Bearer fp_carol"}, status=403)
     keyed.get("/v1/files", headers={"authorization": "Bearer fp_nobody"}, status=401)
     keyed.get("/v1/files", status=401)
-
-
-def test_owner_is_the_targets_and_replaces_any_other():
-    target = Target("local", PROVIDERS["local"], "local:", {}, owner="alice")
-    call = Call("list_files", "GET", "/files", headers={"x-filesproxy-owner": "bob", "range": "bytes=0-1"})
-    assert as_owner(call, target).headers == {"x-filesproxy-owner": "alice", "range": "bytes=0-1"}
 
 
 def test_store_is_never_asked_over_the_net(local, upstream):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from fakes import FILE, OPENAI, form, form_type
 
-from filesproxy.calls import Answer, Call, Secret, Target
+from filesproxy.calls import Answer, Call, Target
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.openai import bearer, error_object
+from filesproxy.redaction import Secret
 
 OPENAI_DICT = PROVIDERS["openai"]
 URL = "https://api.openai.com/v1/files"
@@ -21,7 +22,7 @@ def performed(operation, reply, **call):
 
 def test_credential_is_a_bearer_token_beside_what_the_call_has():
     call = Call("retrieve_file", "GET", "/files/file-1", headers={"openai-project": "p"})
-    target = Target("openai", OPENAI_DICT, "", {}, Secret("sk-1"))
+    target = Target("openai", OPENAI_DICT, "", {}, secrets={"credential": Secret("sk-1")})
     assert bearer(call, target).headers == {"openai-project": "p", "authorization": "Bearer sk-1"}
     assert call.headers == {"openai-project": "p"}
     assert "sk-1" not in repr(bearer(call, target))
@@ -66,7 +67,7 @@ def test_compatible_host_may_leave_out_what_can_be_known():
 
 def test_content_is_not_touched():
     answer = Answer(200, {"content-type": "text/csv"}, body=None)
-    call = Call("retrieve_file_content", "GET", "/files/file-1/content", stream=True)
+    call = Call("retrieve_file_content", "GET", "/files/file-1/content", expects="bytes")
     assert OPENAI_DICT["operations"]["retrieve_file_content"](call, lambda sent: answer) is answer
 
 

@@ -14,7 +14,7 @@ from sockets import WAIT, answer, reset, until
 
 from filesproxy.transports.https.connection import MAX_INFORMATIONAL_BYTES, Connection
 from filesproxy.transports.https.dial import TIMEOUTS
-from filesproxy.wire.http1 import Response
+from filesproxy.wire.http1 import AnswerReader
 
 BRIEF = 0.2  # seconds, where a test waits for the end of them
 LATE = 3.0  # seconds behind a limit in which the caller must be back
@@ -364,7 +364,7 @@ def test_sends_do_not_change_the_limit_of_reads(ends):
 def test_answer_is_read_over_it(ends):
     connection, far = ends
     far.sendall(HINTS + TOO_BIG)
-    response = Response(connection.receive)
+    response = AnswerReader(connection.receive)
     response.begin()
     assert (response.status, b"".join(iter(response.read, b""))) == (413, TOO_BIG.partition(b"\r\n\r\n")[2])
     assert response.is_reusable and connection.is_quiet()

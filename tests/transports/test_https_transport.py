@@ -38,7 +38,7 @@ from sockets import (
 from filesproxy import __version__, create_app
 from filesproxy.calls import Call, Target, Upload
 from filesproxy.errors import ClientTimeout, UpstreamError
-from filesproxy.transports.https.transport import Sender
+from filesproxy.transports.https.transport import HttpTransport
 from filesproxy.watchdog import Watch
 
 UPLOAD_HEADERS = {**COMPAT, "content-type": form_type()}
@@ -112,7 +112,7 @@ def test_upload_that_becomes_overdue_between_a_read_and_a_send_is_the_slow_clien
         call = Call("upload_file", "POST", "/files", upload=Upload("a", "", {}, drip()), watch=watch,
                     url=f"{upstream.url}/files")  # fmt: skip
         with pytest.raises(ClientTimeout):
-            Sender()(call, Target("compat", {}, upstream.url, LIMITS))
+            HttpTransport()(call, Target("compat", {}, upstream.url, LIMITS))
 
 
 def test_upload_is_framed_once_and_has_our_boundary():
@@ -162,7 +162,7 @@ def test_nothing_is_sent_for_a_scheme_that_is_not_http():
     target = Target("compat", {}, "", {})
     for url in ("file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,x", "gopher://127.0.0.1/"):
         with pytest.raises(UpstreamError) as caught:
-            Sender()(Call("retrieve_file", "GET", "/", url=url), target)
+            HttpTransport()(Call("retrieve_file", "GET", "/", url=url), target)
         assert caught.value.code == "upstream_address"
 
 
@@ -172,7 +172,7 @@ def test_header_that_could_split_the_request_is_never_sent(value):
         url = f"{upstream.url}/files/file-1"
         with pytest.raises(UpstreamError) as caught:
             call = Call("retrieve_file", "GET", "/files/file-1", headers={"x-evil": value}, url=url)
-            Sender()(call, Target("compat", {}, upstream.url, LIMITS))
+            HttpTransport()(call, Target("compat", {}, upstream.url, LIMITS))
         assert caught.value.code == "upstream_address"
         assert all(not peer.received for peer in upstream.peers)
 

@@ -29,7 +29,8 @@ from filesproxy.calls import Call, Upload
 from filesproxy.errors import ClientAborted, NotFound, StoreError
 from filesproxy.operations import checked_id
 from filesproxy.transports.local.blobs import BLOCK_BYTES
-from filesproxy.transports.local.transport import Index, Store
+from filesproxy.transports.local.index import Index
+from filesproxy.transports.local.transport import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"]
@@ -77,16 +78,14 @@ def upload(store, content=b"hello", owner="", name="a.jsonl", kind="application/
     if seconds:
         fields.update({"expires_after[anchor]": "created_at", "expires_after[seconds]": str(seconds)})
     chunks = iter([content] if isinstance(content, bytes) else content)
-    headers = {"x-filesproxy-owner": owner}
-    return store(Call("upload_file", "POST", "/files", headers=headers, upload=Upload(name, kind, fields, chunks))).json
+    return store(Call("upload_file", "POST", "/files", upload=Upload(name, kind, fields, chunks)), owner).json
 
 
 def ask(store, operation, file_id="", owner="", **query):
     path = {"list_files": "/files", "retrieve_file_content": f"/files/{file_id}/content"}.get(
         operation, f"/files/{file_id}"
     )
-    headers = {"x-filesproxy-owner": owner}
-    return store(Call(operation, "GET", path, query=query, headers=headers, file_id=file_id))
+    return store(Call(operation, "GET", path, query=query, file_id=file_id), owner)
 
 
 def ids(store, **query):
@@ -127,16 +126,16 @@ def open_files(folder):
 
 def prepare_connections(monkeypatch, prepare):
     """Have each new connection of the index prepared."""
-    import filesproxy.transports.local.transport
+    import filesproxy.transports.local.index
 
-    real = filesproxy.transports.local.transport._connect
+    real = filesproxy.transports.local.index._connect
 
     def connect(path):
         database = real(path)
         prepare(database)
         return database
 
-    monkeypatch.setattr(filesproxy.transports.local.transport, "_connect", connect)
+    monkeypatch.setattr(filesproxy.transports.local.index, "_connect", connect)
 
 
 def fill(folder, count, purposes=("batch",), owner="", expires_at=None):
@@ -635,7 +634,7 @@ def test_index_on_a_full_disk_is_507_and_leaves_nothing(client, folder, monkeypa
 
 
 def test_index_that_is_locked_for_too_long_is_500_and_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setattr("filesproxy.transports.local.transport._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("filesproxy.transports.local.index._BUSY_SECONDS", 0.05)
     store = Store(str(folder))
     with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -924,7 +923,6 @@ import filesproxy.transports.local.transport
 from filesproxy.calls import Call, Upload
 from filesproxy.transports.local.transport import Store
 filesproxy.transports.local.transport.SWEEP_SECONDS = float("inf")
-HEADERS = {"x-filesproxy-owner": ""}
 for line in sys.stdin:
     start, count, folder = line.rstrip().split(" ", 2)
     while time.time() < float(start):
@@ -932,8 +930,8 @@ for line in sys.stdin:
     store = Store(folder)
     for _ in range(int(count)):
         upload = Upload("a", "text/plain", {"purpose": "batch"}, iter([b"hello"]))
-        store(Call("upload_file", "POST", "/files", headers=HEADERS, upload=upload))
-    data = store(Call("list_files", "GET", "/files", headers=HEADERS)).json["data"]
+        store(Call("upload_file", "POST", "/files", upload=upload), "")
+    data = store(Call("list_files", "GET", "/files"), "").json["data"]
     del store
     print(len(data), flush=True)
 """
@@ -1055,3 +1053,25 @@ def test_store_that_is_dropped_closes_what_it_opened(folder):
     del store, threads, thread
     gc.collect()
     assert open_files(folder) == []
+
+
+# Kept files of one owner
+
+
+def test_owners_files_are_found_many_at_a_time_and_nobody_elses(store):
+    mine = [upload(store, owner="a")["id"] for _ in range(3)]
+    other = upload(store, owner="b")["id"]
+    kept = store.kept_by("a")
+    asked = [*mine, other, "file-none", *(f"file-{number}" for number in range(1500))]
+    assert set(kept.find(asked)) == set(mine)
+    assert kept.find(mine)[mine[0]] == ask(store, "retrieve_file", mine[0], owner="a").json
+    assert kept.find([]) == {}
+
+
+def test_owners_file_opens_with_its_length_and_another_owners_is_404(store):
+    file_id = upload(store, b"hello", owner="a")["id"]
+    answer = store.kept_by("a").open(file_id)
+    assert (answer.headers["content-length"], b"".join(answer.body)) == ("5", b"hello")
+    answer.body.close()
+    with pytest.raises(NotFound):
+        store.kept_by("b").open(file_id)

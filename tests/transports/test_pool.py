@@ -43,7 +43,7 @@ from filesproxy.transports.https.pool import (
     PROVEN_QUIET_SECONDS,
     Pool,
 )
-from filesproxy.transports.https.transport import Sender
+from filesproxy.transports.https.transport import HttpTransport
 
 LIMITS = {"connect_timeout": WAIT, "send_timeout": WAIT, "answer_timeout": WAIT, "read_timeout": WAIT}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -329,7 +329,7 @@ def test_pool_that_is_garbage_closes_its_connections(is_in_a_cycle):
 
 def test_sender_that_is_garbage_closes_its_connections():
     with Upstream(serving()) as upstream:
-        sender = Sender()
+        sender = HttpTransport()
         assert sent(sender, upstream) == 200
         del sender
         gc.collect()
@@ -338,7 +338,7 @@ def test_sender_that_is_garbage_closes_its_connections():
 
 def test_sender_that_is_closed_closes_its_connections_and_goes_on():
     with Upstream(serving()) as upstream:
-        sender = Sender()
+        sender = HttpTransport()
         for _ in range(2):
             assert sent(sender, upstream) == sent(sender, upstream) == 200
             sender.close()

@@ -14,10 +14,10 @@ from filesproxy.wire.http1 import (
     BLOCK_BYTES,
     HEAD_BYTES,
     MAX_CHUNK_LINE_BYTES,
-    MAX_FIELDS,
+    MAX_HEADERS,
     MAX_INFORMATIONAL,
+    AnswerReader,
     Chunks,
-    Response,
     Unanswered,
 )
 
@@ -56,7 +56,7 @@ class Read(NamedTuple):
 
 
 def read(*blocks):
-    response = Response(receiving(*blocks))
+    response = AnswerReader(receiving(*blocks))
     response.begin()
     body = b"".join(iter(response.read, b""))
     assert response.is_complete and response.read() == b""
@@ -222,19 +222,19 @@ def test_head_without_an_end_is_not_read_for_ever():
         return b"x" * size
 
     with pytest.raises(UpstreamError):
-        Response(receive).begin()
+        AnswerReader(receive).begin()
     assert sum(received) <= 2 * HEAD_BYTES
 
 
 def test_head_may_have_so_many_headers_and_not_one_more():
-    lines = b"x-a: 1\r\n" * (MAX_FIELDS - 1)
+    lines = b"x-a: 1\r\n" * (MAX_HEADERS - 1)
     assert read(framed(lines + EMPTY)).headers == {"x-a": "1", "content-length": "0"}
-    with pytest.raises(UpstreamError, match=f"{MAX_FIELDS} headers"):
+    with pytest.raises(UpstreamError, match=f"{MAX_HEADERS} headers"):
         read(framed(lines + EMPTY + b"x-b: 1\r\n"))
 
 
 def test_connection_that_ends_without_a_byte_is_unanswered():
-    response = Response(receiving())
+    response = AnswerReader(receiving())
     with pytest.raises(Unanswered):
         response.begin()
     assert not response.has_begun
@@ -249,7 +249,7 @@ def test_failure_of_the_connection_passes_and_tells_whether_anything_had_come(be
             return block
         raise ConnectionResetError
 
-    response = Response(receive)
+    response = AnswerReader(receive)
     with pytest.raises(ConnectionResetError):
         response.begin()
     assert response.has_begun == bool(begins)
@@ -315,7 +315,7 @@ def test_length_of_19_digits_is_waited_for():
 
 
 def test_bytes_of_the_body_are_given_as_they_come():
-    response = Response(receiving(framed(b"content-length: 6\r\n", b"a"), b"bc", b"def"))
+    response = AnswerReader(receiving(framed(b"content-length: 6\r\n", b"a"), b"bc", b"def"))
     response.begin()
     assert [response.read() for _ in range(4)] == [b"a", b"bc", b"def", b""]
 
@@ -323,7 +323,7 @@ def test_bytes_of_the_body_are_given_as_they_come():
 @pytest.mark.parametrize("raw", [framed(b"content-length: 2\r\n", b"ab"), framed(CHUNKED, chunked(b"ab")), framed()])
 def test_nothing_is_received_behind_the_end_of_the_body(raw):
     receive = receiving(raw)
-    response = Response(lambda size: receive(size) or pytest.fail("this would wait"))
+    response = AnswerReader(lambda size: receive(size) or pytest.fail("this would wait"))
     response.begin()
     assert b"".join(iter(response.read, b"")) in (b"ab", b"")
     assert response.is_reusable
@@ -384,7 +384,7 @@ def test_connection_that_is_not_reusable_is_not_so_in_any_chunking(name):
 
 @pytest.mark.parametrize("raw", [framed(AB, b"ab"), framed(CHUNKED, chunked(b"ab"))], ids=["length", "chunks"])
 def test_connection_is_not_reusable_before_the_body_has_been_read(raw):
-    response = Response(receiving(raw[:-8], raw[-8:]))
+    response = AnswerReader(receiving(raw[:-8], raw[-8:]))
     assert not response.is_reusable
     response.begin()
     assert not response.is_complete and not response.is_reusable
@@ -398,7 +398,7 @@ FAILED = [framed(AB, b"a"), framed(CHUNKED, b"2\r\nab\r\nzz\r\n"), framed(CHUNKE
 
 @pytest.mark.parametrize("raw", FAILED, ids=["length", "bad_chunk", "half_a_chunk", "half_a_head"])
 def test_connection_of_an_answer_that_failed_is_not_reusable(raw):
-    response = Response(receiving(raw))
+    response = AnswerReader(receiving(raw))
     with pytest.raises(UpstreamError):
         response.begin()
         while response.read():

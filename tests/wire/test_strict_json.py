@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from filesproxy.wire.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, Unreadable, dumps, loads, says_only
+from filesproxy.wire.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, Unreadable, dumps, loads
 
 VALUES = [
     (b"{}", {}),
@@ -92,7 +92,7 @@ def test_json_is_read_as_it_is(text, value, unique_keys):
 @pytest.mark.parametrize("text", NO_JSON)
 @pytest.mark.parametrize("unique_keys", [False, True])
 def test_what_is_no_json_is_unreadable(text, unique_keys):
-    with pytest.raises(Unreadable, match="no JSON in UTF-8"):
+    with pytest.raises(Unreadable, match="not valid JSON in UTF-8"):
         loads(text, unique_keys)
 
 
@@ -216,20 +216,3 @@ def test_refusing_too_many_values_costs_no_more_memory_than_the_text():
 
 def test_commas_in_a_string_that_spans_slices_are_no_values():
     assert loads(b'["' + b",a" * (MAX_VALUES + (1 << 20)) + b'",1]')[1] == 1
-
-
-@pytest.mark.parametrize("text", [
-    b'{}', b'{"id": "file-1"}', b'{ "id" :"a",\n "bytes": 1.50, "ok": true, "none": null, "when": -1e3}', b'{"a": ""}',
-    b'{"a": []}', b'{"a, b: {": "c], d"}',
-])  # fmt: skip
-def test_text_of_plain_values_says_nothing_else(text):
-    assert says_only(text, loads(text))
-
-
-@pytest.mark.parametrize("text", [
-    b'{"id": "a", "id": "b"}', b'{"id": 1, "id": 2}', b'{"a": {}, "a": {}}', b'{"a": [], "b": 1, "a": 1}',
-    b'{"a": {"b": 1, "b": 2}}', b'{"a": ["b"]}', b'{"a": "\\u0062"}', b'{"\\u0061": 1}', b'{"a": "\\""}',
-    '{"a": "\u00e9"}'.encode(), b'[]', b'["a"]', b'"a"', b'1', b'null',
-])  # fmt: skip
-def test_other_text_may_say_something_else(text):
-    assert not says_only(text, loads(text))

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ...calls import Json, need, unusable
+from ...calls import Json
+from ..toolkit import need, unusable
 
 _FINISH_REASONS = {
     "end_turn": "stop",

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from ...calls import Json, need
+from ...calls import Json
 from ...errors import FilesproxyError, UpstreamAnswered, UpstreamError
 from ...wire import sse
 from ...wire.strict_json import Unreadable, dumps, loads
+from ..toolkit import need
 from .answer import finish_reason, usage
 from .errors import STATUSES, error
 

@@ -28,8 +28,8 @@ def way(url: SplitResult, settings: Mapping[str, Any]) -> tuple[Any, ...]:
     return url.scheme, url.netloc, proxy_for(settings["proxy"], str(url.hostname)), tls.configuration(settings)
 
 
-class Connector:
-    """Makes connected sockets, within `connect_timeout` all together; keeps one TLS context per configuration."""
+class Dialer:
+    """Makes connected sockets, each within `connect_timeout` in all. Keeps one TLS context for each configuration."""
 
     def __init__(self) -> None:
         self._contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}

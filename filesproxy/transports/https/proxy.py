@@ -7,8 +7,8 @@ import re
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from ...calls import Secret
 from ...errors import UpstreamError
+from ...redaction import Secret
 from ...wire import urls
 
 

@@ -1,8 +1,8 @@
-"""The socket half towards http and https providers: urllib.request with a `do_open` of our own.
+"""The transport for http and https: `urllib.request` with a `do_open` of its own.
 
 `urlopen` would follow redirects with the credential, open file: and ftp: URLs, believe `http_proxy`, lose an answer
-that comes before the upload has ended, and build a trust store for each connection. So the director is built by hand
-with the one handler below, and whoever gets a connection here closes it.
+that comes before the upload has ended, and build a trust store for each connection. So the director is built by hand,
+with the one handler below. Each connection belongs to the answer's body, which closes it or gives it back.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from ... import __version__
-from ...calls import Answer, Call, Target, Upload
+from ...calls import Answer, Call, Content, Target, Upload
 from ...errors import ClientAborted, ClientTimeout, FilesproxyError, RequestTimeout, UpstreamError, UpstreamTimeout
 from ...watchdog import Watch, nothing
 from ...wire.headers import are_tokens
-from ...wire.http1 import Response, Unanswered
+from ...wire.http1 import AnswerReader, Unanswered
 from ...wire.multipart import encode
 from ...wire.strict_json import dumps
 from .connection import Connection, give_way
-from .dial import TIMEOUTS, Connector, way
+from .dial import TIMEOUTS, Dialer, way
 from .pool import Pool
 
 EARLY_ANSWER_SECONDS = 2.0  # for the answer of an upstream that stopped reading an upload
@@ -34,17 +34,17 @@ _OWN_HEADERS = {"user-agent": f"filesproxy/{__version__}", "accept-encoding": "i
 # What a head may hold beside its lines' ends, without a look at each line: RFC 9110 §5.5, as in `safe`.
 _FIELD_BYTES = bytes([*range(0x20, 0x7F), *range(0x80, 0x100)])
 
-Connect = Callable[[SplitResult, Mapping[str, Any], Watch], socket.socket]
+Dial = Callable[[SplitResult, Mapping[str, Any], Watch], socket.socket]
 
 
-class Sender:
-    """The transport for http and https: performs a call, and answers with an open body.
+class HttpTransport:
+    """Performs a call over http or https and answers with an open body.
 
-    Safe for threads; opens nothing before its first call.
+    Safe for threads. Opens nothing before its first call.
     """
 
-    def __init__(self, connect: Connect | None = None) -> None:
-        self._handler = _Handler(connect or Connector())
+    def __init__(self, dial: Dial | None = None) -> None:
+        self._handler = _Handler(dial or Dialer())
         self._director = urllib.request.OpenerDirector()
         self._director.addheaders = []
         self._director.add_handler(self._handler)
@@ -56,17 +56,17 @@ class Sender:
         return Answer(body.status, body.headers, body=body)
 
     def close(self) -> None:
-        """Close the connections that are kept; the next call makes a new one."""
+        """Close the kept connections. The next call makes a new one."""
         self._handler.pool.close()
 
 
 class _Request(urllib.request.Request):
-    """urllib's request, with the call it came from and its target's settings.
+    """urllib's request, with the call that it was made of and its target's settings.
 
-    It has what urllib's director reads of one, set here: urllib's own constructor parses the URL three times.
+    Its constructor sets what urllib's director reads, and not more.
     """
 
-    full_url = ""  # properties there
+    full_url = ""  # urllib has properties of these names
     data = None
 
     def __init__(self, call: Call, target: Target) -> None:
@@ -76,14 +76,20 @@ class _Request(urllib.request.Request):
         self.type, self.method, self.headers = self.url.scheme, call.method, {}
         self.call = call
         self.settings = target.settings
-        self.credential = target.credential
+        self.secrets = tuple(target.secrets.values())
         self.watch: Watch = call.watch or Watch()
         self._deadline = time.monotonic() + call.timeout if call.timeout else None
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether sending it twice is the same as once (RFC 9110 §9.2.2), and nothing of it is used up."""
-        return self.call.method in ("GET", "HEAD", "DELETE") and self.call.json is None and self.call.upload is None
+        """Whether it may be sent twice: the method is idempotent (RFC 9110 §9.2.2), and it has no body."""
+        call = self.call
+        return call.method in ("GET", "HEAD", "DELETE") and call.json is None and not self.has_stream
+
+    @property
+    def has_stream(self) -> bool:
+        """Whether its body comes from an iterable, which can be read once."""
+        return self.call.upload is not None or self.call.content is not None
 
     def seconds(self, setting: str) -> float:
         """The time limit of a phase: its setting, or what is left of the client's own limit."""
@@ -93,7 +99,7 @@ class _Request(urllib.request.Request):
         return limit if self._deadline is None else min(limit, max(0.001, self._deadline - time.monotonic()))
 
     def begin_sending(self) -> None:
-        """Allow the time of a transfer: it goes on as long as bytes of the upload move."""
+        """Begin the phase of a transfer, which lasts as long as bytes of the upload move."""
         upload = self.call.upload
         if upload:
             upload.is_begun = True
@@ -112,12 +118,12 @@ class _Request(urllib.request.Request):
 class _Handler(urllib.request.BaseHandler):
     """Opens http and https URLs: connect, send, receive, and every failure under one of our names."""
 
-    def __init__(self, connect: Connect) -> None:
-        self._connect = connect
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
         self.pool = Pool()
 
     def add_parent(self, parent: urllib.request.OpenerDirector) -> None:
-        """Take no note of the director: a cycle of references would keep the pool's sockets open."""
+        """Keep no reference to the director: a cycle would keep the pool's sockets open."""
 
     def http_open(self, request: _Request) -> ResponseBody:
         """What urllib's director calls for the scheme http."""
@@ -128,19 +134,19 @@ class _Handler(urllib.request.BaseHandler):
         return self.do_open(request)
 
     def do_open(self, request: _Request) -> ResponseBody:
-        """One exchange over one connection, which the returned body owns from then on."""
+        """One request and its answer over one connection, which the returned body then owns."""
         try:
-            return self._exchange(request, request.url)
+            return self._perform(request, request.url)
         except UpstreamError as error:
             failure = _blamed(error, request.watch)
             if isinstance(failure, UpstreamTimeout) and request.is_overdue():
                 failure = RequestTimeout("The time in x-portkey-request-timeout has passed.")
             raise failure from None
 
-    def _exchange(self, request: _Request, url: SplitResult) -> ResponseBody:
-        """Over a kept connection where one may serve, and if that ends without a word, over a fresh one."""
-        key = (way(url, request.settings), request.credential)
-        kept = None if request.call.upload else self.pool.take(key, is_proven=not request.is_repeatable)
+    def _perform(self, request: _Request, url: SplitResult) -> ResponseBody:
+        """Use a kept connection if one may serve; if it ends without an answer, a fresh one."""
+        key = (way(url, request.settings), request.secrets)
+        kept = None if request.has_stream else self.pool.take(key, is_proven=not request.is_repeatable)
         if kept:
             try:
                 return self._over(kept, request, url)
@@ -148,7 +154,7 @@ class _Handler(urllib.request.BaseHandler):
                 if not request.is_repeatable or request.watch.is_woken:
                     raise
         limits = {"connect_timeout": request.seconds("connect_timeout")}
-        sock = self._connect(url, {**request.settings, **limits}, request.watch)
+        sock = self._dial(url, {**request.settings, **limits}, request.watch)
         return self._over(Connection(sock, key), request, url)
 
     def _over(self, connection: Connection, request: _Request, url: SplitResult) -> ResponseBody:
@@ -156,10 +162,10 @@ class _Handler(urllib.request.BaseHandler):
         request.begin_sending()
         try:
             whole = _send(connection, request, url)
-            if not whole and request.watch.upstream_took_all:  # the watchdog has ended the sending, and for whom
+            if not whole and request.watch.upstream_took_all:  # the watchdog ended it, and the client was the slow one
                 raise ClientTimeout("The client sent the request body too slowly.")
             response = _receive(connection, request, whole)
-            # After half a request, the upstream would read the next one as the rest of it.
+            # After part of a request, the upstream would read the next request as the rest of it.
             return ResponseBody(connection, response, request.watch, self.pool if whole else None)
         except BaseException:
             connection.close()
@@ -167,7 +173,7 @@ class _Handler(urllib.request.BaseHandler):
 
 
 def _blamed(error: UpstreamError, watch: Watch) -> FilesproxyError:
-    """The failure under its real name, if the watchdog has caused it."""
+    """The failure under its real name, if the watchdog caused it."""
     if watch.has_left:
         return ClientAborted("The client closed the connection before the answer.")
     if watch.is_overdue and not isinstance(error, UpstreamTimeout):
@@ -176,13 +182,17 @@ def _blamed(error: UpstreamError, watch: Watch) -> FilesproxyError:
 
 
 def _send(connection: Connection, request: _Request, url: SplitResult) -> bool:
-    """Send the request. False if the upstream stopped reading before its end, which it may have an answer for.
+    """Send the request. False if the upstream stopped reading before its end; it may have answered.
 
-    An error of whoever makes the blocks passes: the connection is then closed without the final chunk.
+    An error of the iterable passes through: the connection is then closed without the end of the body.
     """
-    upload = request.call.upload
-    boundary = secrets.token_hex(16) if upload else ""
-    blocks = _chunked(upload, boundary) if upload else iter(())
+    call = request.call
+    boundary = secrets.token_hex(16) if call.upload else ""
+    blocks: Iterator[Sequence[bytes]] = iter(())
+    if call.upload:
+        blocks = _chunked(call.upload, boundary)
+    elif call.content:
+        blocks = _exactly(call.content)
     connection.to_send = request.seconds("send_timeout")
     is_sent = connection.send([_head(request, url, boundary), *next(blocks, ())], looks=False)
     while is_sent and (buffers := next(blocks, ())):
@@ -193,18 +203,25 @@ def _send(connection: Connection, request: _Request, url: SplitResult) -> bool:
 
 
 def _head(request: _Request, url: SplitResult, boundary: str) -> bytes:
-    """The request's head, with its JSON where it has any. Framing is set nowhere else (RFC 9112 §6)."""
+    """The request's head, with its JSON if it has any. Framing is set nowhere else (RFC 9112 §6)."""
     call = request.call
     content = b"" if call.json is None else dumps(call.json)
-    headers = {"host": url.netloc, **_OWN_HEADERS, "accept": "*/*" if call.stream else "application/json"}
+    headers = {
+        "host": url.netloc,
+        **_OWN_HEADERS,
+        "accept": "*/*" if call.expects in ("bytes", "events") else "application/json",
+    }
     if name := request.settings.get("via_name"):
         headers["via"] = f"1.1 {name}"  # RFC 9110 §7.6.3: how a loop is noticed
     headers.update(call.headers)
     if call.upload:
         headers["content-type"] = f"multipart/form-data; boundary={boundary}"
         headers["transfer-encoding"] = "chunked"
+    elif call.content:
+        headers["content-type"] = call.content.media_type
+        headers["content-length"] = str(call.content.length)
     elif call.method == "POST":
-        headers["content-length"] = str(len(content))  # RFC 9110 §8.6: also of none
+        headers["content-length"] = str(len(content))  # RFC 9110 §8.6: also if there is none
     if call.json is not None:
         headers["content-type"] = "application/json"
     lines = [f"{call.method} {request.selector} HTTP/1.1", *[f"{name}: {headers[name]}" for name in headers], "", ""]
@@ -214,7 +231,7 @@ def _head(request: _Request, url: SplitResult, boundary: str) -> bytes:
 
 
 def _lines(lines: Sequence[str], selector: str) -> bytes:
-    """The lines with their ends, if there are no other ends in them, or control characters, or spaces in the target."""
+    """The lines as bytes. UpstreamError for other line ends or control characters in them, or spaces in the target."""
     text = "\r\n".join(lines)
     if not text.isascii() and max(text) > "\xff":  # the encoder's own error would quote it
         raise _unsendable()
@@ -231,18 +248,32 @@ def _unsendable() -> UpstreamError:
 
 
 def _chunked(upload: Upload, boundary: str) -> Iterator[Sequence[bytes]]:
-    """The upload in chunks (RFC 9112 §7.1), each as the buffers that it consists of: a file's block is not copied."""
-    closing = f"--{boundary}--\r\n".encode("ascii")  # which, since it is random, only the last block holds
+    """The upload in chunks (RFC 9112 §7.1), each as a list of buffers, so that a file's block is not copied."""
+    closing = f"--{boundary}--\r\n".encode("ascii")  # the boundary is random, so only the last block holds this
     for block in encode(upload, boundary):
         yield b"%x\r\n" % len(block), block, b"\r\n0\r\n\r\n" if block.endswith(closing) else b"\r\n"
 
 
-def _receive(connection: Connection, request: _Request, whole: bool) -> Response:
+def _exactly(content: Content) -> Iterator[Sequence[bytes]]:
+    """The content's chunks. FilesproxyError if they are not as many bytes as it says; nothing past its end is sent."""
+    left = content.length
+    for chunk in content.chunks:
+        left -= len(chunk)
+        if left < 0:
+            break
+        yield (chunk,)
+    if left:
+        raise FilesproxyError(
+            "The content to be sent does not have the length that was announced.", code="internal_error"
+        )
+
+
+def _receive(connection: Connection, request: _Request, whole: bool) -> AnswerReader:
     limit = request.seconds("answer_timeout")
     limit = limit if whole else min(limit, EARLY_ANSWER_SECONDS)
     connection.to_read = limit
     request.watch.allow(limit)
-    response = Response(connection.receive)
+    response = AnswerReader(connection.receive)
     try:
         response.begin()
     except OSError as error:
@@ -262,16 +293,16 @@ def _receive_failure(error: OSError, has_begun: bool, whole: bool) -> UpstreamEr
         return UpstreamTimeout(f"The provider {'did not answer in time' if whole else 'stopped reading the upload'}.")
     is_cut = isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     if isinstance(error, ssl.SSLError) and not is_cut:  # under TLS 1.3 a refused client is told only now
-        message = "The provider refused the TLS connection: it may want a client_cert, or another one."
+        message = "The provider refused the TLS connection: it may need a client_cert, or another one."
         return UpstreamError(message, code="upstream_tls")
     kind = UpstreamError if has_begun else Unanswered
     return kind("The provider broke the connection off before its answer.")
 
 
 class ResponseBody:
-    """The bytes of an answer as they arrive; raises if they stop early. Closed, it gives the connection back, or up."""
+    """The bytes of an answer as they arrive. Raises if they stop early. Closing it returns or ends the connection."""
 
-    def __init__(self, connection: Connection, response: Response, watch: Watch, pool: Pool | None) -> None:
+    def __init__(self, connection: Connection, response: AnswerReader, watch: Watch, pool: Pool | None) -> None:
         self._connection: Connection | None = connection
         self._response = response
         self._watch = watch
@@ -283,7 +314,7 @@ class ResponseBody:
         return self
 
     def __next__(self) -> bytes:
-        """The next bytes, whatever has come. UpstreamError if the answer ends before its own length."""
+        """The bytes that have come. UpstreamError if the answer ends before its own length."""
         if self._connection is None and self._response.is_complete:
             raise StopIteration
         try:
@@ -303,12 +334,12 @@ class ResponseBody:
             raise UpstreamTimeout("The provider stopped sending.") from None
         except OSError:
             raise UpstreamError("The provider broke off its answer.") from None
-        if not block and self._watch.is_woken:  # an end that the watchdog has made is none
+        if not block and self._watch.is_woken:  # the watchdog made this end
             raise UpstreamError("The provider ended its answer early.")
         return block
 
     def close(self) -> None:
-        """Keep the connection if the answer was read to its end; else what was not read is discarded with it."""
+        """Return the connection to the pool if the answer was read to its end; else close it with what is unread."""
         connection, self._connection = self._connection, None
         if connection is None:
             return

@@ -1,0 +1,54 @@
+"""Chat completions as Anthropic's messages, with files by `file_id`. Pure functions.
+
+https://platform.claude.com/docs/en/api/messages
+"""
+
+from __future__ import annotations
+
+from ...calls import Answer, Call, Json, Send
+from ...errors import BadRequest, UpstreamAnswered, UpstreamError
+from ...wire import sse
+from ..toolkit import need
+from .answer import completion
+from .content import media_type_of
+from .files import with_files_beta
+from .request import file_ids, messages_request
+from .stream import chunks
+
+MAX_LOOKUPS = 20  # of the types of files that a chat names without one
+
+
+def create_chat_completion(call: Call, send: Send) -> Answer:
+    """A chat completion as a message. The types of files that come without one are looked up first."""
+    assert call.json is not None
+    known = _looked_up(call, send)
+    body, ignored = messages_request(call.json, known)
+    asked = call._replace(path="/messages", query={}, json=body)
+    reply = send(with_files_beta(asked) if any(True for _ in file_ids(call.json)) else asked)
+    if call.expects != "events":
+        return reply._replace(json=completion(reply.json, call.is_strict, call.now), ignored=ignored)
+    if reply.body is None or not sse.is_stream(reply):
+        raise UpstreamError("The provider did not answer with events.", code="upstream_invalid_answer")
+    with_usage = bool((call.json.get("stream_options") or {}).get("include_usage"))
+    return reply._replace(body=chunks(reply.body, call.is_strict, with_usage, call.now), ignored=ignored)
+
+
+def _looked_up(call: Call, send: Send) -> dict[str, str]:
+    """File id → media type, of the files that the chat names without one. Each is looked up once."""
+    assert call.json is not None
+    untyped = [(place, file) for place, file in file_ids(call.json) if not media_type_of(file, {})]
+    places = {file["file_id"]: place for place, file in reversed(untyped)}
+    if len(places) > MAX_LOOKUPS:
+        raise BadRequest(f"More than {MAX_LOOKUPS} files come without a mime_type.", param="messages")
+    return {file_id: _media_type(file_id, places[file_id], call, send) for file_id in places}
+
+
+def _media_type(file_id: str, place: str, call: Call, send: Send) -> str:
+    plain: Json = {"json": None, "query": {}, "expects": "json", "is_generated": False}
+    asked = call._replace(operation="retrieve_file", method="GET", path=f"/files/{file_id}", **plain)
+    try:
+        media_type: str = need(send(with_files_beta(asked)).json, "mime_type", str)
+    except UpstreamAnswered as error:
+        error.param = place
+        raise
+    return media_type

@@ -1,0 +1,139 @@
+"""Anthropic's Files API (beta) behind OpenAI's contract. Pure functions.
+
+It has no purpose, RFC 3339 times, and lists in two forms, chosen by the beta header: `has_more` and ids, or
+`next_page`. Both are read. https://platform.claude.com/docs/en/build-with-claude/files
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from ...calls import Call, Json, Send
+from ...errors import BadRequest, UpstreamAnswered, UpstreamError
+from ..toolkit import Page, deletion, need, rest_after, unusable
+
+FILES_BETA = "files-api-2025-04-14"
+MAX_PAGE = 1000  # files of one list
+
+# What Anthropic refuses in a file's name; it wants 1 to 255 characters.
+_NAME = re.compile(r'[^<>:"|?*\\/\x00-\x1f]{1,255}')
+# How browsers and SDKs write a quote, LF and CR in one (WHATWG form-data).
+_WHATWG = re.compile("%(22|0A|0D)", re.IGNORECASE)
+# By the endings of names, for the Node SDKs, which say octet-stream of everything.
+_TYPES = {
+    "pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "html": "text/html",
+    "json": "application/json", "jsonl": "application/jsonl", "xml": "application/xml",
+    "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}  # fmt: skip
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def with_files_beta(call: Call) -> Call:
+    """The call with the Files API's beta among those that the client named."""
+    betas = [*filter(None, call.headers.get("anthropic-beta", "").split(",")), FILES_BETA]
+    return call._replace(headers={**call.headers, "anthropic-beta": ",".join(dict.fromkeys(betas))})
+
+
+def prepared_upload(call: Call) -> Call:
+    """The upload as Anthropic takes it: a name it allows, a type, no purpose, the expiry under another name."""
+    upload = call.upload
+    assert upload is not None
+    if not _NAME.fullmatch(_WHATWG.sub('"', upload.filename)):
+        raise BadRequest('Anthropic takes file names of 1 to 255 characters without < > : " | ? * \\ /.', param="file")
+    if upload.content_type == "application/octet-stream":
+        upload.content_type = _TYPES.get(upload.filename.rpartition(".")[2].lower(), upload.content_type)
+    upload.sent_fields = _sent_fields
+    return with_files_beta(call)
+
+
+def _sent_fields(fields: dict[str, str]) -> dict[str, str]:
+    seconds = fields.get("expires_after[seconds]")
+    return {"expires_in_seconds": seconds} if seconds else {}
+
+
+def file_object(obj: Any, call: Call) -> Json:
+    """OpenAI's file object.
+
+    Anthropic keeps no purpose: an upload's answer has the client's, later ones tell who made the file.
+    """
+    expires_at = _seconds(obj, "expires_at") if isinstance(obj, dict) and obj.get("expires_at") is not None else None
+    is_expired = expires_at is not None and expires_at <= call.now
+    downloadable = isinstance(obj, dict) and obj.get("downloadable") is True
+    purpose = call.upload.fields.get("purpose") if call.upload else None
+    return {
+        "id": need(obj, "id", str),
+        "object": "file",
+        "bytes": need(obj, "size_bytes", int),
+        "created_at": _seconds(obj, "created_at"),
+        "expires_at": expires_at,
+        "filename": need(obj, "filename", str),
+        "purpose": purpose or ("assistants_output" if downloadable else "assistants"),
+        "status": "error" if is_expired else "processed",
+        "status_details": "expired" if is_expired else None,
+        "mime_type": need(obj, "mime_type", str),
+        "downloadable": downloadable,
+    }
+
+
+def _seconds(obj: Any, name: str) -> int:
+    """A time of RFC 3339 in seconds since the epoch; Python 3.9 and 3.10 read neither Z nor nine digits."""
+    found = _TIME.fullmatch(need(obj, name, str))
+    zone = "" if not found else "+00:00" if found[3] in "Zz" else found[3]
+    try:
+        return int(datetime.fromisoformat(f"{found[1]}T{found[2]}{zone}" if found else "").timestamp())
+    except (ValueError, OverflowError):
+        raise unusable(name) from None
+
+
+def pages(call: Call, send: Send) -> Iterator[Page]:
+    """The pages of the list, newest first, from behind `after`; where a host has no such cursor, by walking there."""
+    after = call.query.get("after")
+    limit = MAX_PAGE if "purpose" in call.query else min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE)))
+    walk = _pages(call, send, limit, {"after_id": after} if after else {})
+    try:
+        first = next(walk)
+    except UpstreamAnswered as error:
+        if not after or error.status not in (400, 404):
+            raise
+        walk = rest_after(_pages(call, send, MAX_PAGE, {}), after)
+        first = next(walk)
+    yield first
+    yield from walk
+
+
+def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
+    """The pages from a cursor on, in either of Anthropic's shapes."""
+    while True:
+        answer = send(with_files_beta(call._replace(query={"limit": str(limit), **cursor}))).json
+        data = [file_object(item, call) for item in need(answer, "data", list)]
+        following = _following(answer, data)
+        yield Page(data, bool(following))
+        if not following:
+            return
+        if following == cursor:
+            raise UpstreamError("The provider's list goes round in a circle.", code="upstream_invalid_answer")
+        cursor = following
+
+
+def _following(answer: Json, data: list[Json]) -> Json:
+    """The cursor to the next page, empty on the last one."""
+    if isinstance(answer.get("has_more"), bool):
+        if answer["has_more"] and not data:
+            raise unusable("data")
+        return {"after_id": data[-1]["id"]} if answer["has_more"] else {}
+    following = answer.get("next_page")
+    if following is None:
+        return {}
+    return {"page": need(answer, "next_page", str)}
+
+
+def deleted(obj: Any, call: Call) -> Json:
+    """OpenAI's answer to a deletion."""
+    return {name: value for name, value in deletion(obj, call).items() if name != "type"}

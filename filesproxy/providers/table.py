@@ -1,0 +1,86 @@
+"""What the gateway reads of a whole provider table: is it well made, and which headers and settings does it know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..calls import Provider, Setting
+from ..errors import ConfigError
+from ..operations import OPERATIONS
+
+#: headers in which clients of any provider present a credential, whatever this table says
+FOREIGN_CREDENTIALS = frozenset({"api-key", "x-api-key"})
+#: headers of providers that may not be in the table; a client could change account or region by them
+FOREIGN_SCOPE = FOREIGN_CREDENTIALS | {"anthropic-workspace-id"}
+FOREIGN_SCOPE_PREFIXES = ("x-portkey-aws-", "x-portkey-amz-", "x-portkey-vertex-")
+
+_KEYS = frozenset(Provider.__annotations__)
+_REQUIRED = ("base_url", "authorize", "error", "operations")
+
+
+def check_table(table: Mapping[str, Provider]) -> None:
+    """ConfigError for an entry that lacks a key, has an unknown one, or names an operation that does not exist."""
+    for name, entry in table.items():
+        keys: Mapping[str, Any] = entry  # whatever its author says: it may be made by hand
+        for key in _REQUIRED:
+            if key not in keys:
+                raise ConfigError(f"provider table: '{name}' has no '{key}'.")
+        for key in keys:
+            if key not in _KEYS:
+                raise ConfigError(f"provider table: '{name}' has an unknown key '{key}'.")
+        for operation in (*keys["operations"], *keys.get("unsupported", {})):
+            if operation not in OPERATIONS:
+                raise ConfigError(f"provider table: '{name}' has an unknown operation '{operation}'.")
+    _check_settings(table)
+
+
+def _check_settings(table: Mapping[str, Provider]) -> None:
+    found: dict[str, Setting] = {}
+    for name, entry in table.items():
+        for setting in entry.get("settings", ()):
+            if found.setdefault(setting.name, setting) != setting:
+                raise ConfigError(f"provider table: '{name}' defines the setting '{setting.name}' in its own way.")
+        chosen = {*entry.get("client_settings", {}).values(), *entry.get("required_settings", ())}
+        own = {setting.name for setting in entry.get("settings", ())}
+        if chosen - own:
+            raise ConfigError(f"provider table: '{name}' has no setting '{min(chosen - own)}'.")
+
+
+def settings_of(table: Mapping[str, Provider]) -> Iterator[Setting]:
+    """The settings that providers of this table have, each once."""
+    yield from dict.fromkeys(setting for entry in table.values() for setting in entry.get("settings", ()))
+
+
+def credential_headers(table: Mapping[str, Provider]) -> frozenset[str]:
+    """The headers, beside `authorization`, in which a client presents a provider's credential."""
+    return FOREIGN_CREDENTIALS.union(*(entry.get("credential_headers", ()) for entry in table.values()))
+
+
+class Scope(NamedTuple):
+    """The headers by which a client says something about address, scope or authentication."""
+
+    headers: frozenset[str]
+    prefixes: tuple[str, ...]
+    model_headers: frozenset[str]  # which model, not which account
+
+    def has(self, header: str) -> bool:
+        """Whether this header is one of them."""
+        return header in self.headers or (header.startswith(self.prefixes) and header not in self.model_headers)
+
+
+def scope_of(table: Mapping[str, Provider]) -> Scope:
+    """The scope of a table, with Portkey's spelling of each header."""
+    said = {
+        name
+        for entry in table.values()
+        for name in (*entry.get("client_headers", ()), *entry.get("client_settings", ()))
+    }
+    named = FOREIGN_SCOPE | said | credential_headers(table)
+    portkey = {f"x-portkey-{name}" for name in named if not name.startswith("x-portkey-")}
+    own_prefixes = [prefix for entry in table.values() for prefix in entry.get("scope_prefixes", ())]
+    return Scope(
+        (named | portkey) - {"x-portkey-api-key"},
+        (*FOREIGN_SCOPE_PREFIXES, *dict.fromkeys(own_prefixes)),
+        frozenset(entry["model_header"] for entry in table.values() if "model_header" in entry),
+    )

@@ -1,0 +1,60 @@
+"""What authors of providers use: operations made of pure translations, and the parts of lists and file objects.
+
+Imports `wire` and the ground floor. A provider needs nothing but this module, `wire` and the ground floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..calls import Answer, Call, Operation, Send, Setting
+from ..wire.json_fields import need, unusable
+from ..wire.lists import Page, deletion, file_list, file_object, page, rest_after, sliced, walked
+
+__all__ = [
+    "AUTH",
+    "Page",
+    "deletion",
+    "file_list",
+    "file_object",
+    "need",
+    "page",
+    "rest_after",
+    "sliced",
+    "translated",
+    "unusable",
+    "walked",
+]
+
+
+def translated(
+    request: Callable[[Call], Call] | None = None, answer: Callable[[Any, Call], Any] | None = None
+) -> Operation:
+    """An operation of one call and one answer, each translated: nearly every operation of nearly every provider.
+
+    `answer` gets the JSON of the upstream's answer (None for an empty one) and the client's call.
+    """
+
+    def operation(call: Call, send: Send) -> Answer:
+        reply = send(request(call) if request else call)
+        return reply._replace(json=answer(reply.json, call)) if answer else reply
+
+    return operation
+
+
+def _key_or_bearer(text: str) -> str:
+    if text not in ("key", "bearer"):
+        raise ValueError("key or bearer")
+    return text
+
+
+#: a setting of providers that take an API key or a token, each in its own header
+AUTH = Setting(
+    "auth",
+    "key",
+    _key_or_bearer,
+    "what the credential is: `key` (api-key, x-api-key) or `bearer` (Entra, OAuth)",
+    app=False,
+    provider=True,
+)

@@ -1,0 +1,84 @@
+"""A provider table: what an entry must have and may have, and what the gateway reads of the whole table."""
+
+from __future__ import annotations
+
+import pytest
+
+from filesproxy import create_app
+from filesproxy.calls import Provider, Setting, Target
+from filesproxy.errors import ConfigError
+from filesproxy.operations import OPERATIONS
+from filesproxy.providers import PROVIDERS
+from filesproxy.providers.openai import OPENAI
+from filesproxy.providers.table import check_table, scope_of, settings_of
+
+WRONG = {
+    **{f"without {name}": ({key: value for key, value in OPENAI.items() if key != name}, f"'mine' has no '{name}'")
+       for name in ("base_url", "authorize", "error", "operations")},
+    "unknown key": ({**OPENAI, "pathh": None}, "'mine' has an unknown key 'pathh'"),
+    "unknown operation": ({**OPENAI, "operations": {"list_file": None}}, "unknown operation 'list_file'"),
+    "unknown unsupported": ({**OPENAI, "unsupported": {"x": "No."}}, "unknown operation 'x'"),
+    "setting chosen but missing": ({**OPENAI, "client_settings": {"x-mine": "region"}}, "no setting 'region'"),
+    "setting required but missing": ({**OPENAI, "required_settings": ("region",)}, "no setting 'region'"),
+    "setting of another meaning": (
+        {**OPENAI, "settings": (Setting("folder", "", str, "another one"),)}, "defines the setting 'folder'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_entry_is_refused_by_name_and_key(name):
+    entry, message = WRONG[name]
+    with pytest.raises(ConfigError) as refused:
+        create_app({}, providers={**PROVIDERS, "mine": entry})
+    assert message in refused.value.message
+
+
+def test_private_provider_is_one_entry():
+    mine = {**PROVIDERS["openai"], "base_url": "https://mine.example/v1"}
+    found = create_app({}, providers={**PROVIDERS, "mine": mine}).config
+    assert found.providers["mine"]["base_url"] == "https://mine.example/v1"
+
+
+def test_built_in_table_is_well_made():
+    check_table(PROVIDERS)
+    assert set(Provider.__required_keys__) == {"base_url", "authorize", "error", "operations"}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_provider_has_or_explains_each_operation(name):
+    provider = PROVIDERS[name]
+    assert {*provider["operations"], *provider.get("unsupported", {})} == OPERATIONS.keys()
+    assert not set(provider["operations"]) & set(provider.get("unsupported", {}))
+    for settings in ({"api_version": "v1"}, {"api_version": "2024-10-21"}):
+        fields = provider.get("form_fields", ())
+        known = fields(Target(name, provider, "", settings)) if callable(fields) else fields
+        assert set(provider.get("required_form_fields", ())) <= set(known) <= set(OPENAI["form_fields"])
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_headers_that_clients_send_are_lower_case_names_in_one_group_only(name):
+    provider = PROVIDERS[name]
+    groups = [set(provider.get(key, ())) for key in ("client_headers", "client_settings", "credential_headers")]
+    assert all(header == header.lower() for group in groups for header in group)
+    assert sum(map(len, groups)) == len(set().union(*groups))
+
+
+def test_settings_that_clients_may_choose_are_no_address_and_no_credential():
+    for provider in PROVIDERS.values():
+        chosen = set(provider.get("client_settings", {}).values())
+        assert not chosen & {"base_url", "credential", "folder", "proxy", "ca_file", "ca_extra", "kind", "auth"}
+        for settings in provider.get("credential_headers", {}).values():
+            assert settings in ({"auth": "key"}, {"auth": "bearer"})
+
+
+def test_settings_of_a_table_come_once_each():
+    assert [setting.name for setting in settings_of(PROVIDERS)] == ["resource", "api_version", "auth", "folder"]
+
+
+def test_scope_is_every_header_that_could_change_account_or_address():
+    scope = scope_of(PROVIDERS)
+    for header in ("openai-project", "x-portkey-openai-organization", "x-portkey-azure-resource-name", "api-key",
+                   "x-portkey-azure-anything", "x-portkey-aws-region", "x-portkey-vertex-project-id"):  # fmt: skip
+        assert scope.has(header), header
+    for header in ("x-portkey-azure-deployment-id", "x-portkey-api-key", "x-portkey-provider", "authorization"):
+        assert not scope.has(header), header

@@ -1,0 +1,75 @@
+"""Secrets: text everywhere but in a repr, several of them in one target, and texts without any of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode, urlsafe_b64encode
+from urllib.parse import quote
+
+import pytest
+
+from filesproxy.redaction import FixedCredentials, Secret, redact, single_credential
+
+ODD = 'sk "canary"/\\é+7f3a9c'
+
+
+def test_secret_is_its_text_everywhere_but_in_a_repr():
+    secret = Secret("sk-secret")
+    assert (secret, f"Bearer {secret}", secret[:3], len(secret), bool(Secret())) == (
+        "sk-secret", "Bearer sk-secret", "sk-", 9, False)  # fmt: skip
+    assert repr(secret) == repr([secret])[1:-1] == "'[secret]'"
+    assert hash(secret) == hash("sk-secret")
+
+
+@pytest.mark.parametrize("secret", ["sk-canary-7f3a9c", ODD])
+@pytest.mark.parametrize("ahead", ["", "a", "ab", "abc", "user:"])
+def test_every_form_of_a_secret_is_redacted(secret, ahead):
+    forms = {
+        "plain": secret,
+        "json": json.dumps(secret)[1:-1],
+        "url": quote(secret, safe=""),
+        "url in lower case": re.sub("%..", lambda found: found[0].lower(), quote(secret, safe="")),
+        "base64": b64encode((ahead + secret).encode()).decode(),
+        "base64 for urls": urlsafe_b64encode((ahead + secret).encode()).decode(),
+    }
+    for name, form in forms.items():
+        clean = redact(f"before {form} after", [Secret(secret)])
+        assert "[redacted]" in clean, name
+        assert secret not in clean and "7f3a9c" not in clean, name
+
+
+def test_every_secret_of_several_is_redacted_the_longest_first():
+    secrets = [Secret("key-id-1"), Secret("key-id-1-and-more"), Secret("token-2"), Secret()]
+    assert redact("a key-id-1-and-more b key-id-1 c token-2", secrets) == "a [redacted] b [redacted] c [redacted]"
+
+
+def test_text_without_a_secret_is_unchanged():
+    assert redact("some text", [Secret("sk-secret")]) == "some text"
+    assert redact("some text", []) == redact("some text", [Secret()]) == "some text"
+
+
+def test_fixed_credentials_are_the_same_at_any_time_and_iterate_over_their_secrets():
+    both = FixedCredentials({"access_key_id": Secret("id"), "secret_access_key": Secret("key")})
+    assert both.now() == both.now() == {"access_key_id": "id", "secret_access_key": "key"}
+    assert list(both) == ["id", "key"]
+    assert list(single_credential(Secret("one"))) == ["one"] and list(single_credential(Secret())) == []
+
+
+def test_redaction_replaces_a_secret_everywhere_in_each_form_and_knows_no_empty_one():
+    assert redact("a sk-1 b sk-1, sk-2", [Secret("sk-1")]) == "a [redacted] b [redacted], sk-2"
+    assert redact('s/"1 s/\\"1 s%2F%221 cy8iMQ==', [Secret('s/"1')]) == "[redacted] [redacted] [redacted] [redacted]"
+    assert redact("nothing", [Secret("")]) == "nothing"
+
+
+@pytest.mark.parametrize("around", [("", ""), ("u:", ""), ("user:", "!"), ("a", "bc")])
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+@pytest.mark.parametrize("strip", ["", "="])
+def test_redaction_knows_base64_of_more_than_the_secret_in_both_alphabets_and_unpadded(around, encode, strip):
+    text = encode(f"{around[0]}sk-?>~canary-0123{around[1]}".encode()).decode().rstrip(strip)
+    left = redact(f"Basic {text}", [Secret("sk-?>~canary-0123")]).replace("Basic ", "")
+    assert "[redacted]" in left and len(left.replace("[redacted]", "")) <= 10
+
+
+def test_redaction_knows_either_case_of_percent_encoding():
+    assert redact("sk%2f1 sk%2F1", [Secret("sk/1")]) == "[redacted] [redacted]"
