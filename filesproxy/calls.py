@@ -278,8 +278,9 @@ class Provider(_Required, total=False):
     #: beginnings of Portkey's headers that change the scope of a request; refused beside a saved provider, but for the
     #: `model_header`
     scope_prefixes: tuple[str, ...]
-    #: headers of an answer that the client gets; a name that ends with `-` is a prefix
+    #: headers of an answer that the client gets, and beginnings of the names of others
     answer_headers: tuple[str, ...]
+    answer_header_prefixes: tuple[str, ...]
     #: headers of an answer that hold the provider's id of the request
     request_id_headers: tuple[str, ...]
     #: no credential upstream: files belong to gateway keys, and without keys only this machine may ask

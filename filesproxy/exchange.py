@@ -212,9 +212,14 @@ def _refusal(answer: Answer, target: Target) -> UpstreamError:
 
 def answer_headers(answer: Answer, target: Target) -> dict[str, str]:
     """The headers of an answer that the client gets, without a credential that the provider may have repeated."""
-    more = target.provider.get("answer_headers", ())
-    request_ids = target.provider.get("request_id_headers", ())
-    kept = relayed(answer.headers, more, request_ids, content=answer.body is not None and 200 <= answer.status < 300)
+    provider = target.provider
+    kept = relayed(
+        answer.headers,
+        provider.get("answer_headers", ()),
+        provider.get("answer_header_prefixes", ()),
+        provider.get("request_id_headers", ()),
+        content=answer.body is not None and answer.status < 300,
+    )
     return {name: redact(text, target.credentials) for name, text in kept.items()}
 
 

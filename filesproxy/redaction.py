@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
@@ -15,24 +16,18 @@ _PLAIN = re.compile(r"[A-Za-z0-9._~-]+")
 class Secret(str):
     """Text that its repr does not show, nor the repr of a container that holds it."""
 
-    __slots__ = ("_forms",)
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return "'[secret]'"
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """How texts may hold it: plain, in JSON, in a URL with upper or lower case digits, in base64 after other text.
-
-        Made when first needed. No cached_property: before Python 3.12 its lock may be held in a forked process.
-        """
-        try:
-            return self._forms
-        except AttributeError:
-            self._forms: tuple[str, ...] = _forms(str(self))
-            return self._forms
+        """How texts may hold it: plain, in JSON, in a URL with digits in either case, in base64 after other text."""
+        return _forms(str(self))
 
 
+@lru_cache(maxsize=128)  # the same few credentials come with every request
 def _forms(secret: str) -> tuple[str, ...]:
     if _PLAIN.fullmatch(secret):  # JSON and URLs hold it unchanged
         return tuple(dict.fromkeys([secret, *_base64_forms(secret.encode())]))
@@ -87,8 +82,8 @@ def redact(text: str, secrets: Iterable[Secret]) -> str:
 
     Longer secrets first: a shorter one may be the beginning of a longer one, of which the rest would stay.
     """
-    for secret in sorted(secrets, key=len, reverse=True):
-        for form in secret.forms if secret else ():
-            if form in text:
-                text = text.replace(form, "[redacted]")
+    forms = [form for secret in secrets if secret for form in secret.forms]
+    if any(form in text for form in forms):
+        for form in sorted(forms, key=len, reverse=True):
+            text = text.replace(form, "[redacted]")
     return text

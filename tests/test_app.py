@@ -14,7 +14,7 @@ from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 from filesproxy import create_app
 from filesproxy.app import Application
 from filesproxy.errors import FINAL_CODES, UpstreamError
-from filesproxy.gateway.access_log import to_stdout
+from filesproxy.gateway import access_log as access_log_module
 from filesproxy.gateway.record import Record
 from filesproxy.providers import PROVIDERS
 
@@ -513,11 +513,17 @@ def test_header_out_of_form_is_refused_before_a_byte_of_the_upload_is_read(name,
     assert (body.reads, upstream.calls) == (0, [])
 
 
-def test_access_log_can_go_to_standard_output(make_client, capsys):
-    to_stdout()
-    make_client().get("/v1/health")
-    (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["operation"] == "health"
+def test_line_for_standard_output_also_reaches_a_handler_of_the_host(make_client, access_log, tmp_path, monkeypatch):
+    with open(tmp_path / "out", "wb") as out:
+        monkeypatch.setattr(access_log_module, "_outputs", [out.fileno()])
+        make_client().get("/v1/health")
+    written = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert written == access_log() and [line["operation"] for line in written] == ["health"]
+
+
+def test_log_that_cannot_be_written_fails_no_request(make_client, monkeypatch):
+    monkeypatch.setattr(access_log_module, "_outputs", [-1])
+    make_client().get("/v1/health", status=200)
 
 
 def test_every_observer_is_told_of_each_request_once(upstream):

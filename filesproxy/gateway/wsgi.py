@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Before Python 3.10 socket.timeout is not a TimeoutError. EAGAIN is a time limit of the kernel (SO_RCVTIMEO).
 _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 
@@ -157,7 +158,7 @@ class Response(NamedTuple):
 
 def json_response(status: int, value: Any, headers: Mapping[str, str], secrets: Iterable[Secret] = ()) -> Response:
     """The value as JSON, without secrets that its author may have put in. In ASCII: UTF-8 has no lone surrogates."""
-    body = redact(json.dumps(value, separators=(",", ":")), secrets).encode("ascii")
+    body = redact(_encode(value), secrets).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
 

@@ -93,6 +93,7 @@ OPENAI: Provider = {
     "client_headers": ("openai-organization", "openai-project"),
     "scope_prefixes": ("x-portkey-openai-",),
     # Compatible hosts may be gateways, which hand on the headers of the provider that they call.
-    "answer_headers": ("openai-processing-ms", "openai-version", "anthropic-ratelimit-"),
+    "answer_headers": ("openai-processing-ms", "openai-version"),
+    "answer_header_prefixes": ("anthropic-ratelimit-",),
     "request_id_headers": ("request-id", "apim-request-id"),
 }

@@ -50,7 +50,10 @@ RELAYED_WITH_CONTENT = frozenset(
 
 def single(headers: Mapping[str, str], name: str) -> str:
     """The value of a header that must come once, "" when absent. BadRequest when it repeats or holds odd characters."""
-    value = headers.get(name, "").strip(" ")
+    value = headers.get(name)
+    if value is None:
+        return ""
+    value = value.strip(" ")
     if value and not _SINGLE.fullmatch(value):
         raise BadRequest(f"The header {name} must come once and hold one value without spaces or commas.", param=name)
     return value
@@ -80,19 +83,23 @@ def safe(name: str, value: str) -> bool:
 
 
 def relayed(
-    headers: Mapping[str, str], more: Sequence[str] = (), request_ids: Sequence[str] = (), content: bool = False
+    headers: Mapping[str, str],
+    names: Sequence[str] = (),
+    prefixes: tuple[str, ...] = (),
+    request_ids: Sequence[str] = (),
+    content: bool = False,
 ) -> dict[str, str]:
-    """The headers of an upstream's answer that the client gets, those that describe the content included if asked for.
+    """The headers of an upstream's answer that the client gets; with `content`, those that describe it too.
 
-    `more` and `request_ids` are the provider's own: names (one that ends with `-` is a prefix), and headers that hold
-    what the client gets as `x-request-id` if the upstream has no header of that name.
+    The provider's own: `names`, `prefixes` of names, and `request_ids`, headers that hold what the client gets as
+    `x-request-id` if the upstream has no header of that name.
     """
-    names = RELAYED | (RELAYED_WITH_CONTENT if content else frozenset()) | frozenset(more)
-    prefixes = (*RELAYED_PREFIXES, *(name for name in more if name.endswith("-")))
+    described = RELAYED_WITH_CONTENT if content else ()
+    beginnings = RELAYED_PREFIXES + prefixes
     kept = {
         name: value
         for name, value in headers.items()
-        if (name in names or name.startswith(prefixes)) and safe(name, value)
+        if (name in RELAYED or name in names or name in described or name.startswith(beginnings)) and safe(name, value)
     }
     for name in request_ids:
         if name in headers and safe(name, headers[name]):

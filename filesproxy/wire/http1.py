@@ -24,8 +24,10 @@ _FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
 MAX_INFORMATIONAL = 16  # 1xx answers before the final one (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
 
-_STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([0-9]{3})(?:[ \t][^\r\n]{0,256})?")  # RFC 9112 §4
-_NAME = re.compile(r"[!-9;-~]{1,256}")
+# RFC 9112 §5, with its folded lines. Each alternative begins with another character, so matching is linear.
+_HEADER_LINE = r"([!-9;-~]{1,256}):[ \t]*((?:[^\r\n \t][^\r\n]*)?(?:\n[ \t][^\r\n]*)*)\n"
+_HEADER = re.compile(_HEADER_LINE)
+_HEAD = re.compile(r"HTTP/1\.([0-9])[ \t]+([0-9]{3})(?:[ \t][^\r\n]{0,256})?\n(?:" + _HEADER_LINE + r")*\n")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _CHUNK_LINE = rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n"  # RFC 9112 §7.1
@@ -127,30 +129,18 @@ class AnswerReader:
 
 
 def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
-    """(minor version, status, headers) of a head."""
+    """(minor version, status, headers) of a head, with names in lower case.
+
+    A folded value (RFC 9112 §5.2) keeps its line break, so it is never relayed.
+    """
     text = head.decode("latin-1").replace("\r\n", "\n")
-    first, *lines = text[:-2].split("\n")
-    found = _STATUS_LINE.fullmatch(first)
-    if not found or "\r" in text:
+    found = _HEAD.fullmatch(text)
+    if not found:
         raise _broken()
+    lines = _HEADER.findall(text, text.index("\n") + 1)  # a status line may look like a header
     if len(lines) > MAX_HEADERS:
         raise UpstreamError(f"The provider's answer has more than {MAX_HEADERS} headers.")
-    return int(found[1]), int(found[2]), _headers(lines)
-
-
-def _headers(lines: list[str]) -> list[tuple[str, str]]:
-    """The header lines (RFC 9112 §5). A folded value keeps its line break, so it is never relayed."""
-    headers: list[tuple[str, str]] = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if colon and _NAME.fullmatch(name):
-            headers.append((name.lower(), value.lstrip(" \t")))
-        elif headers and line[0] in " \t":
-            name, value = headers.pop()
-            headers.append((name, f"{value}\r\n{line}"))
-        else:
-            raise _broken()
-    return headers
+    return int(found[1]), int(found[2]), [(name.lower(), value) for name, value in lines]
 
 
 def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:

@@ -89,7 +89,7 @@ UPSTREAM = {
 def test_only_listed_headers_are_relayed():
     common = {"retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "x-ratelimit-remaining-requests"}
     assert set(relayed(UPSTREAM)) == common
-    assert set(relayed(UPSTREAM, ("openai-version", "anthropic-ratelimit-"))) == common | {
+    assert set(relayed(UPSTREAM, ("openai-version",), ("anthropic-ratelimit-",))) == common | {
         "openai-version", "anthropic-ratelimit-requests-limit"}  # fmt: skip
 
 

@@ -136,7 +136,7 @@ def test_names_of_headers_are_in_lower_case_and_values_as_they_stand():
 
 def test_folded_value_is_one_header_and_never_two():
     found = read(framed(b"x-a: 1\r\n\tset-cookie: a=b\r\n  connection: close\r\n" + EMPTY))
-    assert found.headers == {"x-a": "1\r\n\tset-cookie: a=b\r\n  connection: close", "content-length": "0"}
+    assert found.headers == {"x-a": "1\n\tset-cookie: a=b\n  connection: close", "content-length": "0"}
     assert found.is_reusable
 
 

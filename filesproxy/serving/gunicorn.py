@@ -1,0 +1,157 @@
+"""Settings and hooks for gunicorn: `gunicorn -c python:filesproxy.serving.gunicorn`, or through `gunicorn.conf.py`.
+
+Tuned for gunicorn 27, runs on 23 and newer. The gateway's own settings come from FILESPROXY_CONFIG and FILESPROXY_*;
+these say only how it is served. gunicorn imports this module in its master, and with it the whole package: new code
+needs a restart, while a HUP reads the gateway's configuration anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import socket
+import struct
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http.body import LengthReader
+
+from ..gateway.access_log import to_stdout
+
+wsgi_app = "filesproxy:create_app()"
+bind = "127.0.0.1:8787"
+
+# gthread: a sync worker carries one transfer at a time and is killed at `timeout`; gevent would be a dependency.
+worker_class = "gthread"
+# For two cores. Have as many workers as cores.
+workers = 2
+# Far above the number of cores: a transfer holds a thread for as long as its client likes, and a thread that waits for
+# a socket costs little. 50 slow uploads must not starve a health check.
+threads = 256
+# Connections that a worker holds, waiting ones included. Above `threads`, so that a full worker still accepts.
+worker_connections = 512
+
+# Seconds without a sign of the worker's main loop. With gthread it does not end a request.
+timeout = 60
+# Seconds for transfers in progress at a reload or stop. The supervisor must wait longer (systemd: TimeoutStopSec).
+graceful_timeout = 300
+# Seconds. Above the idle time of a proxy in front, if there is one.
+keepalive = 5
+
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+# Refuse `x_portkey_api_key` beside `x-portkey-api-key`: WSGI would show them as one header.
+header_map = "refuse"
+# gunicorn lets local peers set SCRIPT_NAME and the scheme by headers. Name only a proxy here that overwrites them.
+forwarder_headers = ""
+forwarded_allow_ips = ""
+
+# The heartbeat file must not wait for a disk. Where there is no /dev/shm, use another tmpfs.
+worker_tmp_dir = "/dev/shm"
+# Newer versions open a socket to control gunicorn by: not on a locked-down host.
+control_socket_disable = True
+# Each worker makes the application itself, after the fork.
+preload_app = False
+
+# The application writes one JSON line for each request. gunicorn's own line could hold a query or a header.
+accesslog = None
+errorlog = "-"
+
+#: seconds between two reads or writes of one client; then its thread is free again
+CLIENT_IDLE_SECONDS = 30.0
+#: seconds for a block of an upload to fill before it is passed on
+COLLECT_SECONDS = 1.0
+#: bytes that a refused client may still send, within 2 s, so that it reads the answer
+MAX_DRAIN_BYTES = 1 << 30
+
+
+def when_ready(server: Any) -> None:
+    """Give the listeners a time limit in the kernel, which accepted sockets inherit; it covers a request's head too.
+
+    On gthread nothing else frees the thread of a stalled client.
+    """
+    # A send that has put a part into the kernel's buffer returns at its limit, and the next one waits as long again.
+    limits = {socket.SO_RCVTIMEO: CLIENT_IDLE_SECONDS, socket.SO_SNDTIMEO: CLIENT_IDLE_SECONDS / 2}
+    for listener in server.LISTENERS:
+        for option, seconds in limits.items():
+            listener.sock.setsockopt(socket.SOL_SOCKET, option, _timeval(seconds))
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Send warnings to stderr before the application is made. Quick: a signal that comes in the meantime is lost."""
+    logger = logging.getLogger("filesproxy")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    worker.log.error_log.addFilter(_without_secrets)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Send the access log to stdout, and close no connection on the thread that accepts."""
+    to_stdout()
+    # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
+    # It also reads only 64 KiB of what such a client still sends, then resets the answer: nginx makes a 502 of that.
+    close = getattr(util, "close_graceful", None)
+    if close is not None:
+        more = {"max_drain": MAX_DRAIN_BYTES} if "max_drain" in inspect.signature(close).parameters else {}
+        util.close_graceful = lambda sock: worker.tpool.submit(close, sock, **more)
+
+
+def pre_request(worker: Any, req: Any) -> None:
+    """Let the application read bodies straight from the socket, and let no connection wait for the rest of one."""
+    _read_directly(req)
+    has_body = any(name in ("CONTENT-LENGTH", "TRANSFER-ENCODING") for name, _ in req.headers)
+    if has_body and not hasattr(util, "close_graceful"):
+        # After a body that was not read to its end, gunicorn 23 would wait for the rest without a time limit.
+        req.force_close()
+
+
+def _read_directly(req: Any) -> None:
+    """Replace `wsgi.input.read` of a body with a length: gunicorn's own copies each byte three more times.
+
+    The attributes are not public. Nothing is replaced if they differ from the versions that the tests know.
+    """
+    body, unreader = req.body, req.unreader
+    reader, sock = getattr(body, "reader", None), getattr(unreader, "sock", None)
+    if not (isinstance(reader, LengthReader) and type(sock) is socket.socket and hasattr(unreader, "buf")):
+        return
+    read_as_gunicorn = body.read
+
+    def read(size: int | None = None) -> Any:
+        held = len(unreader.buf.getbuffer())  # what came with the request's head
+        wanted = min(size, reader.length) if isinstance(size, int) and size >= 0 else -1
+        if wanted < held or wanted == 0 or body.buf.tell():
+            return read_as_gunicorn(size)
+        try:
+            block = unreader.read() if held else _collected(sock, wanted)
+        except Exception:
+            body.failed = True  # gunicorn's sign that the beginning of the next request is unknown
+            raise
+        reader.length -= len(block)
+        return block
+
+    body.read = read
+
+
+def _collected(sock: socket.socket, size: int) -> bytes:
+    """What comes within COLLECT_SECONDS of the first byte, for which the client has its whole idle time."""
+    sock.recv(1, socket.MSG_PEEK)  # waiting here holds no memory
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(COLLECT_SECONDS))
+    try:
+        return sock.recv(size, socket.MSG_WAITALL)
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(CLIENT_IDLE_SECONDS))
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", *divmod(int(seconds * 1e6), 10**6))
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Keep gunicorn's log from quoting a header that it could not read, and from a traceback for a stalled head."""
+    if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+        return False
+    if str(record.msg).startswith("Invalid request"):
+        record.msg, record.args = "Invalid request", ()
+    return True
