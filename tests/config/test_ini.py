@@ -115,7 +115,7 @@ def test_file_that_is_not_utf8_is_refused_without_its_text(ini):
 
 def test_file_that_cannot_be_read_is_refused_by_its_path(tmp_path):
     for path in (tmp_path / "missing.ini", tmp_path):
-        assert refusal(path) == f"{path}: cannot be read."
+        assert refusal(path) == f"{path}: the file cannot be read."
         with pytest.raises(ConfigError):
             read(str(path))
     assert "missing.ini" in refusal(environ={"FILESPROXY_CONFIG": str(tmp_path / "missing.ini")})

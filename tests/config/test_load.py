@@ -207,7 +207,7 @@ def test_saved_credential_that_is_a_gateway_key_is_refused(sha256, credential, m
     monkeypatch.setenv("A_CREDENTIAL", SECRET)
     source = {"provider:x": {"kind": "openai", "credential": credential},
               "key:a": {"sha256": hashed("fp_b")}, "key:b": {"sha256": sha256}}  # fmt: skip
-    assert refusal(source) == "[provider:x]: this is a gateway key."
+    assert refusal(source) == "[provider:x]: the credential is a gateway key."
 
 
 SHARED = "share the files of the saved provider x"

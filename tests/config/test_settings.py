@@ -293,7 +293,7 @@ def test_trust_store_of_a_provider_must_be_pem_at_the_start(name, filled):
 @pytest.mark.parametrize("name", ["folder", "resource", "api_version", "auth"])
 def test_setting_of_one_kind_of_provider_is_refused_in_another(name):
     text = GOOD[name][0][0]
-    assert f"a provider of the kind openai has no {name}" in refusal({"provider:x": {"kind": "openai", name: text}})
+    assert f"a provider of kind openai has no setting {name}" in refusal({"provider:x": {"kind": "openai", name: text}})
 
 
 @pytest.mark.parametrize("setting", ["ca_file", "ca_extra"])
