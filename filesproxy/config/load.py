@@ -93,7 +93,7 @@ def _check_sections(source: Source) -> None:
     for section in source.sections:
         label, _, name = section.partition(":")
         if section != "filesproxy" and not (label in ("provider", "key") and is_name(name) and name != "none"):
-            # A key written in brackets may hold a secret.
+            # An assignment in brackets may contain a secret, so it is not quoted.
             place = source.line(section) if "=" in section else f"{source.place(section)}: "
             raise ConfigError(f"{place}sections are [filesproxy], [provider:NAME] and [key:NAME].")
 

@@ -18,9 +18,10 @@ from .connection import Connection
 
 IDLE_SECONDS = 15.0  # providers' edges close an idle connection after 60 s or more
 MAX_IDLE = 32  # for each key
-MAX_IDLE_TOTAL = 128  # file descriptors, however many hosts and credentials clients bring
+MAX_IDLE_TOTAL = 128  # file descriptors, however many hosts and credentials clients use
 # A proven connection, for a request that cannot be sent twice: it has been idle for a few seconds at most, and its
-# upstream does not close after each answer: it has given a second one, or has kept the connection open for this long.
+# upstream does not close after each answer: it has given a second one, or has kept the connection open for
+# PROVEN_QUIET_SECONDS since its answer.
 PROVEN_IDLE_SECONDS = 2.0
 PROVEN_QUIET_SECONDS = 0.05
 
@@ -32,7 +33,7 @@ class Pool:
         self._idle: dict[Hashable, list[Connection]] = {}
         self._next_sweep = 0.0
         self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._idle)  # else the sockets, once garbage, would warn (ResourceWarning)
+        weakref.finalize(self, _close_all, self._idle)  # garbage-collected open sockets would warn
         _ALL_POOLS.add(self)
 
     def forget(self) -> None:

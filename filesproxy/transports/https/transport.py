@@ -32,7 +32,7 @@ from .pool import Pool
 EARLY_ANSWER_SECONDS = 2.0  # for the answer of an upstream that stopped reading an upload
 _OWN_HEADERS = {"user-agent": f"filesproxy/{__version__}", "accept-encoding": "identity"}
 
-# The bytes that header lines may contain (RFC 9110 §5.5, as in `safe`), so that a whole head is checked in one step.
+# The bytes that header lines may contain (RFC 9110 §5.5, as in `wire.headers.safe`). One step checks a whole head.
 _FIELD_BYTES = bytes([*range(0x20, 0x7F), *range(0x80, 0x100)])
 
 Dial = Callable[[SplitResult, Mapping[str, Any], Watch], socket.socket]

@@ -37,7 +37,8 @@ class Index:
         self._idle: list[sqlite3.Connection] = []
         self._path = os.path.join(folder, "index.sqlite3")
         if must_exist and not os.path.exists(self._path):  # with an empty index, every file would look abandoned
-            raise StoreError("The local store's folder holds files but no index: restore it, or use an empty folder.")
+            message = "The local store's folder holds files but no index: restore the index, or use an empty folder."
+            raise StoreError(message)
         with disk_errors(), open(os.path.join(folder, "lock"), "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time creates the tables
             with suppress(FileExistsError):  # sqlite itself would apply the umask
