@@ -1,8 +1,9 @@
-"""Ends what takes too long, and what nobody waits for: one thread looks at the sockets of the requests under way.
+"""Ends requests that take too long, or whose client has gone: one thread checks the sockets of all running requests.
 
-A time limit on a socket is one between two reads, and a byte now and then passes it; gunicorn's `read(n)` waits for
-all n. And WSGI tells an application that its client has left only when it writes, while a model may be silent for
-minutes. So the thread shuts sockets down: whoever reads or writes there wakes up, and asks its watch why.
+A socket's time limit applies to each read, so a peer that sends a byte now and then never exceeds it, and gunicorn's
+`read(n)` waits for all n bytes. WSGI tells an application that its client has gone only when the application writes,
+but a model may be silent for minutes. So the thread shuts sockets down: a thread that is blocked in a read or write
+there wakes up and learns the reason from its watch.
 """
 
 from __future__ import annotations
@@ -19,48 +20,48 @@ from typing import Any
 
 from .calls import Client
 
-INTERVAL_SECONDS = 0.2  # between two looks
-CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an event that says so where it can
+INTERVAL_SECONDS = 0.2  # between two checks
+CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an error event if it is an event stream
 
 
 def nothing() -> int:
-    """What prolongs a phase in which no bytes count."""
+    """Count no bytes: for a phase that bytes do not prolong."""
     return 0
 
 
 class Watch:
-    """One request under watch: the time that its present phase may take, and the sockets at its two ends."""
+    """A request that is watched: how long its current phase may take, and the sockets to client and upstream."""
 
-    total = float("inf")  # seconds of a transfer, beside those that its bytes are worth
-    min_rate = 1 << 14  # bytes that are worth a second
+    total = float("inf")  # seconds that a transfer may take, plus one for each `min_rate` bytes that move
+    min_rate = 1 << 14  # bytes per second
     upstream: socket.socket | None = None
-    follows_client = False  # a client that hangs up ends the request
-    is_answering = False  # the status has gone
-    cuts_by_reset = False  # and nothing behind it can say that the answer is not whole
-    has_left = False
-    is_overdue = False
-    upstream_took_all = False  # of what it was sent, when the time was over: the client was the slow one
-    _phase: tuple[float, Callable[[], int]] = (float("inf"), nothing)  # its end, and what prolongs it
-    _cut = float("inf")  # when a client that an overdue answer goes to is cut off
+    follows_client = False  # the request ends when its client closes the connection
+    is_answering = False  # the status line has been sent
+    cuts_by_reset = False  # only a reset can tell the client that the answer is incomplete
+    has_left = False  # the client has closed the connection
+    is_overdue = False  # a phase has taken too long
+    upstream_took_all = False  # when the time was over, the upstream had read all it was sent: the client was slow
+    _phase: tuple[float, Callable[[], int]] = (float("inf"), nothing)  # its end, and the bytes that prolong it
+    _cut = float("inf")  # when an overdue answer that is still being sent is cut off
 
-    def __init__(self, dog: Watchdog | None = None, client: Client | None = None) -> None:
-        self._dog = dog
-        self.client = client  # where the server shows it
-        self._lock = threading.Lock()  # of the upstream's socket, which may be another request's a moment later
+    def __init__(self, watchdog: Watchdog | None = None, client: Client | None = None) -> None:
+        self._watchdog = watchdog
+        self.client = client  # None if the server does not give access to the socket
+        self._lock = threading.Lock()  # for the upstream's socket, which another request may use a moment later
 
     def allow(self, seconds: float, moved: Callable[[], int] = nothing) -> None:
-        """Begin a phase of so many seconds, and more as bytes move, which `moved` counts."""
-        ahead = 0.0 if moved is nothing else moved() / self.min_rate
-        self._phase = time.monotonic() + seconds - ahead, moved
+        """Begin a phase of this many seconds; each `min_rate` bytes that `moved` counts from now on add one."""
+        moved_before = 0 if moved is nothing else moved()
+        self._phase = time.monotonic() + seconds - moved_before / self.min_rate, moved
 
     def transfer(self, moved: Callable[[], int] = nothing) -> None:
-        """Begin a phase of the length of a transfer."""
+        """Begin a phase that lasts as long as a transfer may: `total`, prolonged by the bytes that `moved` counts."""
         self.allow(self.total, moved)
 
     def look(self, now: float) -> None:
         """End the request if its phase has taken too long."""
-        ends, moved = self._phase
-        if not self.is_overdue and now > ends + moved() / self.min_rate:
+        end, moved = self._phase
+        if not self.is_overdue and now > end + moved() / self.min_rate:
             self.upstream_took_all = _is_writable(self.upstream)
             self.is_overdue, self._cut = True, now + CUT_SECONDS
             self._wake()
@@ -68,17 +69,17 @@ class Watch:
             _shut(self.client, socket.SHUT_RDWR)
 
     def leave(self) -> None:
-        """End the request: its client has hung up."""
+        """End the request, because its client has closed the connection."""
         self.has_left = True
         self._wake()
 
     @property
     def is_woken(self) -> bool:
-        """Whether its sockets have been shut down."""
+        """Whether the watchdog has shut the request's sockets down."""
         return self.is_overdue or self.has_left
 
     def let_go(self) -> bool:
-        """Leave the upstream's socket to others. False if it has been shut down, or is about to be."""
+        """Stop watching the upstream's socket, so that it can be used again. False if it is or will be shut down."""
         with self._lock:
             self.upstream = None
             return not self.is_woken
@@ -86,17 +87,17 @@ class Watch:
     def close(self) -> None:
         """The request is over; a second time is harmless."""
         self.client = self.upstream = None
-        if self._dog:
-            self._dog.forget(self)
+        if self._watchdog:
+            self._watchdog.forget(self)
 
     def _wake(self) -> None:
-        """Wake up whoever reads or writes: it knows how to end an answer so that the client sees it."""
+        """Wake the thread that is blocked in a read or write: it ends the answer so that the client notices."""
         if self.is_answering and self.cuts_by_reset:
-            _end_by_reset(self.client)  # before anybody wakes up and closes it
+            _end_by_reset(self.client)  # before that thread wakes up and closes the socket
         with self._lock:
             _shut(self.upstream, socket.SHUT_RDWR)
         if not self.is_answering:
-            _shut(self.client, socket.SHUT_RD)  # an answer can still be written
+            _shut(self.client, socket.SHUT_RD)  # SHUT_RD: an answer can still be sent
 
 
 def _is_writable(sock: socket.socket | None) -> bool:
@@ -110,37 +111,37 @@ def _is_writable(sock: socket.socket | None) -> bool:
 def _shut(sock: Any, how: int) -> None:
     if isinstance(sock, socket.socket):
         with suppress(OSError):
-            socket.socket.shutdown(sock, how)  # under TLS, whose own method is not for two threads
+            socket.socket.shutdown(sock, how)  # not SSLSocket's own method, which is not safe for two threads
 
 
 def _end_by_reset(sock: Any) -> None:
-    """Let the server's close be a reset (RST): an end without one may look like that of a whole answer."""
+    """Make the server's close a reset (RST): a normal close may look like the end of a complete answer."""
     if isinstance(sock, socket.socket):
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Watchdog:
-    """The requests under way in an application. Its thread runs while there are any: forking before is safe."""
+    """All running requests of an application. Its thread runs only while there are any, so forking before is safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watches: set[Watch] = set()
-        self._runs_in = 0  # the process id of the thread's process, 0 while there is none
+        self._runs_in = 0  # the id of the process in which the thread runs, 0 while it does not run
 
     def watch(self, client: Client | None) -> Watch:
-        """Watch a request until its watch is closed."""
+        """Start watching a request. Its watch must be closed when the request is over."""
         made = Watch(self, client)
         with self._lock:
             if self._runs_in != os.getpid():
-                self._watches = set()  # a parent's requests are not this process's
+                self._watches = set()  # after a fork: the parent's requests do not run here
                 threading.Thread(target=self._run, name="filesproxy watchdog", daemon=True).start()
                 self._runs_in = os.getpid()
             self._watches.add(made)
         return made
 
     def forget(self, watch: Watch) -> None:
-        """Drop a watch."""
+        """Stop watching a request."""
         with self._lock:
             self._watches.discard(watch)
 
@@ -152,15 +153,18 @@ class Watchdog:
                     self._runs_in = 0
                     return
                 watches = list(self._watches)
-            with suppress(Exception):  # of a server's own class of socket: the thread must live on
+            with suppress(Exception):  # a server may have its own class of sockets, and the thread must go on
                 now = time.monotonic()
                 for watch in watches:
                     watch.look(now)
-                _leave_with_clients(watches)
+                _end_abandoned(watches)
 
 
-def _leave_with_clients(watches: list[Watch]) -> None:
-    """End what follows a client that has closed its side (POLLRDHUP), which none does that waits for an answer."""
+def _end_abandoned(watches: list[Watch]) -> None:
+    """End the requests that follow their client if it has closed its side.
+
+    POLLRDHUP shows that. No client closes its side while it waits for an answer.
+    """
     poll, by_descriptor = select.poll(), {}
     for watch in watches:
         client = watch.client if watch.follows_client and not watch.is_overdue else None
@@ -169,5 +173,5 @@ def _leave_with_clients(watches: list[Watch]) -> None:
             poll.register(descriptor, select.POLLRDHUP)
             by_descriptor[descriptor] = watch
     for descriptor, event in poll.poll(0):
-        if not event & select.POLLNVAL:  # closed by the server meanwhile
+        if not event & select.POLLNVAL:  # the server has closed this one in the meantime
             by_descriptor[descriptor].leave()

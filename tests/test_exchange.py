@@ -1,4 +1,4 @@
-"""The exchange: every body closed in every outcome, an address that never leaves the provider, errors in any shape."""
+"""The exchange: it closes every body in every outcome, never leaves the provider's address, and reads any error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTENT = Call("retrieve_file_content", "GET", "/files/file-1/content", expects=
 
 
 class Body(FakeBody):
-    """A body that counts how often it was closed and what was read of it."""
+    """A body that counts how often it was closed and how many bytes were read."""
 
     def __init__(self, chunks):
         super().__init__(chunks)
@@ -40,7 +40,7 @@ class Body(FakeBody):
 
 
 class Transport:
-    """A transport of prepared answers, in their order; it keeps the calls and the bodies it gave out."""
+    """A transport that gives prepared answers in order, and records the calls and the bodies."""
 
     def __init__(self, *answers):
         self._answers = list(answers)
@@ -66,7 +66,7 @@ def perform(transport, call=CALL, where=None):
 
 
 def refusal(*answers, call=CALL, where=None, error=UpstreamError):
-    """The error of an exchange; every body that was opened must be closed by then."""
+    """The error that an exchange raises. Every opened body must have been closed."""
     transport = Transport(*answers)
     with pytest.raises(error) as refused:
         perform(transport, call, where)
@@ -84,14 +84,14 @@ def test_json_answer_is_read_translated_and_closed():
     assert transport.calls[0].headers == {"authorization": "Bearer sk-secret"}
 
 
-def test_stream_is_handed_out_open_and_unread():
+def test_stream_is_returned_open_and_unread():
     transport = Transport((206, [b"a", b"b"], {"content-type": "text/csv"}))
     answer = perform(transport, CONTENT)
     assert answer.body is transport.bodies[0] and (answer.body.closings, answer.body.read) == (0, 0)
     assert (answer.status, list(answer.body)) == (206, [b"a", b"b"])
 
 
-def test_answer_without_a_body_is_taken_as_it_is():
+def test_answer_without_a_body_is_returned_unchanged():
     answer = run(CALL, target(), {"https": lambda call, target: Answer(200, json=FILE)})
     assert answer.json == FILE
 
@@ -99,21 +99,21 @@ def test_answer_without_a_body_is_taken_as_it_is():
 FAILURES = {
     "garbage": (200, b"<html>"),
     "empty": (200, b""),
-    "half": (200, b'{"id": "a"'),
+    "truncated": (200, b'{"id": "a"'),
     "not_a_file": (200, b"[]"),
     "constant": (200, b'{"id": "a", "bytes": NaN}'),
     "infinity": (200, b'{"id": "a", "bytes": -Infinity}'),
-    "number_over_every_float": (200, b'{"id": "a", "bytes": 1e999}'),
+    "number_too_large_for_a_float": (200, b'{"id": "a", "bytes": 1e999}'),
     "deep": (200, b"[" * 900),
     "not_utf8": (200, b'{"id": "\xff"}'),
-    "over_the_limit_at_once": (200, b" " * (LIMIT + 1)),
+    "over_the_limit_in_one_piece": (200, b" " * (LIMIT + 1)),
     "over_the_limit_in_pieces": (200, [b" " * 100] * 20),
     "breaks_off": (200, [b'{"id"', UpstreamError("cut")]),
     "times_out": (200, [b'{"id"', UpstreamTimeout("slow")]),
     "broken_gzip": (200, b"no gzip", {"content-encoding": "gzip"}),
     "truncated_gzip": (200, gzip.compress(b'{"id": "a"}')[:-4], {"content-encoding": "gzip"}),
     "gzip_of_nothing": (200, b"", {"content-encoding": "gzip"}),
-    "gzip_with_wrong_sum": (200, gzip.compress(b'{"id": "a"}')[:-8] + b"\0" * 8, {"content-encoding": "gzip"}),
+    "gzip_with_a_wrong_checksum": (200, gzip.compress(b'{"id": "a"}')[:-8] + b"\0" * 8, {"content-encoding": "gzip"}),
     "gzip_bomb": (200, gzip.compress(b" " * 10_000_000)[: LIMIT - 1], {"content-encoding": "gzip"}),
     "small_gzip_bomb": (200, gzip.compress(b" " * 100_000 + b'{"id": "a"}'), {"content-encoding": "gzip"}),
     "gzip_twice": (200, gzip.compress(gzip.compress(b'{"id": "a"}')), {"content-encoding": "gzip, gzip"}),
@@ -166,13 +166,13 @@ GZIPPED = {
 
 @pytest.mark.parametrize("name", GZIPPED)
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
-def test_gzip_that_nobody_asked_for_is_decoded(name, encoding):
+def test_unrequested_gzip_is_decoded(name, encoding):
     transport = Transport((200, gzip.compress(GZIPPED[name]), {"content-encoding": encoding}))
     assert perform(transport).json["id"] == "a"
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
-def test_no_encoding_has_more_than_one_spelling(encoding):
+def test_identity_encoding_is_accepted_in_any_spelling(encoding):
     assert perform(Transport((200, b'{"id": "a"}', {"content-encoding": encoding}))).json["id"] == "a"
 
 
@@ -203,7 +203,7 @@ def test_redirect_is_502_and_closed(status):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 429, 451, 499])
-def test_refusal_of_the_provider_keeps_status_words_and_headers(status):
+def test_providers_error_keeps_its_status_text_and_headers(status):
     body = json.dumps({"error": {"message": "No.", "type": "t", "param": "p", "code": "c"}}).encode()
     for call in (CALL, CONTENT):
         error = refusal((status, body, {"retry-after": "7", "request-id": "r", "set-cookie": "x"}), call=call)
@@ -212,13 +212,13 @@ def test_refusal_of_the_provider_keeps_status_words_and_headers(status):
 
 
 @pytest.mark.parametrize("status,kind", [(404, "invalid_request_error"), (500, "server_error"), (529, "server_error")])
-def test_refusal_without_a_type_gets_one_from_its_status(status, kind):
+def test_error_without_a_type_gets_one_from_its_status(status, kind):
     assert refusal((status, b'{"error": {"message": "No."}}')).type == kind
 
 
 @pytest.mark.parametrize("status,becomes", [(403, 502), (404, 502), (503, 502), (520, 502), (413, 413), (429, 429)])
 @pytest.mark.parametrize("body", [b"\n<!DOCTYPE html><title>edge</title>", b"<HTML>sk-secret</HTML>"])
-def test_web_page_of_an_edge_is_a_502_but_where_its_status_says_what_to_do(body, status, becomes):
+def test_web_page_of_an_edge_is_502_unless_the_status_is_one_to_act_on(body, status, becomes):
     error = refusal((status, body, {"retry-after": "1"}))
     assert (error.status, error.headers["retry-after"]) == (becomes, "1")
     assert "edge" not in error.message
@@ -229,20 +229,20 @@ def test_web_page_of_an_edge_is_a_502_but_where_its_status_says_what_to_do(body,
     [b"<Error/>", b"", [b"x" * 4096] * 40, [b"{", UpstreamError("cut")], b"\xff", [UpstreamTimeout("slow")],
      b"[" * 60_000],
 )  # fmt: skip
-def test_refusal_that_cannot_be_read_keeps_its_status(body):
+def test_unreadable_error_keeps_its_status(body):
     error = refusal((503, body, {"retry-after": "1"}))
     assert (error.status, error.headers) == (503, {"retry-after": "1"})
     assert error.message == "The provider answered 503 without a readable reason."
 
 
-def test_long_refusal_is_not_read_to_its_end():
+def test_long_error_is_not_read_to_its_end():
     transport = Transport((500, [b"x" * 4096] * 1000))
     with pytest.raises(UpstreamAnswered):
         perform(transport)
     assert transport.bodies[0].read <= MAX_ERROR_BYTES + 4096
 
 
-def test_credential_in_a_refusal_is_redacted_in_every_field_that_leaves():
+def test_credential_in_an_errors_message_is_redacted():
     error = {"message": "Bad key sk-secret!", "type": "t", "param": "p", "code": "c"}
     refused = refusal((401, json.dumps({"error": error}).encode()))
     assert refused.message == "Bad key [redacted]!"
@@ -251,7 +251,7 @@ def test_credential_in_a_refusal_is_redacted_in_every_field_that_leaves():
 
 
 @pytest.mark.parametrize("field", ["type", "param", "code"])
-def test_credential_in_another_field_of_a_refusal_does_not_leave(field):
+def test_credential_in_another_field_of_an_error_is_not_passed_on(field):
     refused = refusal((401, json.dumps({"error": {"message": "No.", field: "key sk-secret"}}).encode()))
     assert "sk-secret" not in json.dumps(refused.envelope())
 
@@ -268,7 +268,7 @@ def test_unsupported_operation_is_400_with_its_reason_and_sends_nothing():
 
 
 def paged(call, send):
-    """An operation that sends one call for each page and keeps what the pages held."""
+    """An operation that sends one call for each page and returns the pages' contents."""
     pages = [send(Call(call.operation, "GET", f"/files?page={n}")).json for n in range(3)]
     return Answer(200, json=pages)
 
@@ -290,7 +290,7 @@ def test_operation_that_fails_between_its_calls_leaves_nothing_open():
     refusal((200, b"a"), (200, b"b"), (500, b""), where=target(operations={"retrieve_file": metadata_first}))
 
 
-def test_of_several_streams_only_the_one_given_back_stays_open():
+def test_of_several_streams_only_the_returned_one_stays_open():
     def second(call, send):
         return [send(CONTENT), send(CONTENT), send(CONTENT)][1]
 
@@ -300,7 +300,7 @@ def test_of_several_streams_only_the_one_given_back_stays_open():
     assert answer.body is transport.bodies[1]
 
 
-def test_operation_that_makes_an_answer_of_a_stream_leaves_none_open():
+def test_operation_that_returns_a_stream_as_json_leaves_none_open():
     transport = Transport((200, b"a"))
     operation = translated(answer=lambda json, call: 5)
     perform(
@@ -325,7 +325,7 @@ def test_address_is_the_base_url_and_the_path(base):
     assert address(Call("x", "GET", "/files"), target(base)) == BASES[base]
 
 
-def test_address_may_be_whole_within_the_targets_origin():
+def test_address_may_be_an_absolute_url_of_the_targets_origin():
     for url in ("https://api.openai.com/v2/x", "https://API.openai.com/v1/x", "https://api.openai.com"):
         assert address(Call("x", "GET", url), target()) == url
 
@@ -340,7 +340,7 @@ FOREIGN = ["https://evil.example/", "http://api.openai.com/v1", "https://api.ope
 
 
 @pytest.mark.parametrize("url", FOREIGN)
-def test_address_that_leaves_the_target_is_refused_and_nothing_is_sent(url):
+def test_address_outside_the_target_is_refused_and_nothing_is_sent(url):
     where = target(hosts=("https://files.example",))
     error = refusal(call=Call("retrieve_file", "GET", url), where=where)
     assert error.code == "upstream_address" and "evil" not in error.message
@@ -355,7 +355,7 @@ def test_path_cannot_extend_the_host_of_a_base_url_without_a_path(path):
 @pytest.mark.parametrize(
     "url", ["https://api.openai.com:x/", "https://api.openai.com:99999/", "https://[::1/", "https://[x]/"]
 )
-def test_address_that_is_no_url_is_refused_like_a_foreign_one(url):
+def test_invalid_url_is_refused_like_a_foreign_one(url):
     with pytest.raises(UpstreamError) as refused:
         address(Call("x", "GET", url), target())
     assert refused.value.code == "upstream_address"
@@ -382,7 +382,7 @@ def test_provider_authorises_after_the_address_is_known():
     assert transport.calls[0].query == {"signature": str(len("https://api.openai.com/v1/files/file-1"))}
 
 
-NONE = "The provider gave no reason."
+NO_REASON = "The provider gave no reason."
 SHAPES = [
     ({"error": {"message": "m", "type": "t", "param": "p", "code": "c"}}, "m", "t", "p", "c"),
     ({"error": {"message": "m", "code": 404}}, "m", None, None, "404"),
@@ -393,27 +393,27 @@ SHAPES = [
     ({"message": "flat", "type": "t"}, "flat", "t", None, None),
     ({"object": "error", "message": "m", "type": "BadRequestError", "param": None, "code": 400}, "m",
      "BadRequestError", None, "400"),
-    ({}, NONE, None, None, None),
-    ({"error": {}}, NONE, None, None, None),
-    ({"error": ""}, NONE, None, None, None),
-    ({"error": None, "message": None}, NONE, None, None, None),
-    ({"error": {"message": "", "detail": ""}}, NONE, None, None, None),
+    ({}, NO_REASON, None, None, None),
+    ({"error": {}}, NO_REASON, None, None, None),
+    ({"error": ""}, NO_REASON, None, None, None),
+    ({"error": None, "message": None}, NO_REASON, None, None, None),
+    ({"error": {"message": "", "detail": ""}}, NO_REASON, None, None, None),
     ({"error": {"message": "m", "type": 5, "param": ["p"], "code": True}}, "m", None, None, None),
     ({"error": {"message": "m", "type": None, "param": {}, "code": {"a": 1}}}, "m", None, None, None),
     ({"error": {"message": "m", "code": 1.5}}, "m", None, None, None),
-    ({"detail": []}, NONE, None, None, None),
+    ({"detail": []}, NO_REASON, None, None, None),
     ({"detail": ["text", None, 5, {"loc": None, "msg": "m"}]}, "m", None, None, None),
     ({"error": ["a"], "message": "m"}, "m", None, None, None),
-    (None, NONE, None, None, None),
-    ([], NONE, None, None, None),
-    ([{"error": "x"}], NONE, None, None, None),
-    ("text", NONE, None, None, None),
-    (5, NONE, None, None, None),
+    (None, NO_REASON, None, None, None),
+    ([], NO_REASON, None, None, None),
+    ([{"error": "x"}], NO_REASON, None, None, None),
+    ("text", NO_REASON, None, None, None),
+    (5, NO_REASON, None, None, None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("body,message,kind,param,code", SHAPES)
-def test_error_object_reads_every_shape_that_compatible_hosts_answer_with(body, message, kind, param, code):
+def test_error_object_reads_every_shape_of_compatible_hosts(body, message, kind, param, code):
     assert error_object(body) == {"message": message, "type": kind, "param": param, "code": code}
 
 
@@ -437,7 +437,7 @@ VALUES = (
 
 
 @pytest.mark.parametrize("field", ["error", "detail", "message", "type", "param", "code"])
-def test_error_object_of_odd_types_has_texts_or_none(field):
+def test_error_object_with_unexpected_types_contains_only_texts_or_none(field):
     for value in VALUES:
         for body in ({field: value}, {"error": {field: value}}, {"detail": "d", field: value}):
             error = error_object(body)
@@ -446,7 +446,7 @@ def test_error_object_of_odd_types_has_texts_or_none(field):
             json.dumps(error)
 
 
-def test_answer_in_tiny_blocks_takes_no_object_for_each():
+def test_answer_in_tiny_blocks_needs_little_memory():
     text = b'{"id": "file-1", "note": "' + b"a" * 400_000 + b'"}'
     blocks = (text[at : at + 2] for at in range(0, len(text), 2))
     tracemalloc.start()
@@ -487,7 +487,7 @@ def test_answer_must_be_what_the_call_expects(expects, status, chunks, headers, 
 
 
 class Renewable:
-    """Credentials that are another token each time; those before may still be in a text."""
+    """Credentials with a new token each time. Old tokens may still occur in a text."""
 
     def __init__(self):
         self.given = []
@@ -515,7 +515,7 @@ def test_renewable_credentials_are_fetched_before_each_call_and_never_by_the_pro
         "the-key-id token-number-1", "the-key-id token-number-2"]  # fmt: skip
 
 
-def test_every_secret_of_a_target_is_redacted_the_replaced_ones_too():
+def test_every_secret_of_a_target_is_redacted_including_replaced_ones():
     text = "no: the-key-id, token-number-1, token-number-2"
     operations = {"retrieve_file": lambda call, send: [send(call), send(call)][1]}
     where = target(authorize=signed, operations=operations)._replace(credentials=Renewable())
@@ -529,7 +529,7 @@ def test_every_secret_of_a_target_is_redacted_the_replaced_ones_too():
 
 
 class Kept:
-    """The kept files of a caller: one file, whose body is counted."""
+    """The kept files of a caller: one file, whose bodies are recorded."""
 
     def __init__(self):
         self.asked, self.bodies = [], []

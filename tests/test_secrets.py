@@ -38,12 +38,12 @@ REQUESTS = [("POST", "/v1/files"), ("GET", "/v1/files"), ("GET", "/v1/files/file
 
 
 def hidden(text, what):
-    """The canary is not in the text; the assertion does not depend on where a text was shortened."""
+    """Assert that the canary is not in the text, even if the text was shortened within the prefix."""
     assert "canary-7f3a9c" not in text, what
 
 
 def chain(error):
-    """The exception, and whatever hangs on it, shown by a traceback or not: a debugger walks it all."""
+    """The exception and all its causes and contexts, including suppressed ones, which a debugger shows."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -57,7 +57,7 @@ def hidden_in_exception(error):
 
 @pytest.fixture
 def no_log_shows_it(caplog):
-    """All records of all loggers, from DEBUG up, once the test is over."""
+    """Check all log records of the test, from DEBUG up, once it is over."""
     caplog.set_level(logging.DEBUG)
     for name in ("filesproxy", "filesproxy.access"):
         caplog.set_level(logging.DEBUG, logger=name)
@@ -72,7 +72,7 @@ pytestmark = pytest.mark.usefixtures("no_log_shows_it")
 
 
 def ask(client, method, path, headers, upstream=None):
-    """One request; nothing of the answer shows the canary."""
+    """Send a request. Nothing in the answer may show the canary."""
     body = UPLOAD if method == "POST" else b""
     typed = {"content-type": form_type()} if body else {}
     answer = client.request(path, method=method, body=body, headers={**typed, **headers}, status="*")
@@ -82,12 +82,12 @@ def ask(client, method, path, headers, upstream=None):
     return answer
 
 
-# how the operator writes it down: what stands in the configuration, with a file and a variable that hold it
+# the ways to configure a secret; a file and a variable contain it too
 WRITTEN = {
     "literal": {**OPEN, "provider:openai": {"credential": CANARY}},
     "variable": {**OPEN, "provider:openai": {"credential": "env:A_CREDENTIAL"}},
     "file": {**OPEN, "provider:openai": {"credential": "file:{folder}/credential"}},
-    "beside_keys": KEYED,
+    "with_keys": KEYED,
     "proxy_password": {
         "filesproxy": {"open_access": "yes", "proxy": f"http://user:{CANARY}@127.0.0.1:1"},
         "provider:openai": {"credential": "sk-other"},
@@ -101,7 +101,7 @@ WRITTEN = {
 
 @pytest.fixture
 def sections(tmp_path, monkeypatch):
-    """The mapping of a name in WRITTEN, and the same as an INI file's path."""
+    """A function: a name in WRITTEN → its mapping, and the path of an INI file with the same content."""
     monkeypatch.setenv("A_CREDENTIAL", CANARY)
     (tmp_path / "credential").write_text(CANARY + "\n")
 
@@ -117,7 +117,7 @@ def sections(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_what_the_configuration_holds_is_in_no_repr_log_or_answer(name, sections, make_client, upstream):
+def test_configured_secret_is_in_no_repr_log_or_answer(name, sections, make_client, upstream):
     upstream.answers(FILE)
     for source in sections(name):
         application = create_app(source)
@@ -132,7 +132,7 @@ def test_what_the_configuration_holds_is_in_no_repr_log_or_answer(name, sections
     assert upstream.calls, answer
 
 
-# a client's headers, and the configuration that they meet
+# configuration, and a client's headers
 PRESENTED = {
     "bearer": (None, {"x-portkey-provider": "openai", "authorization": f"Bearer {CANARY}"}),
     "portkey_header": (None, {"x-portkey-provider": "openai", "x-portkey-api-key": CANARY}),
@@ -143,15 +143,15 @@ PRESENTED = {
                              "x-portkey-azure-ad-token": CANARY, "api-key": CANARY}),
     "gateway_key": (KEYED, {"x-portkey-provider": "@openai", "x-portkey-api-key": GATEWAY_KEY}),
     "gateway_key_as_bearer": (KEYED, {"x-portkey-provider": "@openai", "authorization": f"Bearer {GATEWAY_KEY}"}),
-    "gateway_key_and_own": (KEYED, {"x-portkey-provider": "openai", "x-portkey-api-key": GATEWAY_KEY,
-                                    "authorization": f"Bearer {CANARY}"}),
+    "gateway_key_and_own_credential": (KEYED, {"x-portkey-provider": "openai", "x-portkey-api-key": GATEWAY_KEY,
+                                               "authorization": f"Bearer {CANARY}"}),
     "wrong_gateway_key": (KEYED, {"x-portkey-provider": "@openai", "x-portkey-api-key": GATEWAY_KEY + "x"}),
     "gateway_key_without_keys": (None, {"x-portkey-provider": "openai", "x-portkey-api-key": GATEWAY_KEY}),
     "key_for_a_provider": (KEYED, {"x-portkey-provider": "azure-openai", "x-portkey-api-key": GATEWAY_KEY}),
-    "noise_beside_a_saved_one": (SAVED, {"x-portkey-provider": "@openai", "authorization": f"Bearer {CANARY}x"}),
+    "bearer_with_a_saved_provider": (SAVED, {"x-portkey-provider": "@openai", "authorization": f"Bearer {CANARY}x"}),
     "basic": (None, {"x-portkey-provider": "openai", "authorization": f"Basic {CANARY}"}),
     "bearer_twice": (None, {"x-portkey-provider": "openai", "authorization": f"Bearer {CANARY},Bearer {CANARY}"}),
-    "bearer_with_a_blank": (None, {"x-portkey-provider": "openai", "authorization": f"Bearer {CANARY} {CANARY}"}),
+    "bearer_with_a_space": (None, {"x-portkey-provider": "openai", "authorization": f"Bearer {CANARY} {CANARY}"}),
     "portkey_header_twice": (None, {"x-portkey-provider": "openai", "x-portkey-api-key": f"{CANARY},{CANARY}"}),
     "as_provider": (None, {"x-portkey-provider": CANARY, "authorization": f"Bearer {CANARY}"}),
     "as_saved_provider": (SAVED, {"x-portkey-provider": f"@{CANARY}"}),
@@ -168,14 +168,14 @@ PRESENTED = {
                                   "openai-organization": f"{CANARY},{CANARY}"}),
     "as_time_limit": (None, {"x-portkey-provider": "openai", "authorization": "Bearer sk-a",
                              "x-portkey-request-timeout": CANARY}),
-    "as_trace_id_with_a_blank": (None, {"x-portkey-trace-id": f"{CANARY} {CANARY}", "x-portkey-provider": "openai",
+    "as_trace_id_with_a_space": (None, {"x-portkey-trace-id": f"{CANARY} {CANARY}", "x-portkey-provider": "openai",
                                         "authorization": f"Bearer {CANARY}"}),
     "cookie": (None, {"cookie": CANARY, "proxy-authorization": CANARY, "referer": f"https://a.example/?k={CANARY}"}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PRESENTED)
-def test_what_a_client_presents_is_in_no_answer_log_or_repr(name, make_client, upstream):
+def test_secret_from_a_client_is_in_no_answer_log_or_repr(name, make_client, upstream):
     upstream.answers(FILE)
     source, headers = PRESENTED[name]
     for method, path in REQUESTS:
@@ -183,7 +183,7 @@ def test_what_a_client_presents_is_in_no_answer_log_or_repr(name, make_client, u
 
 
 @pytest.mark.parametrize("name", PRESENTED)
-def test_what_a_client_presents_is_in_no_exception_and_no_repr_of_who_and_where(name):
+def test_secret_from_a_client_is_in_no_exception_and_no_repr_of_caller_and_target(name):
     source, headers = PRESENTED[name]
     environ = {"REQUEST_METHOD": "GET", "wsgi.input": None, "HTTP_HOST": "localhost", "REMOTE_ADDR": "127.0.0.1"}
     named = {"HTTP_" + header.upper().replace("-", "_"): value for header, value in headers.items()}
@@ -219,36 +219,36 @@ URLS = [
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
-def test_url_and_query_of_a_request_are_repeated_nowhere(url, method, make_client, upstream):
+def test_url_and_query_of_a_request_are_never_quoted(url, method, make_client, upstream):
     upstream.answers({"object": "list", "data": []})
     ask(make_client(), method, url, {"x-portkey-provider": "openai", "authorization": "Bearer sk-a"}, upstream)
     assert not [call for call in upstream.calls if CANARY in f"{call.url} {dict(call.query)}"]
 
 
-def words(**told):
-    return {"error": {"message": "No.", "type": "t", "param": "p", "code": "c", **told}}
+def error_with(**fields):
+    return {"error": {"message": "No.", "type": "t", "param": "p", "code": "c", **fields}}
 
 
-# what an upstream answers to the credential: (JSON or bytes)
-TOLD = {
-    "message": words(message=f"Incorrect API key provided: {CANARY}."),
-    "message_twice": words(message=f"{CANARY}{CANARY} and {CANARY}"),
-    "type": words(type=CANARY),
-    "param": words(param=f"header {CANARY}"),
-    "code": words(code=CANARY),
-    "all": words(message=CANARY, type=CANARY, param=CANARY, code=CANARY),
-    "more_keys": words(innererror={"key": CANARY}, headers={"authorization": CANARY}),
-    "azure_target": words(param=None, target=CANARY),
+# errors of an upstream that contain the credential, as JSON or bytes
+ERRORS = {
+    "message": error_with(message=f"Incorrect API key provided: {CANARY}."),
+    "message_twice": error_with(message=f"{CANARY}{CANARY} and {CANARY}"),
+    "type": error_with(type=CANARY),
+    "param": error_with(param=f"header {CANARY}"),
+    "code": error_with(code=CANARY),
+    "all": error_with(message=CANARY, type=CANARY, param=CANARY, code=CANARY),
+    "more_keys": error_with(innererror={"key": CANARY}, headers={"authorization": CANARY}),
+    "azure_target": error_with(param=None, target=CANARY),
     "text": {"error": f"bad key {CANARY}"},
     "detail": {"detail": f"bad key {CANARY}"},
     "details": {"detail": [{"loc": ["header", CANARY], "msg": CANARY, "input": CANARY}]},
     "flat": {"message": CANARY, "code": CANARY},
-    "message_is_an_object": words(message={"text": CANARY}),
-    "message_is_a_list": words(message=[CANARY]),
-    "other_types": words(param=[CANARY], code={"a": CANARY}, type={"b": CANARY}),
+    "message_is_an_object": error_with(message={"text": CANARY}),
+    "message_is_a_list": error_with(message=[CANARY]),
+    "other_types": error_with(param=[CANARY], code={"a": CANARY}, type={"b": CANARY}),
     "page": f"<html>{CANARY}</html>".encode(),
-    "half_of_json": f'{{"error": {{"message": "{CANARY}'.encode(),
-    "no_utf8": b"\xff" + CANARY.encode(),
+    "truncated_json": f'{{"error": {{"message": "{CANARY}'.encode(),
+    "not_utf8": b"\xff" + CANARY.encode(),
     "too_long": b" " * 70_000 + CANARY.encode(),
 }
 CREDENTIALS = {
@@ -259,20 +259,20 @@ CREDENTIALS = {
 
 
 @pytest.mark.parametrize("whose", CREDENTIALS)
-@pytest.mark.parametrize("name", TOLD)
-def test_error_of_an_upstream_that_repeats_the_credential_is_relayed_without_it(name, whose, make_client, upstream):
+@pytest.mark.parametrize("name", ERRORS)
+def test_credential_in_an_upstreams_error_is_redacted(name, whose, make_client, upstream):
     source, headers = CREDENTIALS[whose]
     for status in (301, 400, 401, 403, 404, 429, 500, 503):
-        told = TOLD[name]
+        error = ERRORS[name]
         upstream.status, upstream.headers = status, {"location": f"https://a.example/?key={CANARY}",
                                                      "www-authenticate": CANARY, "set-cookie": CANARY}  # fmt: skip
-        upstream.chunks = [told if isinstance(told, bytes) else json.dumps(told).encode()]
+        upstream.chunks = [error if isinstance(error, bytes) else json.dumps(error).encode()]
         for method, path in REQUESTS[2:4]:
             answer = ask(make_client(source), method, path, headers, upstream)
             assert answer.status_int >= 400 and set(answer.json["error"]) == {"message", "type", "param", "code"}
 
 
-# A credential that JSON, URLs and base64 write in other ways; what hidden() looks for stays in it.
+# A credential that JSON, URLs and base64 encode differently. It still contains what hidden() looks for.
 ODD = 'sk/canary-7f3a9c+"=%'
 FORMS = {
     "plain": ODD,
@@ -288,7 +288,7 @@ ODD_CREDENTIALS = {
 
 
 def shows_it_in_no_form(answer, access_log):
-    """Neither the answer nor a line of the log holds the odd credential, however it is written."""
+    """Neither the answer nor the log contains the odd credential, in any encoding."""
     seen = f"{answer.status} {answer.headers!r} {answer.text} {access_log()!r}"
     hidden(seen, "answer or access log")
     for name, text in QUOTED.items():
@@ -297,17 +297,15 @@ def shows_it_in_no_form(answer, access_log):
 
 @pytest.mark.parametrize("whose", ODD_CREDENTIALS)
 @pytest.mark.parametrize("name", FORMS)
-def test_success_of_a_provider_that_repeats_the_credential_is_relayed_without_it(
-    name, whose, make_client, upstream, access_log
-):
+def test_credential_in_a_providers_success_is_redacted(name, whose, make_client, upstream, access_log):
     source, headers = ODD_CREDENTIALS[whose]
-    said = {"filename": FORMS[name], "note": {"a": [f"x{FORMS[name]}y"]}, FORMS[name]: 1}
-    told = {"x-request-id": f"req-{FORMS[name]}", "request-id": FORMS[name], "openai-version": FORMS[name],
-            "x-ratelimit-limit-requests": FORMS[name], "anthropic-ratelimit-tokens": FORMS[name]}  # fmt: skip
-    shapes = {"/v1/files/file-1": {**FILE, **said}, "/v1/files": {"data": [{**FILE, **said}], **said}}
+    repeated = {"filename": FORMS[name], "note": {"a": [f"x{FORMS[name]}y"]}, FORMS[name]: 1}
+    headers_sent = {"x-request-id": f"req-{FORMS[name]}", "request-id": FORMS[name], "openai-version": FORMS[name],
+                    "x-ratelimit-limit-requests": FORMS[name], "anthropic-ratelimit-tokens": FORMS[name]}  # fmt: skip
+    shapes = {"/v1/files/file-1": {**FILE, **repeated}, "/v1/files": {"data": [{**FILE, **repeated}], **repeated}}
     for path, value in shapes.items():
         upstream.answers(value)
-        upstream.headers = told
+        upstream.headers = headers_sent
         answer = make_client(source).get(path, headers=headers)
         assert "[redacted]" in answer.text and "[redacted]" in answer.headers["x-request-id"]
         shows_it_in_no_form(answer, access_log)
@@ -315,9 +313,7 @@ def test_success_of_a_provider_that_repeats_the_credential_is_relayed_without_it
 
 @pytest.mark.parametrize("whose", ODD_CREDENTIALS)
 @pytest.mark.parametrize("name", FORMS)
-def test_headers_of_content_that_repeat_the_credential_are_relayed_without_it(
-    name, whose, make_client, upstream, access_log
-):
+def test_credential_in_the_headers_of_content_is_redacted(name, whose, make_client, upstream, access_log):
     source, headers = ODD_CREDENTIALS[whose]
     upstream.chunks = [b"hello"]
     upstream.headers = {"x-request-id": FORMS[name], "etag": f'"{FORMS[name]}"', "x-ratelimit-a": FORMS[name],
@@ -329,13 +325,11 @@ def test_headers_of_content_that_repeat_the_credential_are_relayed_without_it(
 
 @pytest.mark.parametrize("whose", ODD_CREDENTIALS)
 @pytest.mark.parametrize("name", QUOTED)
-def test_refusal_that_repeats_the_credential_in_another_form_is_relayed_without_it(
-    name, whose, make_client, upstream, access_log
-):
+def test_encoded_credential_in_an_upstreams_error_is_redacted(name, whose, make_client, upstream, access_log):
     source, headers = ODD_CREDENTIALS[whose]
     text = QUOTED[name]
     for status in (400, 429, 500):
-        upstream.answers(words(message=f"No: ({text})", type=text, param=text, code=text), status)
+        upstream.answers(error_with(message=f"No: ({text})", type=text, param=text, code=text), status)
         upstream.headers = {"x-request-id": text, "x-ratelimit-reset": f"a{text}", "retry-after": text}
         answer = make_client(source).get("/v1/files/file-1", headers=headers, status=status)
         assert answer.json["error"]["message"] == f"No: ({'Bearer ' if name == 'bearer' else ''}[redacted])"
@@ -343,7 +337,7 @@ def test_refusal_that_repeats_the_credential_in_another_form_is_relayed_without_
 
 
 @pytest.mark.parametrize("whose", CREDENTIALS)
-def test_id_that_is_the_credential_is_in_no_answer_and_no_log_line(whose, make_client, upstream, access_log):
+def test_credential_as_an_id_is_neither_answered_nor_logged(whose, make_client, upstream, access_log):
     source, headers = CREDENTIALS[whose]
     upstream.answers({**FILE, "id": CANARY, "deleted": True})
     for method, path in REQUESTS[:3] + REQUESTS[4:]:
@@ -351,12 +345,12 @@ def test_id_that_is_the_credential_is_in_no_answer_and_no_log_line(whose, make_c
     hidden(repr(access_log()), "the access log")
 
 
-NO_IDS = ["file 1", "file-1\n", 'file-1", "status": "999', "../file", "..", "", "é", "file/1", "a" * 129,
-          "\ud800", "x" * 7_000_000]  # fmt: skip
+INVALID_IDS = ["file 1", "file-1\n", 'file-1", "status": "999', "../file", "..", "", "é", "file/1", "a" * 129,
+               "\ud800", "x" * 7_000_000]  # fmt: skip
 
 
-@pytest.mark.parametrize("file_id", NO_IDS, ids=range(len(NO_IDS)))
-def test_id_of_a_provider_that_is_none_does_not_get_into_the_log(file_id, make_client, upstream, access_log):
+@pytest.mark.parametrize("file_id", INVALID_IDS, ids=range(len(INVALID_IDS)))
+def test_invalid_id_from_a_provider_is_not_logged(file_id, make_client, upstream, access_log):
     upstream.answers({**FILE, "id": file_id})
     source, headers = CREDENTIALS["own"]
     typed = {"content-type": form_type(), **headers}
@@ -371,12 +365,12 @@ SUCCESS = [b"", CANARY.encode(), b'"' + CANARY.encode() + b'"', f'{{"{CANARY}": 
 
 
 @pytest.mark.parametrize("body", SUCCESS)
-def test_success_that_cannot_be_used_is_not_repeated(body, make_client, upstream):
+def test_invalid_success_is_not_quoted(body, make_client, upstream):
     upstream.chunks = [body]
     for method, path in (REQUESTS[1], REQUESTS[2], REQUESTS[4]):
         for source, headers in CREDENTIALS.values():
             answer = ask(make_client(source), method, path, headers, upstream)
-            if method == "DELETE" and not body:  # nothing is an answer to a deletion
+            if method == "DELETE" and not body:  # an empty answer to a deletion is a success
                 assert answer.json["deleted"] is True
                 continue
             assert answer.json["error"]["code"] == "upstream_invalid_answer"
@@ -388,7 +382,7 @@ FAILURES = [ValueError(CANARY), KeyError(CANARY), OSError(5, CANARY), RuntimeErr
 
 
 def failing(error):
-    """The error, raised while another one with the canary is handled."""
+    """Raise the error while another one with the canary is being handled."""
     try:
         raise LookupError(CANARY)
     except LookupError:
@@ -397,7 +391,7 @@ def failing(error):
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("whose", CREDENTIALS)
-def test_failure_on_the_way_to_an_upstream_is_told_by_its_class(error, whose, make_client):
+def test_failure_of_a_transport_is_reported_by_its_class(error, whose, make_client):
     def transport(call, target):
         failing(error)
 
@@ -409,7 +403,7 @@ def test_failure_on_the_way_to_an_upstream_is_told_by_its_class(error, whose, ma
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_failure_in_the_middle_of_content_reaches_the_server_without_its_text(error, make_client, upstream):
-    """A server writes a traceback of whatever an application raises."""
+    """A server logs the traceback of any exception that an application raises."""
     source, headers = CREDENTIALS["saved"]
     upstream.chunks = [b"some", type(error)(*error.args)]
     with pytest.raises(Exception) as broken:
@@ -418,8 +412,8 @@ def test_failure_in_the_middle_of_content_reaches_the_server_without_its_text(er
     hidden_in_exception(broken.value)
 
 
-def test_proxy_that_repeats_its_password_is_not_quoted(make_client):
-    """A CONNECT proxy chooses the words that http.client puts into its exception."""
+def test_proxy_that_answers_with_its_password_is_not_quoted(make_client):
+    """http.client quotes the reason phrase of a CONNECT proxy in its exception."""
     refusing = answering(f"HTTP/1.1 407 {CANARY}\r\nx-said: {CANARY}\r\ncontent-length: 0\r\n\r\n".encode())
     with Upstream(refusing) as proxy:
         source = {**OPEN, "provider:openai": {"credential": CANARY,
@@ -458,42 +452,42 @@ def test_header_that_cannot_be_sent_is_not_quoted(value):
     hidden_in_exception(refused.value)
 
 
-# configurations that stop the start; {} is the canary
+# configurations that stop the start; {} stands for the canary
 BROKEN = {
     "no_section": "credential = {}\n",
     "bad_section": "[provider openai]\ncredential = {}\n",
-    "section_of_another_word": "[secrets:openai]\ncredential = {}\n",
-    "section_without_end": "[provider:openai\ncredential = {}\n",
+    "unknown_section": "[secrets:openai]\ncredential = {}\n",
+    "section_without_closing_bracket": "[provider:openai\ncredential = {}\n",
     "default_section": "[DEFAULT]\ncredential = {}\n",
-    "no_sign": "[provider:openai]\ncredential {}\n",
+    "no_equals_sign": "[provider:openai]\ncredential {}\n",
     "alone_on_its_line": "[provider:openai]\n{}\n",
-    "colon_for_a_sign": "[provider:openai]\ncredential: {}\n",
-    "colon_and_a_sign_in_it": "[provider:openai]\ncredential: {}==\n",
+    "colon_instead_of_an_equals_sign": "[provider:openai]\ncredential: {}\n",
+    "colon_and_an_equals_sign_in_the_value": "[provider:openai]\ncredential: {}==\n",
     "no_name": "[provider:openai]\n= {}\n",
     "wrong_name": "[provider:openai]\ncredentials = {}\n",
-    "name_far_from_any": "[provider:openai]\npassword = {}\n",
-    "sides_exchanged": "[provider:openai]\n{} = credential\n",
-    "name_and_value_without_sign_between": "[provider:openai]\ncredential {} = x\n",
-    "key_twice": "[provider:openai]\ncredential = {}\ncredential = {}\n",
-    "section_twice": "[provider:openai]\ncredential = {}\n[provider:openai]\ncredential = {}\n",
+    "unknown_name": "[provider:openai]\npassword = {}\n",
+    "name_and_value_exchanged": "[provider:openai]\n{} = credential\n",
+    "no_equals_sign_between_name_and_value": "[provider:openai]\ncredential {} = x\n",
+    "repeated_key": "[provider:openai]\ncredential = {}\ncredential = {}\n",
+    "repeated_section": "[provider:openai]\ncredential = {}\n[provider:openai]\ncredential = {}\n",
     "no_key_and_no_open_access": "[provider:openai]\ncredential = {}\n",
     "of_an_unknown_kind": "[provider:mine]\ncredential = {}\n",
     "as_kind": "[provider:mine]\nkind = {}\n",
-    "as_kind_of_a_word": "[provider:mine]\nkind = {} {}\n",
+    "as_kind_with_a_space": "[provider:mine]\nkind = {} {}\n",
     "wrong_type": "[filesproxy]\nread_timeout = {}\n",
     "wrong_section": "[filesproxy]\ncredential = {}\n",
     "of_a_key": "[key:a]\ncredential = {}\n",
-    "key_for_its_hash": "[key:a]\nsha256 = {}\n",
+    "key_instead_of_its_hash": "[key:a]\nsha256 = {}\n",
     "as_provider_of_a_key": "[key:a]\nsha256 = " + "0" * 64 + "\nproviders = {}\n",
     "as_operation": "[key:a]\noperations = {}\n",
     "as_default_provider": "[filesproxy]\ndefault_provider = {}\n",
-    "two_words": "[provider:openai]\ncredential = Bearer {}\n",
-    "comment_behind": "[provider:openai]\ncredential = {} # {}\n",
+    "credential_with_a_space": "[provider:openai]\ncredential = Bearer {}\n",
+    "comment_after_the_value": "[provider:openai]\ncredential = {} # {}\n",
     "second_line": "[provider:openai]\ncredential = {}\n  {}\n",
-    "no_ascii": "[provider:openai]\ncredential = {}é\n",
-    "in_quotes_with_a_blank": "[provider:openai]\ncredential = '{} '\n",
-    "variable_for_a_name": "[provider:openai]\ncredential = env:{}\n",
-    "file_that_is_none": "[provider:openai]\ncredential = file:/nonexistent/{}\n",
+    "not_ascii": "[provider:openai]\ncredential = {}é\n",
+    "in_quotes_with_a_space": "[provider:openai]\ncredential = '{} '\n",
+    "variable_that_is_not_set": "[provider:openai]\ncredential = env:{}\n",
+    "file_that_does_not_exist": "[provider:openai]\ncredential = file:/nonexistent/{}\n",
     "of_the_local_store": "[filesproxy]\nopen_access = yes\n[provider:local]\nfolder = /nonexistent\ncredential = {}\n",
     "base_url_with_a_user": "[provider:openai]\nbase_url = https://user:{}@a.example/v1\n",
     "base_url_with_a_user_alone": "[provider:openai]\nbase_url = https://{}@a.example/v1\n",
@@ -508,13 +502,13 @@ BROKEN = {
     "api_version": "[provider:azure-openai]\napi_version = {}\n",
     "auth": "[provider:azure-openai]\nauth = {}\n",
     "is_a_gateway_key": "[provider:openai]\ncredential = {}\n[key:a]\nsha256 = " + hashed(CANARY) + "\n",
-    "no_utf8": b"[provider:openai]\ncredential = " + CANARY.encode() + b"\xff\n",
+    "not_utf8": b"[provider:openai]\ncredential = " + CANARY.encode() + b"\xff\n",
     "utf16": ("[provider:openai]\ncredential = " + CANARY).encode("utf-16"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_configuration_is_refused_without_its_text(name, tmp_path):
+def test_broken_configuration_is_refused_without_quoting_it(name, tmp_path):
     text = BROKEN[name]
     path = written(tmp_path, text.replace("{}", CANARY) if isinstance(text, str) else text)
     with pytest.raises(FilesproxyError) as refused:
@@ -526,7 +520,7 @@ def test_broken_configuration_is_refused_without_its_text(name, tmp_path):
 @pytest.mark.parametrize(
     "name", ["max_upload_bytes", "listen", "proxy", "open_access", "ca_file", "bogus", "credential"]
 )
-def test_broken_keyword_and_variable_are_refused_without_their_text(name, monkeypatch):
+def test_bad_keyword_and_variable_are_refused_without_quoting_them(name, monkeypatch):
     with pytest.raises(FilesproxyError) as refused:
         create_app(**{name: CANARY})
     hidden_in_exception(refused.value)
@@ -536,7 +530,7 @@ def test_broken_keyword_and_variable_are_refused_without_their_text(name, monkey
     hidden_in_exception(refused.value)
 
 
-def test_reprs_of_what_carries_a_credential_do_not_show_it():
+def test_reprs_of_objects_with_a_credential_do_not_show_it():
     secret = Secret(CANARY)
     carriers = [
         secret,
@@ -553,7 +547,7 @@ def test_reprs_of_what_carries_a_credential_do_not_show_it():
         hidden(f"{carrier!r} {[carrier]!r} {(carrier,)!s} {{'x': {carrier!r}}}", type(carrier).__name__)
 
 
-def test_this_file_finds_what_it_looks_for(caplog):
+def test_checks_of_this_file_find_the_canary(caplog):
     with pytest.raises(AssertionError):
         hidden(f"Bearer {CANARY}", "itself")
     with pytest.raises(AssertionError):

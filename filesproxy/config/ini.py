@@ -1,4 +1,4 @@
-"""The configuration file: an INI file read strictly, which knows its lines, since its text may hold a secret."""
+"""Reads an INI file strictly. Errors name file and line, and never quote the text, which may contain a secret."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any, NamedTuple
 from ..errors import ConfigError
 
 _PROBLEMS: dict[type, str] = {
-    configparser.DuplicateSectionError: "this section stands twice",
-    configparser.DuplicateOptionError: "this key stands twice in its section",
-    configparser.MissingSectionHeaderError: "a key stands before the first [section]",
+    configparser.DuplicateSectionError: "there is already a section with this name",
+    configparser.DuplicateOptionError: "the section already has this key",
+    configparser.MissingSectionHeaderError: "there is a key before the first [section]",
 }
 _SECTION = re.compile(r"\[(.+)\]")
 _KEY = re.compile(r"([^=#;\s][^=]*?)\s*=")
 
 
 class Source(NamedTuple):
-    """Sections of text or values, and where each key stands, if that is a file."""
+    """Sections of keys with texts or values. For a file, also its path, and the line of each section and key."""
 
     sections: Mapping[str, Mapping[str, Any]]
     path: str = ""
     lines: Mapping[tuple[str, str], int] = {}
 
     def place(self, section: str, key: str = "") -> str:
-        """How to name a section, or a key in it, to whoever wrote it."""
+        """How an error names a section, or a key in it: with file and line, if there is a file."""
         return f"{self.line(section, key)}[{section}]"
 
     def line(self, section: str, key: str = "") -> str:
-        """File and line where a section stands, or a key in it."""
+        """File and line of a section, or of a key in it, followed by ": "; "" without a file."""
         line = self.lines.get((section, key))
         return f"{self.path}, line {line}: " if line else f"{self.path}: " if self.path else ""
 
 
 def read(path: str) -> Source:
-    """The file's sections. ConfigError names file and line, and never repeats the line."""
+    """The file's sections. ConfigError names file and line, but never quotes the line."""
     parser = configparser.ConfigParser(
         interpolation=None,
         delimiters=("=",),
@@ -50,8 +50,8 @@ def read(path: str) -> Source:
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        problem = f"{path}, line {_line(error)}: {_PROBLEMS.get(type(error), 'does not parse')}."
-    if problem:  # raised out here, it does not carry the parser's error, which repeats the line
+        problem = f"{path}, line {_line(error)}: {_PROBLEMS.get(type(error), 'cannot be parsed')}."
+    if problem:  # raised outside the except block, because the parser's error quotes the line
         raise ConfigError(problem)
     return Source({name: dict(parser[name]) for name in parser.sections()}, path, _lines(text))
 
@@ -61,15 +61,15 @@ def _text(path: str) -> str:
         with open(path, "rb") as file:
             content = file.read()
     except OSError:
-        raise ConfigError(f"{path}: cannot be read.") from None
+        raise ConfigError(f"{path}: the file cannot be read.") from None
     text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     if "\ufffd" in text:
-        raise ConfigError(f"{path}: is not UTF-8 text.")
+        raise ConfigError(f"{path}: the file is not UTF-8 text.")
     return text
 
 
 def _lines(text: str) -> dict[tuple[str, str], int]:
-    """Where sections and keys stand, for a text that has parsed."""
+    """(section, key) → line number, for a text that has been parsed; the key of a section's own line is ""."""
     found, section = {}, ""
     for number, line in enumerate(text.split("\n"), 1):
         header, key = _SECTION.match(line.strip()), _KEY.match(line.strip())

@@ -1,4 +1,4 @@
-"""The configuration, resolved once: the application's settings, the providers that can be named, the gateway keys."""
+"""Loads the configuration: the settings of the application, the configured providers, and the gateway keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .ini import Source, read
 from .settings import by_name, is_name, values
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
-# What Kubernetes sets for every service: one called `filesproxy` must not stop the start.
+# Kubernetes sets these variables for every service. A service called `filesproxy` must not stop the start.
 _KUBERNETES = re.compile(r"FILESPROXY_(.*_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 _PLAIN_HTTP = re.compile(r"(?i)http://(?!(localhost|127[0-9.]+|\[::1\])([:/]|\Z))")
 
@@ -27,7 +27,7 @@ Sections = Mapping[str, Mapping[str, Any]]  # section → key → text or value
 
 @dataclass(frozen=True)
 class Key:
-    """A gateway key: the hashes of its secret, and what it may use."""
+    """A gateway key: the SHA-256 hashes by which it is recognised, and what it may use."""
 
     name: str
     sha256: tuple[str, ...]
@@ -36,19 +36,19 @@ class Key:
     caller_credentials: bool
 
     def may_use(self, provider: str) -> bool:
-        """Whether it may use this saved provider."""
+        """Whether this key may use the saved provider."""
         return self.providers == ("*",) or provider in self.providers
 
     def may_do(self, operation: str) -> bool:
-        """Whether it may use this operation."""
+        """Whether this key may use the operation."""
         return self.operations == ("*",) or operation in self.operations
 
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of the application and of each provider, the gateway keys, and warnings for the operator.
+    """The settings of the application and of each provider, the gateway keys, and warnings for the operator.
 
-    `scope` has the headers that no client may send beside a saved provider.
+    `scope` names the headers that a client must not send together with a saved provider.
     """
 
     settings: Mapping[str, Any]
@@ -64,7 +64,10 @@ def load(
     table: Mapping[str, Provider],
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The configuration. Keywords win over the environment, and that over the file. ConfigError names what is wrong."""
+    """Load the configuration. Keywords override the environment, which overrides the file.
+
+    Raises ConfigError, which names what is wrong and where.
+    """
     if source is None:
         source = environ.get(ENVIRONMENT_PREFIX + "CONFIG") or {}
     found = Source(source) if isinstance(source, Mapping) else read(os.fspath(source))
@@ -90,7 +93,7 @@ def _check_sections(source: Source) -> None:
     for section in source.sections:
         label, _, name = section.partition(":")
         if section != "filesproxy" and not (label in ("provider", "key") and is_name(name) and name != "none"):
-            # A key written in brackets may hold a secret.
+            # An assignment in brackets may contain a secret, so it is not quoted.
             place = source.line(section) if "=" in section else f"{source.place(section)}: "
             raise ConfigError(f"{place}sections are [filesproxy], [provider:NAME] and [key:NAME].")
 
@@ -128,15 +131,15 @@ def _provider(place: str, name: str, own: Mapping[str, Any], table: Mapping[str,
 def _check_provider(
     place: str, given: Mapping[str, Any], own: Mapping[str, Any], table: Mapping[str, Provider]
 ) -> None:
-    """Refuse a section that could not work, or that says what its kind of provider has no use for."""
+    """Refuse a section that cannot work, or that has a setting which this kind of provider does not have."""
     kind = table[own["kind"]]
     foreign = {setting.name for setting in settings_of(table)} - {each.name for each in kind.get("settings", ())}
     if kind.get("keyless"):
         foreign |= {"base_url", "credential"}
     if foreign & set(given):
-        raise ConfigError(f"{place}: a provider of the kind {own['kind']} has no {min(foreign & set(given))}.")
+        raise ConfigError(f"{place}: a provider of kind {own['kind']} has no setting {min(foreign & set(given))}.")
     if missing := _missing(own, table):
-        raise ConfigError(f"{place} needs a {missing[0]}.")
+        raise ConfigError(f"{place} needs the setting {missing[0]}.")
     if problem := kind.get("check_settings", _check_address)(own):
         raise ConfigError(f"{place}: {problem}")
     _check_trust(place, own)
@@ -144,11 +147,11 @@ def _check_provider(
 
 def _check_address(own: Mapping[str, Any]) -> str:
     needs_address = own["credential"] and not own["base_url"]
-    return "a saved credential needs a base_url to go to." if needs_address else ""
+    return "a provider with a saved credential needs a base_url." if needs_address else ""
 
 
 def _via_name(path: str) -> str:
-    """One name for all processes of a deployment, which tells nobody the name of the host."""
+    """The same name for all processes of a deployment. It does not reveal the name of the host."""
     return "filesproxy-" + sha256(f"{socket.gethostname()}\0{os.path.abspath(path)}".encode()).hexdigest()[:12]
 
 
@@ -156,7 +159,7 @@ def _check_trust(place: str, own: Mapping[str, Any]) -> None:
     if own["client_key"] and not own["client_cert"]:
         raise ConfigError(f"{place}: client_key needs client_cert.")
     if not any(own[name] for name in ("ca_file", "ca_extra", "client_cert")):
-        return  # nothing to read, and the system's store takes its time
+        return  # there is nothing to check, and loading the system's trust store is slow
     try:
         tls.context(own)
     except ConfigError as error:
@@ -176,22 +179,22 @@ def _check(
     keys: tuple[Key, ...],
     table: Mapping[str, Provider],
 ) -> None:
-    """Check what single values cannot show: names that lead nowhere, and credentials that anybody could use."""
+    """Refuse names of unknown providers, credentials that anybody could use, and hashes that occur twice."""
     if settings["default_provider"] not in ("none", *providers):
         place, named = source.place("filesproxy", "default_provider"), ", ".join(sorted(providers))
         absent = [(name, entry.get("required_settings", ())) for name, entry in table.items() if name not in providers]
-        needs = "".join(f"; {name} needs a {' and a '.join(required)}" for name, required in absent)
+        needs = "".join(f"; {name} needs {' and '.join(required)}" for name, required in absent)
         raise ConfigError(f"{place}: default_provider must be none or one of {named}{needs}.")
     saved = {name: own["credential"] for name, own in providers.items() if own["credential"]}
     if saved and not keys and not settings["open_access"]:
         raise ConfigError(
-            f"{source.place('provider:' + min(saved))}: a saved credential needs a [key:NAME] or open_access."
+            f"{source.place('provider:' + min(saved))}: a saved credential needs a [key:NAME], or open_access = yes."
         )
     for key in keys:
         _check_key(source, key, providers, saved)
     hashes = [known for key in keys for known in key.sha256]
     if len(set(hashes)) < len(hashes):
-        raise ConfigError(f"{source.place('key:' + keys[-1].name)}: a hash stands twice among the keys.")
+        raise ConfigError(f"{source.place('key:' + keys[-1].name)}: the same hash occurs twice among the keys.")
 
 
 def _check_key(source: Source, key: Key, providers: Mapping[str, Any], saved: Mapping[str, str]) -> None:
@@ -199,10 +202,10 @@ def _check_key(source: Source, key: Key, providers: Mapping[str, Any], saved: Ma
     if not key.sha256:
         raise ConfigError(f"{source.place(section)} needs sha256; `python3 -m filesproxy key` makes one.")
     if not set(key.providers) <= {"*", *providers}:
-        raise ConfigError(f"{source.place(section, 'providers')}: providers names one that is not configured.")
+        raise ConfigError(f"{source.place(section, 'providers')}: providers contains one that is not configured.")
     for name, credential in saved.items():
-        if sha256(credential.encode()).hexdigest() in key.sha256:  # one of another gateway's may well be
-            raise ConfigError(f"{source.place('provider:' + name, 'credential')}: this is a gateway key.")
+        if sha256(credential.encode()).hexdigest() in key.sha256:  # another gateway's key is allowed
+            raise ConfigError(f"{source.place('provider:' + name, 'credential')}: the credential is a gateway key.")
 
 
 def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...]) -> list[str]:

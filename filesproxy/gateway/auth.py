@@ -1,4 +1,4 @@
-"""Who calls: the headers that SDKs really send, read once, before a byte of the body."""
+"""Authentication: reads the caller's gateway key and credential from the headers, before the body is read."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from ..redaction import Secret
 from ..wire.headers import single
 from .wsgi import Head
 
-GATEWAY_KEY_PREFIX = "fp_"  # a gateway key never goes upstream
-# What the Portkey SDKs put into Authorization when they were given no key for a provider.
+GATEWAY_KEY_PREFIX = "fp_"  # of generated keys; no gateway key is ever sent upstream
+# What the Portkey SDKs put into Authorization if they have no key for a provider.
 _PLACEHOLDERS = frozenset({"OPENAI_API_KEY", "DUMMY-KEY"})
-# What proxies add; one before us would make every peer look like this machine.
+# Headers that proxies add. Behind a proxy, every peer would look like this machine.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-_BEARER = re.compile(r"(?i:bearer) +([\x21-\x2b\x2d-\x7e]{1,4096})")  # laxer than RFC 6750 §2.1; a comma is a repeat
+# Laxer than RFC 6750 §2.1. It excludes the comma, which means that the header was repeated.
+_BEARER = re.compile(r"(?i:bearer) +([\x21-\x2b\x2d-\x7e]{1,4096})")
 
 
 class Caller(NamedTuple):
-    """A caller: its gateway key, None where no keys are configured, and the provider credential that it brought."""
+    """A caller: its gateway key (None if no keys are configured), and the provider credential that it sent."""
 
     key: Key | None = None
     credential: Secret = Secret()
 
     @property
     def name(self) -> str:
-        """The name of its gateway key, "" without one."""
+        """The name of the gateway key, "" if there is none."""
         return self.key.name if self.key else ""
 
 
 def authenticate(head: Head, keys: Sequence[Key]) -> Caller:
-    """The caller. Unauthorized where keys are configured and the caller presents none of them.
+    """The caller. Raises Unauthorized if keys are configured and the caller presents none of them.
 
-    The gateway key is `x-portkey-api-key`, else the bearer token. The caller's credential is the bearer token if it is
-    neither that key nor an SDK's placeholder; where no keys are configured, else `x-portkey-api-key`.
+    The gateway key is `x-portkey-api-key`, otherwise the bearer token. The caller's credential is the bearer token,
+    unless that is a gateway key or an SDK's placeholder; if no keys are configured, it is otherwise
+    `x-portkey-api-key`.
     """
     presented, bearer = single(head.headers, "x-portkey-api-key"), _bearer(head.headers)
     if not keys:
@@ -48,51 +50,55 @@ def authenticate(head: Head, keys: Sequence[Key]) -> Caller:
 
 
 def own(token: str, keys: Sequence[Key]) -> Secret:
-    """The token as what a caller says to a provider; a gateway key is "" and never goes upstream."""
+    """The token as the caller's own credential; "" if it is a gateway key, which is never sent upstream."""
     return Secret(token if may_go(token, keys) else "")
 
 
 def may_go(token: str, keys: Sequence[Key]) -> bool:
-    """Whether this is no gateway key, anybody's: none goes upstream, in whatever header a client sends it."""
+    """Whether this value may be sent upstream: not if it is a gateway key, no matter whose or in which header."""
     return not (token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys))
 
 
 def refuse_gateway_keys(headers: Mapping[str, str], names: Iterable[str], keys: Sequence[Key]) -> None:
-    """BadRequest, if one of these headers, which shape the request upstream, holds a gateway key."""
+    """Raise BadRequest if one of these headers, which shape the request upstream, contains a gateway key."""
     for name in names:
         if not may_go(single(headers, name), keys):
-            raise BadRequest(f"The header {name} holds a gateway key, which is never sent to a provider.", param=name)
+            message = f"The header {name} contains a gateway key, which is never sent to a provider."
+            raise BadRequest(message, param=name)
 
 
 def permit(caller: Caller, operation: str) -> None:
-    """Forbidden, if the caller's key is not for this operation."""
+    """Raise Forbidden if the caller's key does not allow this operation."""
     if caller.key and not caller.key.may_do(operation):
-        raise Forbidden("This gateway key is not for this operation.")
+        raise Forbidden("This gateway key does not allow this operation.")
 
 
 def require_this_machine(head: Head) -> None:
-    """Where nobody needs a key, answer this machine only: by peer, by Host and by Origin (DNS rebinding). Forbidden."""
+    """Raise Forbidden unless the request comes from this machine. For requests that need no gateway key.
+
+    Checks the peer's address, and against DNS rebinding also Host and Origin.
+    """
     host = head.headers.get("host", "")
     if any(header in head.headers for header in _FORWARDED):
-        raise Forbidden("Without gateway keys this provider is for this machine only, and for no proxy before it.")
+        raise Forbidden("Without gateway keys, this provider can be used from this machine only, not through a proxy.")
     if not (is_loopback(_hostname(host)) and is_loopback(head.client_address or "localhost")):
-        raise Forbidden("Without gateway keys this provider is for this machine only, under a loopback Host.")
+        raise Forbidden("Without gateway keys, this provider can be used from this machine only, with a loopback Host.")
     origin = head.headers.get("origin")
     foreign_page = head.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     if foreign_page or (origin is not None and origin.partition("://")[2] != host):
-        raise Forbidden("Without gateway keys no web page of another origin may call.")
+        raise Forbidden("Without gateway keys, web pages of another origin cannot call this gateway.")
 
 
 def _key(presented: str, keys: Sequence[Key]) -> Key:
-    """The key that was presented."""
+    """The key that was presented. Raises Unauthorized if it is missing or unknown."""
     found = _matching(presented, keys)
     if not found or not presented:
-        raise Unauthorized("A gateway key is needed, in x-portkey-api-key or as the bearer token.")
+        raise Unauthorized("A gateway key is required, in x-portkey-api-key or as the bearer token.")
     return found[0]
 
 
 def _matching(token: str, keys: Sequence[Key]) -> list[Key]:
-    """The keys with this token's hash. Compares with every one, in a time that tells nothing of where they differ."""
+    """The keys with this token's hash. All keys are compared, each in constant time."""
     if not keys:
         return []
     digest = sha256(token.encode()).hexdigest()
@@ -102,10 +108,11 @@ def _matching(token: str, keys: Sequence[Key]) -> list[Key]:
 def _bearer(headers: Mapping[str, str]) -> str:
     value = headers.get("authorization", "")
     if "bearer " not in value.lower():
-        return ""  # another scheme is for whoever stands before us
+        return ""  # another scheme may be meant for a proxy in front of us
     found = _BEARER.fullmatch(value.rstrip(" "))
     if not found:
-        raise BadRequest("The header authorization must come once and hold one bearer token.", param="authorization")
+        message = "The header authorization must occur once and contain one bearer token."
+        raise BadRequest(message, param="authorization")
     return "" if found[1] in _PLACEHOLDERS else found[1]
 
 
@@ -114,7 +121,7 @@ def _hostname(host: str) -> str:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether this host name or address is this machine's own, without asking a name server."""
+    """Whether this is `localhost` or a loopback address. No name is looked up."""
     if name == "localhost":
         return True
     try:

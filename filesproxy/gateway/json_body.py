@@ -1,4 +1,4 @@
-"""JSON request bodies: read within limits, parsed once, and counted while they are in memory."""
+"""JSON request bodies: read within limits, parsed once, and counted against a budget while they are in memory."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from ..wire.headers import media_type
 from ..wire.strict_json import Unreadable, loads
 from .wsgi import Request
 
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 18  # of one read
 JSON = "application/json"
 
 
 class JsonBudget:
-    """The bytes of JSON that an application may hold at one time. Parsed, they take several times as many."""
+    """The bytes of JSON text that an application may hold at one time. Parsed, they take several times that memory."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
         self._lock = threading.Lock()
 
     def take(self, size: int) -> None:
-        """Count these bytes. Saturated (503) if they exceed the budget."""
+        """Count these bytes. Raises Saturated (503) if the budget has fewer left."""
         with self._lock:
             if size > self._left:
                 raise Saturated(
-                    "The JSON requests in progress take all the memory that they may; try again.",
+                    "The JSON requests in progress use all the memory that is allowed for them; try again later.",
                     headers={"retry-after": "1"},
                 )
             self._left -= size
 
     def give_back(self, size: int) -> None:
-        """Count these bytes no more."""
+        """Stop counting these bytes."""
         with self._lock:
             self._left += size
 
 
 class JsonBody:
-    """A request's JSON object, read when it is first asked for. `release` it when it has been sent on.
+    """A request's JSON object, which is read when it is first needed. Call `release` when it has been sent on.
 
-    `names` are the configured providers; one that begins the model (`@NAME/model`) is taken off.
+    `names` are the configured providers. If the model begins with one (`@NAME/model`), that prefix is removed.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class JsonBody:
 
     @property
     def value(self) -> Json:
-        """The object. InvalidJson, UnsupportedMedia, TooLarge, Saturated, or what a client's stream raises."""
+        """The object. Raises InvalidJson, UnsupportedMedia, TooLarge, Saturated, or what reading the body raises."""
         if self._value is None:
             self._slug, self._value = split_slug(self._read(), self._names)
         return self._value
 
     def named_provider(self) -> str:
-        """The provider that the model names, as in `@NAME/model`, or "". Raises what `value` does."""
+        """The provider that the model names, as in `@NAME/model`, otherwise "". Raises what `value` raises."""
         _ = self.value  # reading the body is what finds the slug
         return self._slug
 
     def release(self) -> None:
-        """Count its bytes no more. Calling it twice is harmless."""
+        """Stop counting its bytes. Calling it twice is harmless."""
         held, self._held = self._held, 0
         if held:
             self._budget.give_back(held)
@@ -97,9 +97,9 @@ class JsonBody:
 
 
 def split_slug(body: Json, names: Collection[str]) -> tuple[str, Json]:
-    """The provider in a model `@NAME/model`, and the body without it; ("", body) if NAME is not one of the names.
+    """The provider in a model `@NAME/model`, and the body without that prefix.
 
-    Some hosts have models of their own with such names.
+    ("", body) if NAME is not one of `names`: some hosts have models with such names.
     """
     model = body.get("model")
     if not isinstance(model, str) or not model.startswith("@"):

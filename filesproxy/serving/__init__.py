@@ -1,6 +1,6 @@
-"""How the application is run: the command line, the embedded server, the demo, and settings for gunicorn.
+"""How the application is run: the command line, the embedded server, the demo, and the settings for gunicorn.
 
-May import everything; nothing imports it.
+May import every other room; no other room imports it.
 """
 
 from __future__ import annotations

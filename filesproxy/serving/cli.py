@@ -25,11 +25,11 @@ from ..providers import PROVIDERS
 from .demo import demo
 from .embedded import Server
 
-GRACE_SECONDS = 30.0  # for transfers under way when the server is told to stop
+GRACE_SECONDS = 30.0  # for running transfers, after the server was told to stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status."""
+    """Run a command and return its exit status: 0, 1 if it failed, 2 if the arguments or configuration are wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words if words[:1] and words[0] in _ALL_WORDS else ["serve", *words])
     commands = {
@@ -56,11 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     for setting in _app_settings():
         flag = "--" + setting.name.replace("_", "-")
         serve_parser.add_argument(flag, metavar="VALUE", help=setting.doc.replace("%", "%%"))
-    commands.add_parser("demo", help="serve from a temporary folder, make all five calls, compare, clean up")
-    check_parser = commands.add_parser("check", help="say what a configuration means, or what is wrong with it")
-    check_parser.add_argument("--config", metavar="FILE", help="INI file; without it, FILESPROXY_CONFIG")
-    key_parser = commands.add_parser("key", help="make a gateway key and the lines that configure it")
-    key_parser.add_argument("--name", required=True, help="who will have it, such as team-a")
+    commands.add_parser("demo", help="serve from a temporary folder, make all five calls, check the results, clean up")
+    check_parser = commands.add_parser("check", help="show what a configuration means, or what is wrong with it")
+    check_parser.add_argument("--config", metavar="FILE", help="INI file; default: $FILESPROXY_CONFIG")
+    key_parser = commands.add_parser("key", help="make a gateway key, and print the lines that configure it")
+    key_parser.add_argument("--name", required=True, help="name of the key's user, such as team-a")
     return parser
 
 
@@ -69,10 +69,10 @@ def _app_settings() -> list[Setting]:
 
 
 def check(config: str | None) -> int:
-    """Say what the configuration means. Raises ConfigError, with the place, for what is wrong with it."""
+    """Print what the configuration means. Raises ConfigError, which names the place, if something is wrong with it."""
     found = create_app(config).config
     named = config or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
-    print("The configuration can be used." if named else "There is no configuration file; these are the defaults.")
+    print("The configuration is valid." if named else "There is no configuration file; these are the defaults.")
     for name, own in found.providers.items():
         print(f"  provider {name}: {_address(own)}{', saved credential' if own['credential'] else ''}")
     for known in found.keys:
@@ -84,17 +84,17 @@ def check(config: str | None) -> int:
 
 
 def key(name: str) -> int:
-    """Make a gateway key of 256 bits; print it, which nothing stores, and what to put into the configuration."""
+    """Make a gateway key of 256 random bits. Print it and the lines that configure it; the key itself is not stored."""
     if not is_name(name):
-        raise ConfigError("a key's name is small letters, digits, - and _.")
+        raise ConfigError("the name of a key must consist of lower-case letters, digits, - and _.")
     made = GATEWAY_KEY_PREFIX + secrets.token_urlsafe(32)
-    print(f"# the key, for the client's x-portkey-api-key; it is shown only now:\n# {made}")
+    print(f"# The key, for the client's x-portkey-api-key. It is shown only once:\n# {made}")
     print(f"[key:{name}]\nsha256 = {sha256(made.encode()).hexdigest()}\nproviders = *")
     return 0
 
 
 def serve(arguments: Mapping[str, Any]) -> int:
-    """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if the address cannot be had; raises ConfigError."""
+    """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if it cannot listen. Raises ConfigError."""
     to_stdout()
     logger = logging.getLogger("filesproxy")
     logger.addHandler(logging.StreamHandler())
@@ -128,7 +128,7 @@ def _application(arguments: Mapping[str, Any]) -> Application:
 
 
 def _data_folder() -> str:
-    """The user's data folder, as the XDG base directory specification has it."""
+    """The folder for the user's files, according to the XDG Base Directory Specification."""
     base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
     return os.path.join(base, "filesproxy")
 
@@ -151,7 +151,7 @@ def _address(settings: Mapping[str, Any]) -> str:
 
 def _stop_on_signals(server: Server) -> None:
     def stop(signum: int, frame: Any) -> None:
-        signal.signal(signum, signal.SIG_DFL)  # the second one does not wait
+        signal.signal(signum, signal.SIG_DFL)  # a second signal stops the process immediately
         threading.Thread(target=server.shutdown, daemon=True).start()
 
     signal.signal(signal.SIGTERM, stop)

@@ -1,4 +1,4 @@
-"""`python3 -m filesproxy demo`: the five calls over real HTTP against a local store, checked, and cleaned up."""
+"""`python3 -m filesproxy demo`: makes the five calls over HTTP against a local store, checks them, and cleans up."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from ..calls import Upload
 from ..wire.multipart import encode
 from .embedded import Server
 
-FILE_BYTES = 3 << 20  # more than one block
+FILE_BYTES = 3 << 20  # more than one block of a transfer
 _BOUNDARY = "filesproxy-demo"
 
 
-class Differs(Exception):
-    """What the demo saw is not what it should have seen."""
+class UnexpectedResult(Exception):
+    """A call did not have the result that it should have."""
 
 
 def demo(say: Callable[[str], Any]) -> int:
-    """Serve, make all five calls, compare. 0 if everything is as it should be, else 1."""
+    """Serve, make all five calls and check their results. Returns 0 if all are right, otherwise 1."""
     with tempfile.TemporaryDirectory(prefix="filesproxy-demo-") as folder:
         server = Server(("127.0.0.1", 0), create_app({}, folder=folder, default_provider="local"))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
             _five_calls(server.server_port, say)
-        except (Differs, OSError, http.client.HTTPException, ValueError) as problem:
+        except (UnexpectedResult, OSError, http.client.HTTPException, ValueError) as problem:
             say(f"FAILED: {problem}")
             return 1
         finally:
             server.shutdown()
             thread.join()
             server.drain(5)
-    say("All five calls did what they should; the folder is gone.")
+    say("All five calls did what they should; the temporary folder is gone.")
     return 0
 
 
 def _five_calls(port: int, say: Callable[[str], Any]) -> None:
     content = os.urandom(FILE_BYTES)
     digest = hashlib.sha256(content).hexdigest()
-    say(f"A file of {FILE_BYTES} random bytes, SHA-256 {digest[:16]}..., to http://127.0.0.1:{port}/v1\n")
+    say(f"Sending a file of {FILE_BYTES} random bytes, SHA-256 {digest[:16]}..., to http://127.0.0.1:{port}/v1\n")
     file = _json(_call(port, "POST", "/v1/files", say, content))
     path = f"/v1/files/{file['id']}"
-    _expect(file["bytes"] == FILE_BYTES, "the upload's answer has another size")
+    _expect(file["bytes"] == FILE_BYTES, "the upload's answer has the wrong size")
     listed = _json(_call(port, "GET", "/v1/files?purpose=assistants&limit=10", say))
-    _expect([item["id"] for item in listed["data"]] == [file["id"]], "the list does not hold the file alone")
-    _expect(_json(_call(port, "GET", path, say)) == file, "the metadata is not what the upload answered")
+    _expect([item["id"] for item in listed["data"]] == [file["id"]], "the list does not consist of this one file")
+    _expect(_json(_call(port, "GET", path, say)) == file, "the metadata differs from the upload's answer")
     got = hashlib.sha256(_call(port, "GET", f"{path}/content", say)).hexdigest()
-    _expect(got == digest, "the content has another SHA-256")
-    say(f"      SHA-256 {got[:16]}...: the same")
+    _expect(got == digest, "the content has a different SHA-256")
+    say(f"      SHA-256 {got[:16]}...: identical")
     _expect(_json(_call(port, "DELETE", path, say))["deleted"] is True, "the file was not deleted")
     _call(port, "GET", path, say, expected=404)
 
@@ -87,6 +87,6 @@ def _json(body: bytes) -> Any:
     return json.loads(body)
 
 
-def _expect(truth: bool, otherwise: str) -> None:
-    if not truth:
-        raise Differs(otherwise)
+def _expect(condition: bool, problem: str) -> None:
+    if not condition:
+        raise UnexpectedResult(problem)

@@ -1,8 +1,9 @@
-"""The embedded server: the standard library's wsgiref on threads, with what it lacks for files.
+"""The embedded server: the standard library's wsgiref on threads, with what wsgiref lacks for files.
 
-It decodes chunked bodies, answers `Expect: 100-continue` when the application reads, bounds what it takes, resets the
-connection when a download is cut (a close alone looks like the end), and closes only when the client could read
-the answer. One request a connection. For one machine or one team; gunicorn is for more.
+It decodes chunked bodies, answers `Expect: 100-continue` when the application reads, limits what it accepts, resets
+the connection if a download is cut off (a plain close looks like its end), and gives the client time to read the answer
+before it closes. It serves one request per connection. It is meant for one machine or one team; beyond that, use
+gunicorn.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from .request_stream import RequestStream
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-IDLE_SECONDS = 30.0  # between two reads or writes of a client
-LINGER_SECONDS = 5.0  # for a refused client to stop sending and read the answer
-LINGER_SILENCE_SECONDS = 1.0  # of a client that sends no more
-MAX_CONNECTIONS = 256  # a thread each, most of them waiting for a socket
+IDLE_SECONDS = 30.0  # that one read from or write to a client may take
+LINGER_SECONDS = 5.0  # for a client to stop sending and read the answer
+LINGER_SILENCE_SECONDS = 1.0  # after which a client is taken to have stopped sending
+MAX_CONNECTIONS = 256  # each has a thread, which mostly waits for its socket
 MAX_HEAD_BYTES = 65536
 
 _log = logging.getLogger("filesproxy")
-# An absolute-form target (RFC 9112 §3.2.2): Host says the same, and is what is checked.
-_ORIGIN_FORM = re.compile(r"\Ahttps?://[^/?]*", re.IGNORECASE)
+# The origin in a target in absolute form (RFC 9112 §3.2.2). It is dropped: only Host is checked.
+_ORIGIN = re.compile(r"\Ahttps?://[^/?]*", re.IGNORECASE)
 _REQUEST_LINE = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[1-9][.][0-9]+\r?\n")  # RFC 9112 §3
 
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
-    """A server for one application: at most `max_connections` at once, the next one gets a 503."""
+    """A server for one application. It serves at most `max_connections` at the same time; any more get a 503."""
 
     daemon_threads = True
     block_on_close = False
@@ -60,13 +61,13 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         self.set_app(application)
 
     def server_bind(self) -> None:
-        """Bind without HTTPServer's look-up of our own name, which can take seconds on a host without DNS."""
+        """Bind without HTTPServer's look-up of the host's own name, which can hang on a host without DNS."""
         super(HTTPServer, self).server_bind()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, if one is free."""
+        """Start a thread for a connection, or answer 503 if there are too many."""
         if not self._slots.acquire(blocking=False):
             request.settimeout(1)
             request.sendall(_BUSY)
@@ -79,14 +80,14 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """What such a thread does."""
+        """Serve a connection in its thread, and free its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._slots.release()
 
     def drain(self, seconds: float) -> bool:
-        """Close the listener, for good, and give requests under way this long to end. True if all have."""
+        """Stop listening for good, and give running requests this many seconds to end. True if all have ended."""
         self.server_close()
         for sock in list(self.silent):
             with suppress(OSError):
@@ -96,22 +97,22 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         return all(self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in slots)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what ended a connection, by class: an exception's text may hold what must not be logged."""
+        """Log the class of the exception that ended a connection. Its text may contain a secret."""
         _log.debug("a connection ended with %s", sys.exc_info()[0])
 
 
 class Handler(WSGIRequestHandler):
-    """One connection, one request."""
+    """Serves one request on one connection."""
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
-    default_request_version = request_version = "HTTP/1.1"  # of an answer to what is no HTTP: it has a head
+    default_request_version = request_version = "HTTP/1.1"  # even the answer to a request that is not HTTP has a head
     server: Server
     headers: http.client.HTTPMessage
     _expects_continue = False
 
     def handle(self) -> None:
-        """Read a request head, run the application, close so that the client sees what happened."""
+        """Read a request head, run the application, and close so that the client sees how the answer ended."""
         try:
             body = self._read_head()
         except FilesproxyError as error:
@@ -138,16 +139,16 @@ class Handler(WSGIRequestHandler):
             self.server.silent.discard(self.connection)
         if self.raw_requestline and not _REQUEST_LINE.fullmatch(self.raw_requestline):
             raise BadRequest("The request does not start with a request line.")
-        if not self.raw_requestline or not self.parse_request():  # which has sent its answer
+        if not self.raw_requestline or not self.parse_request():  # parse_request has sent the error
             return None
         self.rfile = plain
         _check_headers(self.headers, self.request_version)
-        self.path = _ORIGIN_FORM.sub("", self.path) or "/"
+        self.path = _ORIGIN.sub("", self.path) or "/"
         chunked = "transfer-encoding" in self.headers
         return RequestStream(plain, None if chunked else _length(self.headers), self._continue)  # type: ignore[arg-type]
 
     def handle_expect_100(self) -> bool:
-        """Remember that the client waits; it is told to go on when the application wants the body."""
+        """Remember that the client waits. It is told to continue once the application reads the body."""
         self._expects_continue = True
         return True
 
@@ -161,17 +162,20 @@ class Handler(WSGIRequestHandler):
         environ["REMOTE_ADDR"] = str(self.client_address[0])
         environ["wsgi.input_terminated"] = True
         if "content-type" not in self.headers:
-            environ["CONTENT_TYPE"] = ""  # wsgiref says text/plain of nothing
-        environ["filesproxy.socket"] = self.connection  # to see that the client has left
+            environ["CONTENT_TYPE"] = ""  # wsgiref would set text/plain
+        environ["filesproxy.socket"] = self.connection  # lets the watchdog notice that the client has gone
         return environ
 
     def _reset(self) -> None:
-        """Close with a reset (RST): the client sees an error even where nothing told it a length."""
+        """Close with a reset (RST), so that the client sees an error even if it does not know the length."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
     def _linger(self) -> None:
-        """Read on for a while: closing with unread bytes would reset the answer away (RFC 9112 §9.6)."""
+        """Read on for a while. Closing with unread bytes would reset the connection, and the answer could be lost.
+
+        RFC 9112 §9.6 describes this.
+        """
         deadline = time.monotonic() + LINGER_SECONDS
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(LINGER_SILENCE_SECONDS)
@@ -179,8 +183,8 @@ class Handler(WSGIRequestHandler):
             pass
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a request that is not HTTP as we take it, in the envelope that clients read."""
-        error = BadRequest(message or "The request is not HTTP as this server takes it.")
+        """Refuse a request that is not acceptable HTTP, with OpenAI's error envelope."""
+        error = BadRequest(message or "This server accepts only HTTP/1.0 and HTTP/1.1 requests.")
         body = json.dumps(error.envelope()).encode()
         self.close_connection = True
         self.send_response_only(code)
@@ -191,11 +195,11 @@ class Handler(WSGIRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the application's access log has the line, if the request was HTTP."""
+        """Log nothing here: the application's access log has a line for each request that is HTTP."""
 
 
 class _Gateway(ServerHandler):
-    """wsgiref's response half, which here can tell a cut download from a whole one."""
+    """wsgiref's sending half. `cut` tells whether an answer stopped in the middle."""
 
     headers: Any
     headers_sent: bool
@@ -203,12 +207,12 @@ class _Gateway(ServerHandler):
     environ: dict[str, Any]
     http_version = "1.1"
     server_software = "filesproxy"
-    os_environ: dict[str, str] = {}  # wsgiref would hand the application the process's secrets
+    os_environ: dict[str, str] = {}  # wsgiref would pass the process's environment, which may contain secrets
     cut = False
     _is_chunked = False
 
     def finish_response(self) -> None:
-        """Send the application's answer; whatever stops it in the middle leaves it cut."""
+        """Send the application's answer. If anything stops it in the middle, set `cut`."""
         try:
             super().finish_response()
         except BaseException:
@@ -216,7 +220,7 @@ class _Gateway(ServerHandler):
             raise
 
     def finish_content(self) -> None:
-        """End an answer without a body; wsgiref would claim that a HEAD has a length of 0."""
+        """End an answer without a body. For a HEAD, wsgiref would announce a length of 0."""
         if self.environ["REQUEST_METHOD"] == "HEAD" and not self.headers_sent:
             self.send_headers()
         else:
@@ -226,21 +230,21 @@ class _Gateway(ServerHandler):
             self._write(b"0\r\n\r\n")
 
     def set_content_length(self) -> None:
-        """Tell the length of an answer in one piece, which a HEAD does not show."""
+        """Announce the length of a body in one piece, except for a HEAD, whose body is always empty."""
         if self.environ["REQUEST_METHOD"] != "HEAD":
             super().set_content_length()
 
     def cleanup_headers(self) -> None:
-        """Say that the connection ends here."""
+        """Announce that the connection is closed after this answer, and choose the framing."""
         super().cleanup_headers()
         self.headers["Connection"] = "close"
         has_body = self.environ["REQUEST_METHOD"] != "HEAD" and str(self.status)[:3] not in ("204", "304")
         if has_body and "Content-Length" not in self.headers and self.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
-            # An end of the connection would be the end of the answer, also when this process is killed.
+            # Else the connection's end would be the answer's end, even when this process is killed.
             self.headers["Transfer-Encoding"] = "chunked"
 
     def send_headers(self) -> None:
-        """Send the head; what follows may be in chunks (RFC 9112 §7.1)."""
+        """Send the head; the body may follow in chunks (RFC 9112 §7.1)."""
         super().send_headers()
         self._is_chunked = "Transfer-Encoding" in self.headers
 
@@ -251,57 +255,57 @@ class _Gateway(ServerHandler):
             super()._write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def log_exception(self, exc_info: Any) -> None:
-        """Log by class, for the same reason as above."""
+        """Log only the exception's class: its text may contain a secret."""
         _log.error("the application failed with %s", exc_info[0])
 
 
 class _Head:
-    """The stream while a request head is read: at most 64 KiB, no bare CR, no NUL."""
+    """The stream while a request head is read: at most 64 KiB, without a bare CR or a NUL."""
 
     def __init__(self, stream: BufferedReader) -> None:
         self._stream = stream
         self._left = MAX_HEAD_BYTES
 
     def readline(self, limit: int = -1) -> bytes:
-        """A line with its end. BadRequest for what a head must not hold."""
+        """A line with its line end. BadRequest for what a head must not contain."""
         line = self._stream.readline(self._left + 1)
         self._left -= len(line)
         if self._left < 0:
-            raise _TooLargeHead(f"The request head is over {MAX_HEAD_BYTES} bytes.")
+            raise _HeadTooLarge(f"The request head is larger than {MAX_HEAD_BYTES} bytes.")
         if not line.endswith(b"\n") and (line or self._left < MAX_HEAD_BYTES):
-            raise BadRequest("The request head was cut.")
+            raise BadRequest("The request head was cut off.")
         if b"\r" in line.rstrip(b"\r\n") or b"\0" in line or line.endswith(b"\r\r\n"):
-            raise BadRequest("The request head holds a bare CR or a NUL.")
+            raise BadRequest("The request head contains a bare CR or a NUL.")
         return line
 
     def close(self) -> None:
-        """Close the stream itself."""
+        """Close the stream."""
         self._stream.close()
 
 
-class _TooLargeHead(BadRequest):
+class _HeadTooLarge(BadRequest):
     status = 431
 
 
 def _check_headers(headers: http.client.HTTPMessage, version: str) -> None:
-    """Refuse what two readers could read differently (RFC 9112 §5.2, §6.3), and names that WSGI would fold together."""
+    """Refuse what two parsers could read differently (RFC 9112 §5.2, §6.3), and names that WSGI cannot tell apart."""
     lengths, codings = headers.get_all("content-length", []), headers.get_all("transfer-encoding", [])
     if misread(headers) or any("\n" in value or "\r" in value for value in headers.values()):
-        raise BadRequest("The request has a header line that does not parse.")
+        raise BadRequest("The request has a header line that cannot be parsed.")
     if any("_" in name for name in headers):
         raise BadRequest("The request has a header name with an underscore.")
     if len(headers.get_all("host", [])) != 1 and version == "HTTP/1.1":
-        raise BadRequest("The request must have one Host.")  # RFC 9112 §3.2
+        raise BadRequest("The request must have exactly one Host header.")  # RFC 9112 §3.2
     if codings and version != "HTTP/1.1":
-        raise BadRequest("A body in chunks needs HTTP/1.1.")  # RFC 9112 §6.1
+        raise BadRequest("A chunked body needs HTTP/1.1.")  # RFC 9112 §6.1
     if len(lengths) + len(codings) > 1 or any(coding.lower() != "chunked" for coding in codings):
-        raise BadRequest("The request's body must have one Content-Length, or be chunked.")
+        raise BadRequest("The request's body must have one Content-Length or be chunked.")
 
 
 def _length(headers: http.client.HTTPMessage) -> int:
     text = headers.get("content-length", "0")
     if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
-        raise BadRequest("The Content-Length is no number of bytes.")
+        raise BadRequest("The Content-Length is not a valid number of bytes.")
     return int(text)
 
 

@@ -1,7 +1,7 @@
-"""What performs a call: one folder for each way to an upstream. All sockets and files of the gateway are here.
+"""Transports perform calls: one folder for each way to an upstream.
 
-A transport imports the watchdog, `wire` and the ground floor (calls, operations, redaction, errors). It knows no
-provider and no other transport.
+All connections to upstreams and all stored files are handled here. A transport may import the watchdog, `wire` and the
+ground floor (calls, operations, redaction, errors), but no provider and no other transport.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The configuration as a whole: what wins, which providers and keys there are, what stops the start, what warns."""
+"""The configuration as a whole: precedence, providers and keys, what stops the start, and what causes a warning."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OPEN = {"filesproxy": {"open_access": "yes"}}
 
 @pytest.fixture
 def ini(tmp_path):
-    """Writes an INI file and gives its path."""
+    """A function that writes an INI file and returns its path."""
     return lambda text: written(tmp_path, text)
 
 
-def test_without_anything_the_defaults_hold_and_there_is_no_local_store_and_no_key():
+def test_without_configuration_there_are_defaults_but_no_local_store_and_no_key():
     found = config()
     made = found.settings["via_name"]
     assert made.startswith("filesproxy-") and made == config().settings["via_name"]
@@ -44,14 +44,14 @@ def test_every_provider_has_a_value_for_every_setting():
     assert all(set(own) == every for own in config({"provider:x": {"kind": "openai"}}).providers.values())
 
 
-def test_keywords_win_over_the_environment_and_that_over_the_file(ini):
+def test_keywords_override_the_environment_which_overrides_the_file(ini):
     path = ini("[filesproxy]\nmax_upload_bytes = 1\nmax_answer_bytes = 1\nread_timeout = 1\n")
     environ = {"FILESPROXY_MAX_UPLOAD_BYTES": "2", "FILESPROXY_MAX_ANSWER_BYTES": "2"}
     found = config(path, environ, max_upload_bytes=3).settings
     assert (found["max_upload_bytes"], found["max_answer_bytes"], found["read_timeout"]) == (3, 2, 1.0)
 
 
-def test_section_of_a_provider_wins_over_what_all_providers_inherit():
+def test_section_of_a_provider_overrides_what_all_providers_inherit():
     source = {"filesproxy": {"read_timeout": "1"}, "provider:x": {"kind": "openai", "send_timeout": "9"}}
     found = config(source, {"FILESPROXY_CONNECT_TIMEOUT": "2"}, send_timeout=3)
     own, other = found.providers["x"], found.providers["openai"]
@@ -59,7 +59,7 @@ def test_section_of_a_provider_wins_over_what_all_providers_inherit():
     assert [other[name] for name in ("read_timeout", "connect_timeout", "send_timeout")] == [1.0, 2.0, 3.0]
 
 
-def test_file_comes_from_filesproxy_config_if_no_other_is_given(ini, tmp_path):
+def test_filesproxy_config_names_the_file_if_none_is_given(ini, tmp_path):
     path = ini("[filesproxy]\nmax_upload_bytes = 7\n")
     assert config(environ={"FILESPROXY_CONFIG": path}).settings["max_upload_bytes"] == 7
     assert config(Path(path)).settings["max_upload_bytes"] == 7
@@ -75,7 +75,7 @@ def test_application_reads_the_environment_of_its_process(ini, monkeypatch):
     assert [settings[name] for name in ("max_upload_bytes", "read_timeout", "send_timeout")] == [7, 8.0, 9.0]
 
 
-def test_what_kubernetes_sets_for_a_service_of_this_name_is_harmless():
+def test_variables_of_a_kubernetes_service_with_our_name_are_ignored():
     environ = {
         "FILESPROXY_PORT": "tcp://10.0.0.1:8787",
         "FILESPROXY_PORT_8787_TCP": "tcp://10.0.0.1:8787",
@@ -89,7 +89,7 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_harmless():
     assert config(environ=environ) == config()
 
 
-def test_what_kubernetes_sets_for_a_service_whose_name_begins_like_ours_is_harmless():
+def test_variables_of_a_kubernetes_service_whose_name_begins_with_ours_are_ignored():
     environ = {
         "FILESPROXY_CANARY_PORT": "tcp://10.0.0.1:8787",
         "FILESPROXY_CANARY_PORT_8787_TCP_ADDR": "10.0.0.1",
@@ -104,11 +104,11 @@ def test_what_kubernetes_sets_for_a_service_whose_name_begins_like_ours_is_harml
     ["FILESPROXY_MAX_UPLOAD_BYTE", "FILESPROXY_KIND", "FILESPROXY_BASE_URL", "FILESPROXY_", "FILESPROXY_API_KEY",
      "FILESPROXY_CREDENTIAL", "FILESPROXY_SHA256"],
 )  # fmt: skip
-def test_unknown_variable_of_ours_is_refused_by_its_name(name):
+def test_unknown_variable_with_our_prefix_is_refused_by_name(name):
     assert refusal(environ={name: SECRET}).startswith(f"{name}: ")
 
 
-def test_variables_of_others_are_not_read():
+def test_variables_without_our_prefix_are_not_read():
     assert (
         config(
             environ={"OPENAI_API_KEY": SECRET, "FILESPROXYX": "1", "filesproxy_folder": "/x", "MAX_UPLOAD_BYTES": "1"}
@@ -123,23 +123,23 @@ def test_variables_of_others_are_not_read():
      "provider:A", "provider:a b", "provider:../x", "Provider:openai", "providers:openai", "provider:x:y", "key",
      "key:", "key:none", "key:A", "key:a b", "keys:a", "key:@a"],
 )  # fmt: skip
-def test_unknown_section_is_refused_with_those_there_are(section, ini):
-    said = "sections are [filesproxy], [provider:NAME] and [key:NAME]."
-    assert said in refusal({section: {"kind": "openai"}})
+def test_unknown_section_is_refused_and_the_known_ones_are_named(section, ini):
+    expected = "sections are [filesproxy], [provider:NAME] and [key:NAME]."
+    assert expected in refusal({section: {"kind": "openai"}})
     path = ini(f"\n[{section}]\nkind = openai\n")
-    assert refusal(path) == f"{path}, line 2: [{section}]: {said}"
+    assert refusal(path) == f"{path}, line 2: [{section}]: {expected}"
 
 
-def test_provider_of_an_unknown_kind_is_refused_with_those_there_are():
+def test_provider_of_an_unknown_kind_is_refused_and_the_known_kinds_are_named():
     assert "azure-openai, local, openai" in refusal({"provider:mine": {"base_url": "https://a.example"}})
 
 
 @pytest.mark.parametrize("name,text", [("base_url", "https://a.example"), ("credential", SECRET)])
-def test_store_of_a_folder_has_no_address_and_no_credential(name, text, tmp_path):
+def test_local_store_accepts_no_address_and_no_credential(name, text, tmp_path):
     assert name in refusal({**OPEN, "provider:local": {"folder": str(tmp_path), name: text}})
 
 
-def test_address_is_a_url_or_a_resource_and_not_both():
+def test_azure_address_is_a_base_url_or_a_resource_but_not_both():
     both = {"kind": "azure-openai", "base_url": "https://a.example", "resource": "mine"}
     assert "[provider:x]" in refusal({"provider:x": both})
 
@@ -150,37 +150,37 @@ def test_default_provider_must_be_configured(tmp_path):
     assert config({"provider:x": {"kind": "openai"}}, default_provider="x").settings["default_provider"] == "x"
 
 
-def test_key_has_what_its_section_says_and_defaults():
+def test_key_has_the_settings_of_its_section_and_otherwise_defaults():
     one, two = hashed("fp_a"), hashed("fp_b")
-    all_of_it = {"sha256": two, "providers": "*", "operations": "list_files", "caller_credentials": "yes"}
-    found = config({"key:a": {"sha256": one}, "key:b": all_of_it}).keys
+    every_setting = {"sha256": two, "providers": "*", "operations": "list_files", "caller_credentials": "yes"}
+    found = config({"key:a": {"sha256": one}, "key:b": every_setting}).keys
     assert found == (Key("a", (one,), (), ("*",), False), Key("b", (two,), ("*",), ("list_files",), True))
     a, b = found
     assert (a.may_use("openai"), b.may_use("openai")) == (False, True)
     assert (a.may_do("delete_file"), b.may_do("delete_file"), b.may_do("list_files")) == (True, False, True)
 
 
-def test_hash_that_stands_twice_is_refused():
+def test_hash_that_occurs_twice_is_refused():
     assert "twice" in refusal({"key:a": KEY, "key:b": KEY})
     assert "twice" in refusal({"key:a": {"sha256": f"{hashed('fp_a')} {hashed('fp_a')}"}})
 
 
-def test_key_without_a_hash_is_refused_and_says_how_to_make_one():
+def test_key_without_a_hash_is_refused_and_the_message_tells_how_to_make_one():
     assert "python3 -m filesproxy key" in refusal({"key:a": {"providers": "*"}})
 
 
 @pytest.mark.parametrize("providers", ["nobody", "openai nobody", "local"])
-def test_key_for_a_provider_that_is_not_configured_is_refused(providers):
+def test_key_that_names_an_unknown_provider_is_refused(providers):
     assert "[key:a]: providers" in refusal({"key:a": {**KEY, "providers": providers}})
 
 
 @pytest.mark.parametrize("providers", ["openai", "azure-openai openai mine", "*", ""])
-def test_key_may_be_for_any_provider_that_is_configured(providers):
+def test_key_may_name_any_configured_provider(providers):
     source = {"key:a": {**KEY, "providers": providers}, "provider:mine": {"kind": "openai"}}
     assert config(source).keys[0].providers == tuple(providers.split())
 
 
-def test_saved_credential_that_anybody_could_use_is_refused_by_its_line(ini):
+def test_saved_credential_that_anybody_could_use_is_refused_by_file_and_line(ini):
     text = "[filesproxy]\nproxy = none\n\n[provider:openai]\ncredential = sk-canary-0123\n"
     path = ini(text)
     message = refusal(path)
@@ -190,7 +190,7 @@ def test_saved_credential_that_anybody_could_use_is_refused_by_its_line(ini):
 
 
 @pytest.mark.parametrize("guard", [{"key:a": KEY}, {"key:a": {**KEY, "providers": ""}}, OPEN])
-def test_saved_credential_starts_with_a_key_or_with_open_access(guard):
+def test_saved_credential_is_accepted_with_a_key_or_with_open_access(guard):
     found = config({**guard, "provider:openai": {"credential": SECRET}})
     assert found.providers["openai"]["credential"] == SECRET
 
@@ -207,13 +207,13 @@ def test_saved_credential_that_is_a_gateway_key_is_refused(sha256, credential, m
     monkeypatch.setenv("A_CREDENTIAL", SECRET)
     source = {"provider:x": {"kind": "openai", "credential": credential},
               "key:a": {"sha256": hashed("fp_b")}, "key:b": {"sha256": sha256}}  # fmt: skip
-    assert refusal(source) == "[provider:x]: this is a gateway key."
+    assert refusal(source) == "[provider:x]: the credential is a gateway key."
 
 
 SHARED = "share the files of the saved provider x"
 PLAIN = "sends its credential over plain http"
 SAVED = {"kind": "openai", "credential": SECRET}
-# providers of two keys, base_url, what is warned of
+# providers of two keys, base_url, expected warnings
 WARNED = [
     (("x", "x"), "https://a.example", [SHARED]),
     (("*", "x"), "https://a.example", [SHARED]),
@@ -235,13 +235,13 @@ WARNED = [
 ]
 
 
-@pytest.mark.parametrize("providers,url,said", WARNED)
-def test_start_warns_of_shared_files_and_of_plain_http(providers, url, said, caplog):
+@pytest.mark.parametrize("providers,url,expected", WARNED)
+def test_shared_files_and_plain_http_cause_warnings(providers, url, expected, caplog):
     source = {"provider:x": {**SAVED, "base_url": url}}
     for name, used in zip("ab", providers):
         source[f"key:{name}"] = {"sha256": hashed(f"fp_{name}"), "providers": used}
     warnings = config(source).warnings
-    assert len(warnings) == len(said) and all(part in text for part, text in zip(said, warnings))
+    assert len(warnings) == len(expected) and all(part in text for part, text in zip(expected, warnings))
     caplog.set_level(logging.WARNING, logger="filesproxy")
     create_app(source)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -250,7 +250,7 @@ def test_start_warns_of_shared_files_and_of_plain_http(providers, url, said, cap
     assert SECRET not in caplog.text
 
 
-def test_plain_http_without_a_credential_and_a_store_that_keys_share_are_nothing_to_warn_of(tmp_path):
+def test_plain_http_without_a_credential_and_a_shared_local_store_cause_no_warning(tmp_path):
     source = {
         "provider:x": {"kind": "openai", "base_url": "http://a.example"},
         "provider:local": {"folder": str(tmp_path)},

@@ -1,4 +1,4 @@
-"""Settings: each from keyword, environment, mapping and INI file; errors that name it and never repeat its value."""
+"""Settings: each from keyword, environment, mapping and INI file; errors name the setting and never quote its value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GOOD = {
               ("http://user:pw@proxy.example:3128", "http://user:pw@proxy.example:3128")],
     "ca_file": [("{file}", "{file}"), ("", "")],
     "ca_extra": [("{file}", "{file}")],
-    "client_cert": [("", "")],  # one that can be used needs its key: tests/heavy/test_tls.py
+    "client_cert": [("", "")],  # a usable one needs its key: tests/heavy/test_tls.py
     "client_key": [("", "")],
     "tls_strict": [("yes", True), ("no", False)],
     "via_name": [("central-1", "central-1"), ("A_b", "A_b")],
@@ -124,7 +124,7 @@ FILES = {
 
 @pytest.fixture
 def filled(tmp_path, monkeypatch):
-    """Puts paths of real files into a text; and sets the variables that the tables name."""
+    """A function that puts paths of real files into a text. The variables that the tables name are set."""
     for name, text in (("A_CREDENTIAL", "sk-of-the-environment"), ("AN_EMPTY_VARIABLE", ""), ("TWO_WORDS", "a b")):
         monkeypatch.setenv(name, text)
     for name, content in FILES.items():
@@ -145,7 +145,7 @@ def cases(table, names):
 
 
 def source(section, name, text):
-    """A mapping that can be used if `name = text` can, and says nothing else that matters."""
+    """A mapping that is valid if and only if `name = text` is."""
     kind = {"folder": "local", "resource": "azure-openai", "api_version": "azure-openai", "auth": "azure-openai"}
     needed = {"provider:x": {"kind": kind.get(name, "openai")}, "key:x": {"sha256": ONE}}.get(section, {})
     access = {"filesproxy": {"open_access": "yes"}} if name == "credential" else {}
@@ -159,7 +159,7 @@ def ini(sections):
     )
 
 
-def test_these_tables_know_every_setting():
+def test_tables_of_this_file_cover_every_setting():
     assert ABOVE | BELOW | OF_KEYS == set(GOOD) == set(BAD) == set(BY_NAME)
 
 
@@ -187,13 +187,13 @@ def test_setting_of_a_key_comes_from_mapping_and_file(name, text, value, tmp_pat
 
 
 @pytest.mark.parametrize("name,text", cases(BAD, ABOVE))
-def test_bad_application_setting_is_refused_from_everywhere_by_name_and_never_repeated(name, text, tmp_path):
+def test_bad_application_setting_is_refused_by_name_from_every_source_and_never_quoted(name, text, tmp_path):
     messages = [
         refusal(**{name: text}),
         refusal(environ={f"FILESPROXY_{name.upper()}": text}),
         refusal({"filesproxy": {name: text}}),
     ]
-    if text.strip() == text:  # the file's values have no blanks around them
+    if text.strip() == text:  # in a file, spaces around a value are not part of it
         messages.append(refusal(written(tmp_path, f"[filesproxy]\n{name} = {text}\n")))
         assert "filesproxy.ini, line 2: [filesproxy]" in messages[-1]
     assert all(name in message for message in messages)
@@ -201,7 +201,7 @@ def test_bad_application_setting_is_refused_from_everywhere_by_name_and_never_re
 
 
 @pytest.mark.parametrize("name,text", cases(BAD, BELOW))
-def test_bad_provider_setting_is_refused_by_section_and_name_and_never_repeated(name, text, filled):
+def test_bad_provider_setting_is_refused_by_section_and_name_and_never_quoted(name, text, filled):
     text = filled(text)
     message = refusal(source("provider:x", name, text))
     assert "[provider:x]" in message and name in message
@@ -209,14 +209,14 @@ def test_bad_provider_setting_is_refused_by_section_and_name_and_never_repeated(
 
 
 @pytest.mark.parametrize("name,text", cases(BAD, OF_KEYS))
-def test_bad_setting_of_a_key_is_refused_by_section_and_name_and_never_repeated(name, text):
+def test_bad_setting_of_a_key_is_refused_by_section_and_name_and_never_quoted(name, text):
     message = refusal(source("key:x", name, text))
     assert "[key:x]" in message and name in message
     assert len(text) < 8 or text not in message
 
 
 @pytest.mark.parametrize("scope,names", [("app", ABOVE), ("provider", BELOW), ("key", OF_KEYS)])
-def test_setting_in_a_section_that_it_is_not_for_is_refused(scope, names):
+def test_setting_in_the_wrong_section_is_refused(scope, names):
     for name in set(BY_NAME) - names:
         with pytest.raises(ConfigError) as refused:
             values({name: SECRET}, scope, lambda key: f"here, at {key}", BY_NAME)
@@ -224,12 +224,12 @@ def test_setting_in_a_section_that_it_is_not_for_is_refused(scope, names):
 
 
 @pytest.mark.parametrize("name", sorted(BELOW - ABOVE | OF_KEYS))
-def test_setting_of_a_section_is_none_of_the_keywords_and_the_environment(name):
+def test_setting_of_a_provider_or_key_is_refused_as_keyword_and_as_variable(name):
     assert name in refusal(**{name: SECRET})
     assert f"FILESPROXY_{name.upper()}" in refusal(environ={f"FILESPROXY_{name.upper()}": SECRET})
 
 
-def test_keywords_may_be_values_of_python(tmp_path):
+def test_keywords_may_be_python_values(tmp_path):
     found = config(max_upload_bytes=5, read_timeout=2.5, connect_timeout=3, folder=tmp_path, open_access=True).settings
     assert (found["max_upload_bytes"], found["read_timeout"], found["connect_timeout"]) == (5, 2.5, 3.0)
     assert (found["folder"], found["open_access"]) == (str(tmp_path), True)
@@ -237,14 +237,14 @@ def test_keywords_may_be_values_of_python(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(ABOVE))
 @pytest.mark.parametrize("value", [None, True, b"bytes", ["a"]])
-def test_keyword_of_another_type_is_refused_and_never_becomes_a_name(name, value):
+def test_keyword_of_the_wrong_type_is_refused(name, value):
     if value is True and name in ("open_access", "tls_strict"):
         assert config(**{name: value}).settings[name] is True
     else:
         assert name in refusal(**{name: value})
 
 
-def test_folder_may_be_relative_and_may_name_a_home(monkeypatch):
+def test_folder_may_be_relative_and_may_begin_with_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert config(folder="~/files").settings["folder"] == "/home/somebody/files"
     assert config(folder="files").settings["folder"] == os.path.abspath("files")
@@ -272,12 +272,12 @@ def test_nearest_setting_is_one_of_the_same_section(section, near, name):
 @pytest.mark.parametrize(
     "key", [SECRET, "credential " + SECRET, "credential1", "qqqq", "folder" + SECRET, "kredential\0"]
 )
-def test_key_that_is_like_no_setting_or_may_be_a_secret_is_not_repeated(key):
+def test_key_that_resembles_no_setting_or_may_be_a_secret_is_not_quoted(key):
     assert refusal({"provider:openai": {key: "x"}}) == "[provider:openai]: this key is not a setting."
 
 
 @pytest.mark.parametrize("name", ["proxy", "credential"])
-def test_what_may_hold_a_secret_is_hidden_from_every_repr(name):
+def test_setting_that_may_contain_a_secret_is_hidden_from_every_repr(name):
     text = "http://user:" + SECRET + "@proxy.example" if name == "proxy" else SECRET
     found = config(source("provider:x", name, text))
     assert type(found.providers["x"][name]) is Secret and found.providers["x"][name] == text
@@ -285,19 +285,19 @@ def test_what_may_hold_a_secret_is_hidden_from_every_repr(name):
 
 
 @pytest.mark.parametrize("name", ["ca_file", "ca_extra"])
-def test_trust_store_of_a_provider_must_be_pem_at_the_start(name, filled):
+def test_trust_store_of_a_provider_is_checked_at_the_start(name, filled):
     assert "[provider:x]" in refusal(source("provider:x", name, filled("{credential}")))
     assert config(source("provider:x", name, "")).providers["x"][name] == ""
 
 
 @pytest.mark.parametrize("name", ["folder", "resource", "api_version", "auth"])
-def test_setting_of_one_kind_of_provider_is_refused_in_another(name):
+def test_setting_of_one_kind_of_provider_is_refused_for_another_kind(name):
     text = GOOD[name][0][0]
-    assert f"a provider of the kind openai has no {name}" in refusal({"provider:x": {"kind": "openai", name: text}})
+    assert f"a provider of kind openai has no setting {name}" in refusal({"provider:x": {"kind": "openai", name: text}})
 
 
 @pytest.mark.parametrize("setting", ["ca_file", "ca_extra"])
-def test_trust_store_must_be_readable_at_the_start(setting, tmp_path):
+def test_trust_store_that_cannot_be_read_is_refused_at_the_start(setting, tmp_path):
     assert setting in refusal(**{setting: str(tmp_path / "missing.pem")})
 
 
@@ -307,18 +307,18 @@ def test_trust_store_must_be_readable_at_the_start(setting, tmp_path):
      ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
      ("https://a.example/openai/v1/", "https://a.example/openai/v1")],
 )  # fmt: skip
-def test_base_url_loses_its_end_slash_only(text, url):
+def test_base_url_loses_only_its_trailing_slashes(text, url):
     assert base_url(text) == url
 
 
 @pytest.mark.parametrize("text", ["a", "0", "azure-prod", "team_a", "a" * 64])
-def test_name_is_of_small_letters_digits_hyphen_and_underscore(text):
+def test_name_consists_of_lower_case_letters_digits_hyphens_and_underscores(text):
     assert is_name(text)
     assert not any(
         is_name(other) for other in (f"-{text}", f"{text}\n", f"{text} ", text + "É", f"@{text}", "a" + text * 64)
     )
 
 
-def test_every_setting_has_a_sentence_and_is_for_somebody():
+def test_every_setting_has_a_description_and_belongs_to_a_section():
     assert all(setting.doc and (setting.app or setting.provider or setting.key) for setting in SETTINGS)
     assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)

@@ -1,4 +1,4 @@
-"""Who calls: the headers that SDKs really send, gateway keys, and who may ask where nobody needs a key."""
+"""Authentication: the headers that SDKs really send, gateway keys, and who may call if no key is needed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CREDENTIALS = [
 
 
 @pytest.mark.parametrize("headers,credential", CREDENTIALS)
-def test_credential_is_the_one_that_the_caller_meant(headers, credential):
+def test_credential_is_taken_from_the_header_that_the_caller_meant(headers, credential):
     found = authenticate(request(**headers), ())
     assert found == Caller(None, Secret(credential)) and type(found.credential) is Secret
     assert found.name == ""
@@ -71,7 +71,7 @@ def test_credential_is_the_one_that_the_caller_meant(headers, credential):
      "Bearer " + "a" * 4097, "Bearer ,", "bearer a,bearer a", "Basic eDp5,Bearer a", "Bearer a,Basic eDp5"],
 )  # fmt: skip
 @pytest.mark.parametrize("keys", [(), KEYS], ids=["no_keys", "keys"])
-def test_bearer_that_repeats_or_holds_odd_characters_is_400_and_not_repeated(value, keys):
+def test_repeated_or_malformed_bearer_is_400_and_not_quoted(value, keys):
     with pytest.raises(BadRequest) as refused:
         authenticate(request(authorization=value), keys)
     assert refused.value.param == "authorization"
@@ -80,7 +80,7 @@ def test_bearer_that_repeats_or_holds_odd_characters_is_400_and_not_repeated(val
 
 @pytest.mark.parametrize("value", ["a,b", "a b", "é", "a\r\nb"])
 @pytest.mark.parametrize("keys", [(), KEYS], ids=["no_keys", "keys"])
-def test_portkey_key_that_repeats_is_400_even_beside_a_good_bearer(value, keys):
+def test_repeated_portkey_key_is_400_even_together_with_a_valid_bearer(value, keys):
     with pytest.raises(BadRequest) as refused:
         authenticate(request(authorization="Bearer sk-a", x_portkey_api_key=value), keys)
     assert refused.value.param == "x-portkey-api-key"
@@ -91,24 +91,24 @@ def test_repr_of_a_caller_shows_no_credential():
     assert "sk-a" not in repr(authenticate(request(authorization="Bearer sk-a"), ()))
 
 
-# what a client with a gateway key sends (KEY stands for it), and the credential that it brings of its own
+# what a client with the gateway key KEY sends, and its own credential
 WITH_A_KEY = {
     "portkey_header": ({"x_portkey_api_key": "KEY"}, ""),
     "bearer": ({"authorization": "Bearer KEY"}, ""),
-    "bearer_in_capitals": ({"authorization": "BEARER KEY"}, ""),
-    "same_in_both": ({"x_portkey_api_key": "KEY", "authorization": "Bearer KEY"}, ""),
-    "credential_beside_it": ({"x_portkey_api_key": "KEY", "authorization": "Bearer sk-a"}, "sk-a"),
+    "bearer_in_upper_case": ({"authorization": "BEARER KEY"}, ""),
+    "same_key_in_both": ({"x_portkey_api_key": "KEY", "authorization": "Bearer KEY"}, ""),
+    "own_credential_as_bearer": ({"x_portkey_api_key": "KEY", "authorization": "Bearer sk-a"}, "sk-a"),
     "openai_sdk_without_a_key": ({"x_portkey_api_key": "KEY", "authorization": "Bearer OPENAI_API_KEY"}, ""),
     "portkey_sdk_without_a_key": ({"x_portkey_api_key": "KEY", "authorization": "Bearer DUMMY-KEY"}, ""),
-    "another_gateway_key_beside_it": ({"x_portkey_api_key": "KEY", "authorization": "Bearer fp_other"}, ""),
-    "basic_beside_it": ({"x_portkey_api_key": "KEY", "authorization": "Basic dXNlcjpwYXNz"}, ""),
-    "key_as_bearer_and_empty_header": ({"x_portkey_api_key": "", "authorization": "Bearer KEY"}, ""),
+    "another_gateway_key_as_bearer": ({"x_portkey_api_key": "KEY", "authorization": "Bearer fp_other"}, ""),
+    "basic_authorization_too": ({"x_portkey_api_key": "KEY", "authorization": "Basic dXNlcjpwYXNz"}, ""),
+    "key_as_bearer_and_an_empty_header": ({"x_portkey_api_key": "", "authorization": "Bearer KEY"}, ""),
 }
 
 
 @pytest.mark.parametrize("presented", [TEAM, OLD, PLAIN])
 @pytest.mark.parametrize("name", WITH_A_KEY)
-def test_key_is_known_by_any_of_its_hashes_and_is_never_a_credential(name, presented):
+def test_key_is_recognised_by_any_of_its_hashes_and_is_never_a_credential(name, presented):
     headers, credential = WITH_A_KEY[name]
     sent = {header: text.replace("KEY", presented) if text[-4:] in ("KEY", " KEY") else text
             for header, text in headers.items()}  # fmt: skip
@@ -124,7 +124,10 @@ NO_KEY = [
     {"authorization": "Bearer fp_nobody"},
     {"authorization": "Bearer sk-a"},
     {"authorization": "Bearer OPENAI_API_KEY"},
-    {"x_portkey_api_key": "fp_nobody", "authorization": f"Bearer {TEAM}"},  # the header wins over the bearer
+    {
+        "x_portkey_api_key": "fp_nobody",
+        "authorization": f"Bearer {TEAM}",
+    },  # the header takes precedence over the bearer
     {"x_portkey_api_key": hashed(TEAM)},
     {"x_portkey_api_key": TEAM.upper()},
     {"x_portkey_api_key": TEAM + "x"},
@@ -140,14 +143,14 @@ NO_KEY = [
 
 
 @pytest.mark.parametrize("headers", NO_KEY)
-def test_caller_without_a_key_that_is_known_is_401_where_there_are_keys(headers):
+def test_caller_without_a_known_key_is_401_if_keys_are_configured(headers):
     with pytest.raises(Unauthorized) as refused:
         authenticate(request(**headers), KEYS)
     assert refused.value.code == "invalid_api_key"
     assert not [text for text in headers.values() if text and text in refused.value.message]
 
 
-def test_hash_of_nothing_opens_nothing():
+def test_hash_of_the_empty_text_admits_nobody():
     with pytest.raises(Unauthorized):
         authenticate(request(), (Key("empty", (hashed(""),), ("*",), ("*",), True),))
 
@@ -193,7 +196,7 @@ def perform(client, operation, headers, status=200):
 
 
 def everything_sent(upstream):
-    """All that left in headers, queries and URLs, as one text; a repr would hide a Secret."""
+    """All URLs, queries and headers that were sent, as one text. (A repr would hide a Secret.)"""
     texts = [[call.url, *call.query.values(), *call.headers.values()] for call in upstream.calls]
     return "\n".join("\n".join(map(str, part)) for part in texts)
 
@@ -202,7 +205,7 @@ def everything_sent(upstream):
 @pytest.mark.parametrize(
     "config", [KEYED, {**KEYED, "filesproxy": {"open_access": "yes"}}], ids=["keys", "open_access"]
 )
-def test_every_operation_needs_a_key_where_there_are_keys(operation, config, make_client, upstream):
+def test_every_operation_needs_a_key_if_keys_are_configured(operation, config, make_client, upstream):
     client = make_client(config)
     for provider in ("openai", "@openai", "nobody", ""):
         for presented in ({}, {"authorization": "Bearer sk-a"}, {"x-portkey-api-key": "fp_nobody"}):
@@ -226,7 +229,7 @@ def test_key_uses_the_saved_credential_and_its_name_is_logged(operation, make_cl
     assert [(line["key"], line["provider"]) for line in access_log()] == [("team", "@openai")] * 2
 
 
-# key, provider named, operation: what that key may not do
+# key, provider, operation: what this key does not allow
 FORBIDDEN = [
     (TEAM, "@second", "list_files"),
     (TEAM, "openai", "list_files"),
@@ -240,7 +243,7 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("key,provider,operation", FORBIDDEN)
-def test_key_that_is_not_for_it_is_403_and_nothing_is_sent(key, provider, operation, make_client, upstream):
+def test_key_without_permission_is_403_and_nothing_is_sent(key, provider, operation, make_client, upstream):
     headers = {"x-portkey-provider": provider, "x-portkey-api-key": key, "authorization": "Bearer sk-a"}
     error = perform(make_client(KEYED), operation, headers, 403).json["error"]
     assert (error["type"], error["code"]) == ("permission_error", "forbidden")
@@ -255,7 +258,7 @@ def test_key_works_from_any_machine_under_any_host(host, make_client, upstream):
     assert [call.headers["authorization"] for call in upstream.calls] == ["Bearer sk-saved"]
 
 
-def test_key_may_bring_a_credential_of_its_own_where_it_is_allowed(make_client, upstream, access_log):
+def test_caller_may_use_its_own_credential_if_its_key_allows_that(make_client, upstream, access_log):
     upstream.answers(ANSWERS["list_files"])
     headers = {"x-portkey-provider": "openai", "x-portkey-api-key": "fp_own", "authorization": "Bearer sk-a"}
     make_client(KEYED).get("/v1/files", headers=headers)
@@ -263,8 +266,8 @@ def test_key_may_bring_a_credential_of_its_own_where_it_is_allowed(make_client, 
     assert (access_log()[0]["key"], access_log()[0]["provider"]) == ("own", "openai")
 
 
-# which headers beside {"x-portkey-provider": "@openai"}: how SDKs present the same key
-NOISE = [
+# headers sent together with {"x-portkey-provider": "@openai"}: how SDKs present the same key
+PRESENTATIONS = [
     {"authorization": f"Bearer {TEAM}"},
     {"x-portkey-api-key": TEAM, "authorization": f"Bearer {TEAM}"},
     {"x-portkey-api-key": TEAM, "authorization": "Bearer OPENAI_API_KEY"},
@@ -282,21 +285,21 @@ NOISE = [
 ]
 
 
-@pytest.mark.parametrize("headers", NOISE)
-def test_other_authorization_beside_a_saved_provider_is_ignored_and_stays_here(headers, make_client, upstream):
+@pytest.mark.parametrize("headers", PRESENTATIONS)
+def test_other_credentials_sent_with_a_saved_provider_are_ignored_and_not_sent_on(headers, make_client, upstream):
     upstream.answers(ANSWERS["list_files"])
     make_client(KEYED).get("/v1/files", headers={"x-portkey-provider": "@openai", **headers})
     (call,) = upstream.calls
     assert (dict(call.headers), dict(call.query)) == ({"authorization": "Bearer sk-saved"}, {})
 
 
-# where a client could put a gateway key (KEY), and a provider that would send what stands there
+# where a client could put a gateway key (KEY), and a provider that would be sent this value
 POSITIONS = {
     "bearer": ("openai", {"authorization": "Bearer KEY"}),
     "portkey_header": ("openai", {"x-portkey-api-key": "KEY"}),
-    "both": ("openai", {"authorization": "Bearer KEY", "x-portkey-api-key": "KEY"}),
+    "both_headers": ("openai", {"authorization": "Bearer KEY", "x-portkey-api-key": "KEY"}),
     "organisation": ("openai", {"authorization": "Bearer sk-a", "openai-organization": "KEY"}),
-    "project_of_portkey": ("openai", {"authorization": "Bearer sk-a", "x-portkey-openai-project": "KEY"}),
+    "portkey_project": ("openai", {"authorization": "Bearer sk-a", "x-portkey-openai-project": "KEY"}),
     "azure_bearer": ("azure-openai", {"authorization": "Bearer KEY"}),
     "azure_api_key": ("azure-openai", {"api-key": "KEY"}),
     "azure_token": ("azure-openai", {"x-portkey-azure-ad-token": "KEY"}),
@@ -378,7 +381,7 @@ OTHER_HOSTS = ["", "evil.example", "evil.example:8787", "127.0.0.1.evil.example"
 
 @pytest.mark.parametrize("host", LOCAL_HOSTS)
 @pytest.mark.parametrize("client_address", ["127.0.0.1", "127.1.2.3", "::1", "", None])
-def test_this_machine_under_a_loopback_host_is_let_in(host, client_address):
+def test_this_machine_with_a_loopback_host_is_admitted(host, client_address):
     require_this_machine(request(client_address, host=host))
     require_this_machine(request(client_address, host=host, origin=f"http://{host}"))
 
@@ -389,7 +392,7 @@ def test_any_other_host_is_403(host):
         require_this_machine(request(host=host))
 
 
-def test_no_host_at_all_is_403():
+def test_missing_host_is_403():
     with pytest.raises(Forbidden):
         require_this_machine(request())
 
@@ -398,7 +401,7 @@ def test_no_host_at_all_is_403():
     "client_address",
     ["192.0.2.1", "10.0.0.1", "0.0.0.0", "::", "fe80::1", "::ffff:192.0.2.1", "unix", "evil.example", "127.0.0.1:5"],
 )  # fmt: skip
-def test_any_other_machine_is_403_whatever_it_says(client_address):
+def test_any_other_machine_is_403_whatever_its_headers_claim(client_address):
     with pytest.raises(Forbidden):
         require_this_machine(request(client_address, host="localhost", x_forwarded_for="127.0.0.1",
                                      x_real_ip="127.0.0.1",
@@ -418,7 +421,7 @@ def test_page_of_another_origin_is_403(origin):
 
 @pytest.mark.parametrize("name", POSITIONS)
 @pytest.mark.parametrize("other", ["fp_reader", PLAIN, OLD])
-def test_gateway_key_of_another_team_beside_ones_own_never_goes_upstream(other, name, make_client, upstream):
+def test_another_teams_gateway_key_never_goes_upstream(other, name, make_client, upstream):
     upstream.answers(FILE)
     provider, headers = POSITIONS[name]
     sent = {header: text.replace("KEY", other) for header, text in headers.items()}
@@ -431,7 +434,7 @@ def test_gateway_key_of_another_team_beside_ones_own_never_goes_upstream(other, 
     assert other not in everything_sent(upstream)
 
 
-def test_bearer_that_is_another_teams_gateway_key_is_no_credential(make_client, upstream):
+def test_another_teams_gateway_key_is_not_accepted_as_a_credential(make_client, upstream):
     for other in ("fp_reader", PLAIN, OLD, TEAM):
         headers = {"x-portkey-provider": "openai", "x-portkey-api-key": "fp_own", "authorization": f"Bearer {other}"}
         error = make_client(KEYED).get("/v1/files/file-1", headers=headers, status=401).json["error"]
@@ -439,8 +442,8 @@ def test_bearer_that_is_another_teams_gateway_key_is_no_credential(make_client, 
     assert upstream.calls == []
 
 
-# what a client says about scope or form, all of it out of place
-OUT_OF_PLACE = [
+# headers that are refused if the caller has permission
+BAD_HEADERS = [
     {"x-portkey-azure-resource-name": "theirs"},
     {"x-portkey-anthropic-workspace-id": "w"},
     {"openai-project": "a b"},
@@ -451,25 +454,23 @@ OUT_OF_PLACE = [
 ]
 
 
-@pytest.mark.parametrize("headers", OUT_OF_PLACE)
+@pytest.mark.parametrize("headers", BAD_HEADERS)
 @pytest.mark.parametrize("key,provider,operation", FORBIDDEN)
-def test_key_without_the_right_hears_403_before_any_complaint_about_headers(
-    key, provider, operation, headers, make_client, upstream
-):
+def test_missing_permission_is_reported_before_a_bad_header(key, provider, operation, headers, make_client, upstream):
     named = {"x-portkey-provider": provider, "x-portkey-api-key": key, "authorization": "Bearer sk-a"}
     error = perform(make_client(KEYED), operation, {**named, **headers}, 403).json["error"]
     assert error["code"] == "forbidden" and upstream.calls == []
 
 
 @pytest.mark.parametrize("client_address", ["::ffff:127.0.0.1", "::ffff:127.9.9.9", "::FFFF:7F00:1"])
-def test_loopback_peer_as_a_server_on_version_6_sees_it_is_this_machine(client_address):
+def test_ipv4_loopback_mapped_to_ipv6_is_this_machine(client_address):
     require_this_machine(request(client_address, host="localhost:8787"))
     require_this_machine(request(client_address, host="[::1]:8787", origin="http://[::1]:8787"))
 
 
 @pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_real_ip", "via"])
 @pytest.mark.parametrize("value", ["127.0.0.1", "for=127.0.0.1", "192.0.2.1", "1.1 proxy", ""])
-def test_request_that_came_through_a_proxy_is_not_this_machines(header, value):
+def test_request_through_a_proxy_is_not_from_this_machine(header, value):
     with pytest.raises(Forbidden):
         require_this_machine(request(host="localhost", **{header: value}))
 
@@ -481,5 +482,5 @@ def test_page_of_another_site_is_403_even_without_an_origin(site):
 
 
 @pytest.mark.parametrize("site", ["none", "same-origin"])
-def test_browser_on_this_machine_is_let_in(site):
+def test_browser_on_this_machine_is_admitted(site):
     require_this_machine(request(host="localhost:8787", sec_fetch_site=site, origin="http://localhost:8787"))

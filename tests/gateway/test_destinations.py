@@ -1,7 +1,7 @@
-"""Where a request goes is the table's to say: no header, path, body or answer makes the gateway connect elsewhere.
+"""Only the configuration decides where a request goes: no header, path, body or answer sends it elsewhere.
 
-Two upstreams: A is in the table, B is not. Whoever says "go to B", B sees no connection; and the interpreter's own
-audit (`connections`) tells of none but the client's to the gateway and the gateway's to A.
+There are two upstreams: A is configured, B is not. Whatever asks for B, B must see no connection, and the interpreter's
+own audit (`connections`) must report only the client's connections to the gateway and the gateway's to A.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_pr
 
 
 class Two:
-    """The gateway between a client and two upstreams; `{b}` in what a client says is B's host and port."""
+    """The gateway between a client and two upstreams. `{b}` in a request is replaced by B's host and port."""
 
     def __init__(self, gateway, a, b):
         self.port, self.a, self.b = gateway.server_port, a, b
 
-    def names_b(self, text):
+    def filled(self, text):
         return text.replace("{b}", f"127.0.0.1:{self.b.port}").replace("{b_port}", str(self.b.port))
 
     def ask(self, method="GET", path="/v1/files/file-1", headers=None, body=b"", **more):
-        """One request, B's name filled in; its headers win over those of a plain one."""
+        """Send a request. Its headers are added to those of COMPAT, or replace them."""
         headers = {**COMPAT, **(headers or {}), **more}
         if isinstance(body, (dict, list)):
             body, headers = json.dumps(body).encode(), {"content-type": "application/json", **headers}
-        filled = {name: value and self.names_b(value) for name, value in headers.items()}
-        data = request(method, self.names_b(path), b"", filled).replace(b"\r\n\r\n", b"", 1)
-        body = self.names_b(body.decode("latin-1")).encode("latin-1")
+        filled = {name: value and self.filled(value) for name, value in headers.items()}
+        data = request(method, self.filled(path), b"", filled).replace(b"\r\n\r\n", b"", 1)
+        body = self.filled(body.decode("latin-1")).encode("latin-1")
         framed = b"\r\ncontent-length: %d" % len(body) if body else b""
         return ask(self.port, data + framed + b"\r\n\r\n" + body)
 
@@ -51,7 +51,7 @@ class Two:
 
 @pytest.fixture
 def between(connections):
-    """Starts a gateway before A, whose script can be given; at the end, nobody but A was connected to."""
+    """A function that starts a gateway in front of A. At the end, nothing but A may have been connected to."""
     with contextlib.ExitStack() as stack:
         allowed = set()
 
@@ -71,7 +71,7 @@ def between(connections):
         assert set(connections.looked_up()) <= allowed
 
 
-# What a client says in headers
+# Headers of a client
 
 HEADERS = {
     "host": {"host": "{b}"},
@@ -88,7 +88,7 @@ HEADERS = {
     "provider_as_url": {"x-portkey-provider": "http://{b}/v1"},
     "provider_as_host": {"x-portkey-provider": "{b}"},
     "saved_provider_as_url": {"x-portkey-provider": "@http://{b}/v1"},
-    "provider_with_a_host_behind": {"x-portkey-provider": "compat@{b}"},
+    "provider_with_a_host_after_it": {"x-portkey-provider": "compat@{b}"},
     "virtual_key_as_url": {"x-portkey-virtual-key": "http://{b}"},
     "proxy": {"proxy": "http://{b}", "proxy-connection": "keep-alive", "http-proxy": "http://{b}"},
     "organization": {"openai-organization": "evil@{b}/", "openai-project": "http://{b}#"},
@@ -113,19 +113,19 @@ def test_no_header_sends_a_request_elsewhere(name, between):
     two.ask(headers=HEADERS[name])
     two.upload(HEADERS[name])
     two.ask("POST", "/v1/batches", HEADERS[name], {"input_file_id": "file-1"})
-    for peer in two.a.peers:  # which sees its own name, whatever Host the client sent
+    for peer in two.a.peers:  # A sees its own name, whatever Host the client sent
         assert f"\r\nhost: 127.0.0.1:{two.a.port}\r\n".encode() in peer.head
 
 
-def test_these_requests_reach_a_where_nobody_says_otherwise(between):
-    """Else nothing here would prove a thing."""
+def test_plain_requests_reach_a(between):
+    """Without this, the other tests would prove nothing."""
     two = between()
     assert two.ask().status == two.upload().status == 200
     assert two.ask("POST", "/v1/batches", body={"input_file_id": "file-1"}).status == 200
     assert two.a.connections == 3
 
 
-# What a client says in the request line
+# Request lines of a client
 
 TARGETS = (
     "http://{b}/v1/files/file-1",
@@ -202,7 +202,7 @@ def test_no_id_sends_a_request_elsewhere(item_id, between):
         if path == PATHS[0][1]:
             two.ask(method, "/mounted/../v1/files/" + item_id)
     two.upload(path=f"/v1/uploads/{item_id}/parts", body=form(("data", "a", "", b"x")))
-    for peer in two.a.peers:  # what was sent at all is a path below A's base URL
+    for peer in two.a.peers:  # if anything was sent, then to a path below A's base URL
         assert peer.head.split(b" ")[1].startswith(b"/v1/") and b".." not in peer.head and b"@" not in peer.head
 
 
@@ -218,7 +218,7 @@ def test_no_query_sends_a_request_elsewhere(query, between):
         two.ask("GET", f"{path}?{query}")
 
 
-# What a client says in a body
+# Bodies of a client
 
 
 def pdf(**file):
@@ -274,7 +274,7 @@ def test_no_chat_makes_the_gateway_fetch_or_go_elsewhere(name, kind, between):
         assert b".." not in peer.head and b"@" not in peer.head.partition(b"\r\n")[0]
 
 
-def test_file_url_of_a_chat_goes_to_the_provider_as_it_is_and_nobody_here_fetches_it(between):
+def test_file_url_of_a_chat_is_passed_to_the_provider_and_not_fetched(between):
     for kind in ("openai", "anthropic"):
         two = between(kind=kind)
         body = {"model": "m", "max_tokens": 5, "messages": pdf(file_url="https://{b}/a.pdf")}
@@ -321,7 +321,7 @@ def test_no_form_makes_the_gateway_fetch_or_go_elsewhere(name, kind, between):
     between(kind=kind).upload(body=FORMS[name])
 
 
-# What the provider says: an answer of A's that names B
+# Answers: A's answer names B
 
 STATUSES = (
     "301 A",
@@ -365,8 +365,8 @@ def test_no_redirect_is_followed(status, between):
 
 
 @pytest.mark.parametrize("kind", ["openai", "anthropic", "azure-openai"])
-def test_no_list_leads_elsewhere(kind, between):
-    """Pages are asked for at A, whatever cursor or address it gives for the next one."""
+def test_no_list_sends_a_request_elsewhere(kind, between):
+    """All pages are requested from A, whatever cursor or address it gives for the next one."""
     first = {"object": "file", "bytes": 1, "size_bytes": 1, "created_at": 5, "filename": "a", "purpose": "batch",
              "status": "processed", "mime_type": "a/b"}  # fmt: skip
     created = {"created_at": "2025-04-15T18:37:24Z"} if kind == "anthropic" else {}
@@ -394,8 +394,8 @@ def test_no_list_leads_elsewhere(kind, between):
     assert two.a.connections >= 2
 
 
-def test_no_file_object_leads_elsewhere(between):
-    """Anthropic's types of files are asked for by ids of the client's, never by what an answer says."""
+def test_no_file_object_sends_a_request_elsewhere(between):
+    """Anthropic's file types are looked up by the client's ids, never by anything in an answer."""
 
     def script(b):
         there = f"http://127.0.0.1:{b.port}/"
@@ -407,7 +407,7 @@ def test_no_file_object_leads_elsewhere(between):
     assert {peer.head.split(b" ")[1] for peer in two.a.peers} <= {b"/v1/files/file_1", b"/v1/files/file_1/content"}
 
 
-# Azure: a client names a resource, a version, a deployment
+# Azure: a client names a resource, a version or a deployment
 
 RESOURCES = ("evil#", "{b}#", "{b}/", "{b}?", "@{b}", "x@{b}#", "127.0.0.1:{b_port}\\", "evil/..", "..", "", " ", "a.b",
              "2130706433:{b_port}/", "[::1]:{b_port}/", "0x7f.1", "%40{b}%23", "x\u00e9", "a" * 65,
@@ -415,13 +415,13 @@ RESOURCES = ("evil#", "{b}#", "{b}/", "{b}?", "@{b}", "x@{b}#", "127.0.0.1:{b_po
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
-def test_no_azure_resource_is_another_host(resource, between):
+def test_no_azure_resource_changes_the_host(resource, between):
     two = between()
     own = {"x-portkey-provider": "azure-openai", "x-portkey-azure-resource-name": resource}
     replies = [two.ask(headers=own), two.upload(own)]
     replies += [two.ask("POST", "/v1/chat/completions", own, {"model": "m", "messages": []})]
     assert [reply.status for reply in replies] == [400, 400, 400]
-    two = between(kind="azure-openai")  # whose address the operator has given
+    two = between(kind="azure-openai")  # with a configured address
     assert two.ask(headers={**own, "x-portkey-provider": "compat"}).status == (400 if resource.strip() else 200)
 
 
@@ -431,7 +431,7 @@ DEPLOYMENTS = ("//{b}/x", "../../../@{b}", "x/../../y", "@{b}", "x#@{b}", "x?@{b
 
 @pytest.mark.parametrize("version", ["2024-10-21", "v1"])
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
-def test_no_azure_deployment_is_another_place(deployment, version, between):
+def test_no_azure_deployment_changes_the_destination(deployment, version, between):
     two = between(kind="azure-openai", section={"api_version": version})
     messages = [{"role": "user", "content": "a"}]
     two.ask("POST", "/v1/chat/completions", body={"model": deployment, "messages": messages})
@@ -445,17 +445,17 @@ def test_no_azure_deployment_is_another_place(deployment, version, between):
 
 
 @pytest.mark.parametrize("version", ["@{b}", "v1/../..", "2024-10-21#@{b}", "2024-10-21&host={b}", "//{b}", "V1"])
-def test_no_azure_version_is_another_place(version, between):
+def test_no_azure_version_changes_the_destination(version, between):
     two = between(kind="azure-openai")
     assert two.ask(headers={"x-portkey-azure-api-version": version}).status == 400
     assert two.a.connections == 0
 
 
-# What the environment says
+# The environment
 
 
 @pytest.mark.parametrize("proxy", ["none", "env"])
-def test_no_variable_of_the_environment_is_another_place(proxy, between, monkeypatch):
+def test_no_environment_variable_changes_the_destination(proxy, between, monkeypatch):
     two = between(section={"proxy": proxy})
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -468,19 +468,19 @@ def test_no_variable_of_the_environment_is_another_place(proxy, between, monkeyp
     assert two.ask(headers={"proxy": "http://{b}"}).status == 200
 
 
-def test_https_goes_past_the_environment_where_proxy_is_none(between, monkeypatch):
+def test_https_ignores_the_environment_if_proxy_is_none(between, monkeypatch):
     two = between(lambda b: lambda peer: peer.read(), section={"proxy": "none"}, scheme="https")
     for name in (*PROXY_VARIABLES[:3], *map(str.upper, PROXY_VARIABLES[:3])):
         monkeypatch.setenv(name, f"http://127.0.0.1:{two.b.port}")
-    assert two.ask().status == 502  # A speaks no TLS here
+    assert two.ask().status == 502  # A does not speak TLS here
     assert two.a.connections == 1
 
 
 # The audit itself
 
 
-def test_table_of_providers_is_the_list_of_hosts():
-    """Who adds a provider adds a host, on purpose."""
+def test_provider_table_lists_all_hosts():
+    """If you add a provider, add its host here deliberately."""
     urls = [provider["base_url"] for provider in PROVIDERS.values()]
     assert {url for url in urls if isinstance(url, str)} == {
         "https://api.openai.com/v1",
@@ -497,7 +497,7 @@ def refused(address, family=socket.AF_INET):
         sock.connect(address)
 
 
-def test_audit_tells_of_every_connection_in_any_thread(connections):
+def test_audit_reports_every_connection_of_every_thread(connections):
     with Upstream(answering(ANSWER)) as upstream:
         socket.create_connection(("localhost", upstream.port)).close()
         assert ("127.0.0.1", upstream.port) in connections()
@@ -508,8 +508,8 @@ def test_audit_tells_of_every_connection_in_any_thread(connections):
     "address,family",
     [(("192.0.2.1", 9), socket.AF_INET), (("2001:db8::1", 9), socket.AF_INET6), (("203.0.113.7", 1), socket.AF_INET)],
 )
-def test_audit_fails_a_test_that_goes_to_a_foreign_host(address, family, connections):
-    refused(address, family)  # addresses of documentation (RFC 5737, RFC 3849), to which no packet is waited for
+def test_audit_fails_a_test_that_connects_to_a_foreign_host(address, family, connections):
+    refused(address, family)  # documentation addresses (RFC 5737, RFC 3849); not waited for
     assert connections() == [address]
     with pytest.raises(pytest.fail.Exception, match=address[0].split(":")[0]):
         connections.check()
@@ -518,7 +518,7 @@ def test_audit_fails_a_test_that_goes_to_a_foreign_host(address, family, connect
     connections.check()
 
 
-def test_audit_fails_a_test_that_asks_for_a_foreign_name(connections):
+def test_audit_fails_a_test_that_looks_up_a_foreign_name(connections):
     with contextlib.suppress(OSError):
         socket.getaddrinfo("nosuch.invalid", 80)
     connections.check()
@@ -528,7 +528,7 @@ def test_audit_fails_a_test_that_asks_for_a_foreign_name(connections):
         assert audit.Contact("socket.getaddrinfo", name, 80).is_local is local, name
 
 
-def test_audit_lets_unix_sockets_pass(connections, tmp_path):
+def test_audit_ignores_unix_sockets(connections, tmp_path):
     refused(str(tmp_path / "none"), socket.AF_UNIX)
     refused(bytes(tmp_path / "none"), socket.AF_UNIX)
     connections.check()

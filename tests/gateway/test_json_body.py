@@ -1,4 +1,4 @@
-"""JSON bodies: read within limits, refused by name, and counted while they are in memory, on every way out."""
+"""JSON bodies: read within limits, refused for a stated reason, and counted until a request has ended in any way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BATCH = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "complet
 
 
 class Endless:
-    """An input without end, which counts what was read of it."""
+    """An endless input, which counts the bytes read from it."""
 
     def __init__(self, byte=b" "):
         self._byte = byte
@@ -44,7 +44,7 @@ class Endless:
 
 
 class Failing:
-    """An input that fails behind its first block."""
+    """An input that fails after its first block. A failure of None is a read that returns None."""
 
     def __init__(self, first, failure):
         self._first, self._failure = first, failure
@@ -64,12 +64,12 @@ def request(body, length=True, **environ):
     return Request({"REQUEST_METHOD": "POST", "wsgi.input": stream, "wsgi.input_terminated": True, **sized, **environ})
 
 
-def document(body, budget=None, names=(), max_json_bytes=LIMIT, **environ):
+def json_body(body, budget=None, names=(), max_json_bytes=LIMIT, **environ):
     return JsonBody(request(body, **environ), {"max_json_bytes": max_json_bytes}, budget or JsonBudget(10**9), names)
 
 
 def left(budget):
-    """What the budget still gives: it must be exactly the rest."""
+    """How many bytes the budget has left, found by trying."""
     low, high = 0, 1 << 40
     while low < high:
         middle = (low + high + 1) // 2
@@ -92,11 +92,11 @@ def left(budget):
     ["", "application/json", "Application/JSON; charset=utf-8", "application/json;x", "application/vnd.a+json"],
 )
 def test_object_is_read(length, content_type):
-    assert document(b'{"a": [1]}', length=length, CONTENT_TYPE=content_type).value == {"a": [1]}
+    assert json_body(b'{"a": [1]}', length=length, CONTENT_TYPE=content_type).value == {"a": [1]}
 
 
 def test_object_is_read_once():
-    made = document(b'{"a": [1]}')
+    made = json_body(b'{"a": [1]}')
     assert made.value is made.value
     assert made.named_provider() == ""
 
@@ -106,20 +106,20 @@ def test_object_is_read_once():
     ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "text/json", "application",
      "application/jsonl", "json", "application/json+x", "*/*"],
 )  # fmt: skip
-def test_another_media_type_is_415_and_nothing_is_read(content_type):
+def test_other_media_type_is_415_and_nothing_is_read(content_type):
     stream = Endless()
     with pytest.raises(UnsupportedMedia) as refused:
-        document(stream, length=False, CONTENT_TYPE=content_type).value  # noqa: B018
+        json_body(stream, length=False, CONTENT_TYPE=content_type).value  # noqa: B018
     assert (refused.value.status, refused.value.param) == (415, "content-type")
     assert stream.read_bytes == 0
 
 
 INVALID = {
-    "nothing": b"",
+    "empty": b"",
     "space": b"  ",
     "garbage": b"garbage",
-    "half": b'{"a": [1',
-    "two": b"{}{}",
+    "truncated": b'{"a": [1',
+    "two_objects": b"{}{}",
     "list": b"[]",
     "text": b'"a"',
     "number": b"5",
@@ -127,9 +127,9 @@ INVALID = {
     "nan": b'{"a": NaN}',
     "infinity": b'{"a": -Infinity}',
     "out_of_range": b'{"a": 1e400}',
-    "key_twice": b'{"model": "a", "model": "b"}',
-    "key_twice_inside": b'{"a": [{"b": 1, "b": 1}]}',
-    "key_twice_escaped": b'{"model": "a", "\\u006dodel": "b"}',
+    "repeated_key": b'{"model": "a", "model": "b"}',
+    "repeated_key_inside": b'{"a": [{"b": 1, "b": 1}]}',
+    "repeated_key_escaped": b'{"model": "a", "\\u006dodel": "b"}',
     "not_utf8": b'{"a": "\xff"}',
     "utf16": '{"a": 1}'.encode("utf-16"),
     "bom": b"\xef\xbb\xbf{}",
@@ -143,9 +143,9 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_what_is_no_json_object_is_400_and_says_nothing_of_the_text(name):
+def test_invalid_json_object_is_400_and_not_quoted(name):
     with pytest.raises(InvalidJson) as refused:
-        document(INVALID[name], max_json_bytes=1 << 24).value  # noqa: B018
+        json_body(INVALID[name], max_json_bytes=1 << 24).value  # noqa: B018
     assert (refused.value.status, refused.value.code) == (400, "invalid_json")
     assert "garbage" not in refused.value.message
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
@@ -153,37 +153,37 @@ def test_what_is_no_json_object_is_400_and_says_nothing_of_the_text(name):
 
 def test_too_large_by_content_length_is_413_and_nothing_is_read():
     stream = Endless()
-    made = document(stream, length=False, HTTP_TRANSFER_ENCODING="", CONTENT_LENGTH=str(LIMIT + 1))
+    made = json_body(stream, length=False, HTTP_TRANSFER_ENCODING="", CONTENT_LENGTH=str(LIMIT + 1))
     with pytest.raises(TooLarge) as refused:
         made.value  # noqa: B018
     assert refused.value.status == 413 and stream.read_bytes == 0
 
 
-def test_too_large_by_counting_is_413_after_little_more_than_the_limit():
+def test_too_large_chunked_body_is_413_after_little_more_than_the_limit():
     stream = Endless()
     with pytest.raises(TooLarge):
-        document(stream, length=False).value  # noqa: B018
+        json_body(stream, length=False).value  # noqa: B018
     assert stream.read_bytes <= LIMIT + 2 * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("length", [True, False])
-def test_the_limit_itself_passes(length):
+def test_body_of_exactly_the_limit_is_accepted(length):
     body = b'{"a":"' + b"x" * (LIMIT - 8) + b'"}'
     assert len(body) == LIMIT
-    assert document(body, length=length).value["a"] == "x" * (LIMIT - 8)
+    assert json_body(body, length=length).value["a"] == "x" * (LIMIT - 8)
     with pytest.raises(TooLarge):
-        document(body + b" ", length=length).value  # noqa: B018
+        json_body(body + b" ", length=length).value  # noqa: B018
 
 
 def test_chunked_body_that_the_server_does_not_end_is_411():
     with pytest.raises(LengthRequired):
-        document(b"{}", length=False, **{"wsgi.input_terminated": False})
+        json_body(b"{}", length=False, **{"wsgi.input_terminated": False})
 
 
 # The budget
 
 
-def test_budget_gives_what_there_is_and_no_more():
+def test_budget_gives_what_is_left_and_no_more():
     budget = JsonBudget(10)
     budget.take(10)
     with pytest.raises(Saturated) as refused:
@@ -196,7 +196,7 @@ def test_budget_gives_what_there_is_and_no_more():
     assert left(budget) == 0
 
 
-def test_budget_holds_under_threads():
+def test_budget_is_correct_with_many_threads():
     budget, refused = JsonBudget(1000), []
 
     def work():
@@ -216,9 +216,9 @@ def test_budget_holds_under_threads():
     assert left(budget) == 1000
 
 
-def test_bytes_count_while_they_are_held_and_no_longer():
+def test_bytes_count_until_they_are_released():
     budget = JsonBudget(1000)
-    made = document(b'{"a": "0123456789"}', budget)
+    made = json_body(b'{"a": "0123456789"}', budget)
     assert left(budget) == 1000
     assert made.value
     assert left(budget) == 1000 - 19
@@ -228,23 +228,23 @@ def test_bytes_count_while_they_are_held_and_no_longer():
     assert left(budget) == 1000
 
 
-def test_second_document_is_503_while_the_first_is_held_and_passes_behind_it():
+def test_second_body_is_503_while_the_first_is_held_and_fits_afterwards():
     budget = JsonBudget(30)
-    first = document(b'{"a": "0123456789"}', budget)
+    first = json_body(b'{"a": "0123456789"}', budget)
     assert first.value
-    second = document(b'{"b": "0123456789"}', budget)
+    second = json_body(b'{"b": "0123456789"}', budget)
     with pytest.raises(Saturated):
         second.value  # noqa: B018
     second.release()
     first.release()
-    assert document(b'{"c": "0123456789"}', budget).value
+    assert json_body(b'{"c": "0123456789"}', budget).value
     assert left(budget) == 30 - 19
 
 
 FAILURES = {
     "aborted": (Failing(b'{"a"', OSError("gone")), ClientAborted),
     "stalled": (Failing(b'{"a"', TimeoutError()), ClientTimeout),
-    "stalled_quietly": (Failing(b'{"a"', None), ClientTimeout),
+    "stalled_read_returns_none": (Failing(b'{"a"', None), ClientTimeout),
     "too_large": (Endless(), TooLarge),
 }
 
@@ -253,7 +253,7 @@ FAILURES = {
 def test_what_was_held_is_given_back_after_a_failure(name):
     stream, error = FAILURES[name]
     budget = JsonBudget(10**7)
-    made = document(stream, budget, length=False)
+    made = json_body(stream, budget, length=False)
     with pytest.raises(error):
         made.value  # noqa: B018
     made.release()
@@ -263,16 +263,16 @@ def test_what_was_held_is_given_back_after_a_failure(name):
 @pytest.mark.parametrize("name", INVALID)
 def test_what_was_held_is_given_back_after_a_refusal(name):
     budget = JsonBudget(10**8)
-    made = document(INVALID[name], budget, max_json_bytes=1 << 24)
+    made = json_body(INVALID[name], budget, max_json_bytes=1 << 24)
     with pytest.raises(InvalidJson):
         made.value  # noqa: B018
     made.release()
     assert left(budget) == 10**8
 
 
-def test_half_read_document_of_a_full_budget_is_given_back():
+def test_half_read_body_that_exceeded_the_budget_is_given_back():
     budget = JsonBudget(BLOCK_BYTES + 5)
-    made = document(b" " * (BLOCK_BYTES + 10), budget, max_json_bytes=10**9)
+    made = json_body(b" " * (BLOCK_BYTES + 10), budget, max_json_bytes=10**9)
     with pytest.raises(Saturated):
         made.value  # noqa: B018
     made.release()
@@ -298,7 +298,7 @@ def test_refusals_are_openais_envelope_and_send_nothing(path, make_client, upstr
     assert upstream.calls == []
 
 
-def test_json_in_flight_over_the_cap_is_503_with_retry_after_and_a_retry_may_help(make_client, upstream):
+def test_json_over_the_budget_is_503_with_retry_after_and_may_be_retried(make_client, upstream):
     answer = post(make_client(max_json_in_flight=10), CHAT, status=503)
     assert (answer.json["error"]["code"], answer.json["error"]["type"]) == ("saturated", "server_error")
     assert int(answer.headers["retry-after"]) >= 1 and answer.headers.get("x-should-retry") != "false"
@@ -319,7 +319,7 @@ ENDS = {
     "body", [CHAT, {**CHAT, "messages": []}, {**CHAT, "model": 5}, b"[]", b"{", b'{"a":1,"a":2}', BATCH],
     ids=["chat", "no_messages", "no_model", "list", "half", "twice", "batch"],
 )  # fmt: skip
-def test_budget_is_whole_again_however_a_request_ends(end, body, make_client, upstream):
+def test_budget_is_restored_however_a_request_ends(end, body, make_client, upstream):
     client = make_client(max_json_in_flight=len(json.dumps(BATCH)))
     ENDS[end](upstream)
     for _ in range(3):
@@ -327,7 +327,7 @@ def test_budget_is_whole_again_however_a_request_ends(end, body, make_client, up
             assert post(client, body, path, status="*").status_int != 503
 
 
-def test_budget_is_whole_again_after_streams_that_nobody_reads_to_their_end(make_client, upstream):
+def test_budget_is_restored_after_streams_that_break_off(make_client, upstream):
     client = make_client(max_json_in_flight=200)
     upstream.headers, upstream.chunks = {"content-type": "text/event-stream"}, [b"data: a\n\n", UpstreamError("cut")]
     for _ in range(10):
@@ -357,22 +357,22 @@ SLUGS = [
 
 
 @pytest.mark.parametrize("model,slug,rest", SLUGS)
-def test_model_is_split_at_its_first_slash_and_only_for_a_configured_name(model, slug, rest):
+def test_model_is_split_at_its_first_slash_if_the_name_is_configured(model, slug, rest):
     body = {"model": model, "x": [1]}
     assert split_slug(body, NAMES) == (slug, {"model": rest, "x": [1]})
     assert body == {"model": model, "x": [1]}
-    made = document(json.dumps(body).encode(), names=NAMES)
+    made = json_body(json.dumps(body).encode(), names=NAMES)
     assert (made.named_provider(), made.value["model"]) == (slug, rest)
 
 
 @pytest.mark.parametrize("model", [None, 5, True, ["@claude/x"], {"@claude/x": 1}])
-def test_model_that_is_no_text_names_no_provider(model):
+def test_model_that_is_not_a_text_names_no_provider(model):
     assert split_slug({"model": model}, NAMES) == ("", {"model": model})
     assert split_slug({}, NAMES) == ("", {})
 
 
-def test_slug_is_found_also_where_asserts_do_not_run():
-    """B11: an assert read the body, so under -O a chat went to the default provider with its saved credential."""
+def test_slug_is_found_when_asserts_are_disabled():
+    """Once, an assert read the body: under -O, a chat went to the default provider with its saved credential."""
     program = (
         "import io\n"
         "from filesproxy.gateway.json_body import JsonBody, JsonBudget\n"

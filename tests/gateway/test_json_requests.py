@@ -1,4 +1,4 @@
-"""JSON requests through the application: where they go, what is passed on, and how a stream of events ends."""
+"""JSON requests through the application: where they go, what is passed on, and how an event stream ends."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def events(answer):
         ("@other/@openai/x", "https://other.example/v1/chat/completions", "Bearer sk-saved-other", "@openai/x"),
     ],
 )
-def test_model_alone_picks_the_saved_provider_and_goes_without_its_prefix(
+def test_model_alone_chooses_the_saved_provider_and_loses_its_prefix(
     model, url, credential, sent, make_client, upstream
 ):
     upstream.answers(COMPLETION)
@@ -91,7 +91,7 @@ def test_model_alone_reaches_anthropic(make_client, upstream):
      {"x-portkey-provider": "@other", "x-portkey-virtual-key": "other"}],
 )  # fmt: skip
 @pytest.mark.parametrize("model", ["gpt-5", "@other/gpt-5", "@claude/gpt-5", "@openai/gpt-5"])
-def test_header_wins_over_the_model_whose_prefix_goes_all_the_same(headers, model, make_client, upstream):
+def test_header_overrides_the_model_which_still_loses_its_prefix(headers, model, make_client, upstream):
     upstream.answers(COMPLETION)
     post(make_client(SAVED), {**CHAT, "model": model}, headers)
     (call,) = upstream.calls
@@ -106,7 +106,7 @@ def test_plain_provider_in_the_header_gets_the_callers_credential_and_never_the_
     assert (call.headers["authorization"], call.json["model"]) == ("Bearer sk-caller", "gpt-5")
 
 
-def test_prefix_that_no_provider_has_is_a_part_of_the_model(client, upstream):
+def test_prefix_that_names_no_provider_is_part_of_the_model(client, upstream):
     upstream.answers(COMPLETION)
     post(client, {**CHAT, "model": "@cf/meta/llama"})
     assert upstream.calls[0].json["model"] == "@cf/meta/llama"
@@ -126,14 +126,14 @@ def test_slug_of_a_provider_without_a_saved_credential_is_400(headers, param, cl
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/input_tokens", "/v1/fine_tuning/jobs"])
-def test_model_picks_the_provider_of_every_json_request_that_has_one(path, make_client, upstream):
+def test_model_chooses_the_provider_of_every_json_request_that_has_one(path, make_client, upstream):
     upstream.answers({"id": "r"})
     post(make_client(SAVED), {"model": "@other/m", "input": "x"}, {}, path)
     assert upstream.calls[0].url == "https://other.example" + path
     assert upstream.calls[0].json == {"model": "m", "input": "x"}
 
 
-def test_default_provider_gets_what_names_none(make_client, upstream):
+def test_request_that_names_no_provider_goes_to_the_default_one(make_client, upstream):
     upstream.answers(COMPLETION)
     config = {**SAVED, "filesproxy": {"open_access": "yes", "default_provider": "other"}}
     post(make_client(config), {**CHAT, "model": "@nowhere/gpt-5"}, {})
@@ -160,7 +160,7 @@ KEYED = {
         ("", "/v1/chat/completions", "@openai/m", 401),
     ],
 )
-def test_gateway_key_is_for_its_operations_and_providers(key, path, model, status, make_client, upstream):
+def test_gateway_key_allows_only_its_operations_and_providers(key, path, model, status, make_client, upstream):
     upstream.answers(COMPLETION)
     post(make_client(KEYED), {**CHAT, "model": model}, {"x-portkey-api-key": key}, path, status)
     assert len(upstream.calls) == (status == 200)
@@ -174,7 +174,7 @@ def test_key_without_the_operation_is_refused_before_the_body_is_read(make_clien
 @pytest.mark.parametrize(
     "header", ["openai-organization", "x-portkey-openai-project", "x-api-key", "anthropic-workspace-id"]
 )
-def test_scope_header_beside_a_provider_that_the_model_names_is_400(header, make_client, upstream):
+def test_scope_header_with_a_provider_that_the_model_names_is_400(header, make_client, upstream):
     error = refused(make_client(SAVED), {**CHAT, "model": "@openai/m"}, {header: "org-1"})
     assert error["param"] == header and upstream.calls == []
 
@@ -182,7 +182,7 @@ def test_scope_header_beside_a_provider_that_the_model_names_is_400(header, make
 # Passed through
 
 
-def test_body_goes_as_it_is_and_so_does_the_answer(client, upstream):
+def test_body_and_answer_are_passed_through_unchanged(client, upstream):
     upstream.answers(COMPLETION, 201, x_request_id="req-1", openai_processing_ms="5", set_cookie="a=b")
     body = {**CHAT, "seed": 5, "n": 3, "metadata": {"a": "é\ud83c"}, "unknown": [None, 1.5], "stream": False}
     answer = post(client, body)
@@ -194,7 +194,7 @@ def test_body_goes_as_it_is_and_so_does_the_answer(client, upstream):
     assert upstream.bodies[0].closed
 
 
-def test_mime_type_of_a_file_part_does_not_go_to_openai_and_nothing_else_is_lost(client, upstream):
+def test_mime_type_of_a_file_part_is_not_sent_to_openai_and_nothing_else_is_lost(client, upstream):
     upstream.answers(COMPLETION)
     text = {"type": "text", "text": "a", "mime_type": "kept"}
     data = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:,x", "x": 1}, "y": {"mime_type": "kept"}}
@@ -206,7 +206,7 @@ def test_mime_type_of_a_file_part_does_not_go_to_openai_and_nothing_else_is_lost
     assert upstream.calls[0].json["mime_type"] == "kept"
 
 
-def test_query_goes_as_it_is_with_its_repeated_lists(client, upstream):
+def test_query_is_passed_through_with_repeated_list_items(client, upstream):
     upstream.answers({"id": "r"})
     query = "include[]=a&include[]=b%26c&starting_after=5&limit=&metadata[a]=x"
     client.get(f"/v1/responses/resp_1?{query}", headers=OPENAI)
@@ -216,7 +216,7 @@ def test_query_goes_as_it_is_with_its_repeated_lists(client, upstream):
 
 @pytest.mark.parametrize("query", ["a=1&a=2", "a%0d%0ab=1", "api-version=v1", "=x", "a]=1", "é=1", "x" * 70 + "=1",
                                    "&".join(f"a[]={n}" for n in range(40))])  # fmt: skip
-def test_query_that_is_none_is_400(query, client, upstream):
+def test_malformed_query_is_400(query, client, upstream):
     client.get(f"/v1/responses/resp_1?{query}", headers=OPENAI, status=400)
     assert upstream.calls == []
 
@@ -230,7 +230,7 @@ BODYLESS = [
 
 @pytest.mark.parametrize("path", BODYLESS)
 @pytest.mark.parametrize("body", [b"", b"{}", b"garbage"])
-def test_post_without_a_body_needs_none_and_sends_none(path, body, client, upstream):
+def test_post_of_an_operation_without_a_body_sends_none(path, body, client, upstream):
     upstream.answers({"id": "id_1", "status": "cancelled"})
     assert client.post(path, body, OPENAI).json["status"] == "cancelled"
     (call,) = upstream.calls
@@ -245,7 +245,7 @@ PASSED = [
 
 
 def sent(client, method, path, headers, status=200):
-    """A request of this route with what it needs for a body."""
+    """Send a request to this route, with a body if it needs one."""
     path = path.replace(":id", "id_1")
     if path.endswith("/parts"):
         body, content_type = form(("data", "blob", "", b"x")), form_type()
@@ -256,7 +256,7 @@ def sent(client, method, path, headers, status=200):
 
 
 @pytest.mark.parametrize("method,path,operation", PASSED)
-def test_every_other_route_is_passed_through_to_a_host_of_openais_contract(
+def test_every_other_route_is_passed_through_to_an_openai_compatible_host(
     method, path, operation, make_client, upstream, access_log
 ):
     upstream.answers({"id": "id_1", "object": "thing", "data": [1]})
@@ -271,7 +271,7 @@ def test_every_other_route_is_passed_through_to_a_host_of_openais_contract(
 
 @pytest.mark.parametrize("method,path,operation", PASSED)
 @pytest.mark.parametrize("provider", ["local", "@claude"])
-def test_every_other_route_is_a_400_where_the_provider_has_none(
+def test_every_other_route_is_400_if_the_provider_does_not_have_it(
     method, path, operation, provider, make_client, upstream, tmp_path
 ):
     client = make_client({**SAVED, "provider:local": {"folder": str(tmp_path)}})
@@ -281,7 +281,7 @@ def test_every_other_route_is_a_400_where_the_provider_has_none(
     assert upstream.calls == []
 
 
-def test_chat_with_the_local_store_is_a_400_that_says_so(make_client, tmp_path):
+def test_chat_with_the_local_store_is_400_with_the_reason(make_client, tmp_path):
     client = make_client({"provider:local": {"folder": str(tmp_path)}})
     answer = post(client, CHAT, {"x-portkey-provider": "local"}, status=400)
     assert answer.json["error"]["code"] == "unsupported_operation"
@@ -291,13 +291,13 @@ def test_chat_with_the_local_store_is_a_400_that_says_so(make_client, tmp_path):
 @pytest.mark.parametrize(
     "path", ["/v1/batches/..", "/v1/responses/a%20b", "/v1/uploads/a%2fb/cancel", "/v1/batches/a;b/cancel"]
 )
-def test_id_that_no_provider_issues_is_400(path, client, upstream):
+def test_id_that_no_provider_would_issue_is_refused(path, client, upstream):
     method = client.post if path.endswith("cancel") else client.get
     method(path, headers=OPENAI, status=[400, 404])
     assert upstream.calls == []
 
 
-def test_error_of_the_provider_is_passed_in_openais_envelope(client, upstream):
+def test_error_of_the_provider_is_passed_on_in_openais_envelope(client, upstream):
     error = {"message": "bad model", "type": "invalid_request_error", "param": "model", "code": "model_not_found"}
     upstream.answers({"error": error}, 404, x_request_id="req-9")
     answer = post(client, status=404)
@@ -332,7 +332,7 @@ def test_azure_v1_has_the_deployment_as_its_model(headers, model, make_client, u
     assert (call.url, call.query, call.json["model"]) == (f"{AZURE}/v1/chat/completions", {}, model)
 
 
-def test_azure_deployment_may_stand_in_for_a_model_that_is_missing(make_client, upstream):
+def test_azure_deployment_header_may_replace_a_missing_model(make_client, upstream):
     upstream.answers(COMPLETION)
     headers = {"x-portkey-provider": "@azure-dated", "x-portkey-azure-deployment-id": "d1"}
     post(make_client(SAVED), {"messages": CHAT["messages"]}, headers)
@@ -349,7 +349,7 @@ def test_azure_deployment_that_could_change_the_url_is_400(model, make_client, u
     assert upstream.calls == []
 
 
-def test_deployment_header_means_nothing_to_other_providers(client, upstream):
+def test_deployment_header_is_ignored_for_other_providers(client, upstream):
     upstream.answers(COMPLETION)
     post(client, CHAT, {**OPENAI, "x-portkey-azure-deployment-id": "d1"})
     assert upstream.calls[0].json["model"] == "gpt-5"
@@ -381,27 +381,27 @@ def test_part_of_an_upload_is_relayed_as_data(client, upstream):
     [(form(("file", "a", "", b"x")), "data"), (form(), "data"), (b"garbage", None),
      (form(("a", "x")), "data")],
 )  # fmt: skip
-def test_form_without_a_part_of_data_is_400(body, param, client, upstream):
+def test_form_without_a_data_part_is_400(body, param, client, upstream):
     headers = {**OPENAI, "content-type": form_type()}
     error = client.post("/v1/uploads/upload_1/parts", body, headers, status=400).json["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert upstream.calls == []
 
 
-def test_part_of_data_needs_no_file_name(client, upstream):
+def test_data_part_needs_no_file_name(client, upstream):
     upstream.answers({"id": "part_1", "object": "upload.part"})
     client.post("/v1/uploads/upload_1/parts", form(("data", "text")), {**OPENAI, "content-type": form_type()})
     assert upstream.uploads == [b"text"] and upstream.calls[0].upload.part == "data"
 
 
-def test_second_part_of_data_completes_nothing(client, upstream):
+def test_second_data_part_is_400_and_the_upload_is_not_completed(client, upstream):
     headers = {**OPENAI, "content-type": form_type()}
     body = form(("data", "a", "", b"x"), ("data", "b", "", b"y"))
     error = client.post("/v1/uploads/upload_1/parts", body, headers, status=400).json["error"]
     assert error["param"] == "data" and upstream.uploads == []
 
 
-def test_part_that_is_no_form_is_415_and_a_large_one_413(make_client, upstream):
+def test_part_that_is_not_a_form_is_415_and_a_large_one_is_413(make_client, upstream):
     client = make_client(max_upload_bytes=50)
     assert refused(client, {}, path="/v1/uploads/u/parts", status=415)["param"] == "content-type"
     headers = {**OPENAI, "content-type": form_type()}
@@ -461,7 +461,7 @@ BAD_CHATS = {
 
 
 @pytest.mark.parametrize("name", BAD_CHATS)
-def test_chat_that_any_provider_would_refuse_is_400_and_points_at_the_place(name, client, upstream):
+def test_chat_that_any_provider_would_refuse_is_400_and_names_the_field(name, client, upstream):
     body, param = BAD_CHATS[name]
     error = refused(client, body)
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -471,20 +471,20 @@ def test_chat_that_any_provider_would_refuse_is_400_and_points_at_the_place(name
 # Streams
 
 
-def test_stream_is_passed_event_by_event(client, upstream, access_log):
+def test_stream_is_passed_on_event_by_event(client, upstream, access_log):
     streaming(upstream, x_request_id="r", **{"content-length": "5", "etag": "x"})
     answer = post(client, {**CHAT, "stream": True})
     assert upstream.calls[0].expects == "events" and upstream.calls[0].is_generated
     assert answer.body == b"".join(EVENTS)
     assert answer.headers["content-type"] == SSE["content-type"]
     assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-cache", "no")
-    assert answer.headers["content-length"] != "5"  # the client's own count
+    assert answer.headers["content-length"] != "5"  # the test client counts by itself
     assert "content-security-policy" not in answer.headers
     assert upstream.bodies[0].closed
     assert access_log()[-1]["error"] is None and access_log()[-1]["bytes_out"] == len(answer.body)
 
 
-def test_stream_cut_into_bytes_is_the_same_stream(client, upstream):
+def test_stream_that_comes_byte_by_byte_is_the_same_stream(client, upstream):
     streaming(upstream, [bytes([byte]) for byte in b"".join(EVENTS)])
     assert post(client, {**CHAT, "stream": True}).body == b"".join(EVENTS)
 
@@ -498,7 +498,7 @@ def test_response_streams_too(path, client, upstream):
 
 
 @pytest.mark.parametrize("query,stream", [("?stream=true", True), ("", False), ("?stream=false", False)])
-def test_response_that_is_retrieved_streams_if_the_query_says_so(query, stream, client, upstream):
+def test_retrieved_response_streams_if_the_query_asks_for_it(query, stream, client, upstream):
     if stream:
         streaming(upstream, [b'data: {"type":"response.completed"}\n\n'])
     else:
@@ -508,7 +508,7 @@ def test_response_that_is_retrieved_streams_if_the_query_says_so(query, stream, 
     assert answer.content_type == ("text/event-stream" if stream else "application/json")
 
 
-def test_json_answer_to_a_streaming_request_is_passed_as_it_is(client, upstream):
+def test_json_answer_to_a_streaming_request_is_passed_through(client, upstream):
     upstream.answers(COMPLETION, content_type="application/json")
     answer = post(client, {**CHAT, "stream": True})
     assert answer.content_type == "application/json" and answer.json == COMPLETION
@@ -526,7 +526,7 @@ CUTS = {
     "broken": ([EVENTS[0], UpstreamError("The provider broke off.")], "The provider broke off.", "upstream_error"),
     "timed_out": ([EVENTS[0], UpstreamTimeout("Too slow.")], "Too slow.", "upstream_timeout"),
     "ended": ([EVENTS[0]], "The provider ended its stream early.", "upstream_error"),
-    "ended_in_an_event": ([EVENTS[0], b'data: {"a'], "The provider ended its stream early.", "upstream_error"),
+    "ended_within_an_event": ([EVENTS[0], b'data: {"a'], "The provider ended its stream early.", "upstream_error"),
     "abandoned": ([EVENTS[0], ClientAborted("Nobody waits.")], "Nobody waits.", "client_aborted"),
     "grew_too_large": (
         [EVENTS[0], b"data: " + b"x" * (9 << 20)],
@@ -581,7 +581,7 @@ def test_stream_that_the_client_leaves_is_closed_and_logged(upstream, access_log
 
 
 @pytest.mark.parametrize("head", [b"data: {}\n\n", b""])
-def test_bug_in_the_middle_of_a_stream_is_no_quiet_end(head, client, upstream):
+def test_bug_in_the_middle_of_a_stream_is_never_a_clean_end(head, client, upstream):
     streaming(upstream, [head, RuntimeError("sk-caller")] if head else [RuntimeError("sk-caller")])
     if head:
         with pytest.raises(ConnectionResetError) as cut:
@@ -604,15 +604,15 @@ def test_content_of_a_file_of_events_is_passed_byte_by_byte(client, upstream, ac
 @pytest.mark.parametrize(
     "form_of", [lambda key: key, lambda key: key.replace("/", "%2F"), lambda key: json.dumps(key)[1:-1]]
 )
-def test_credential_that_an_event_repeats_is_redacted(form_of, client, upstream):
+def test_credential_in_an_event_is_redacted(form_of, client, upstream):
     key = "sk-call/er"
-    said = form_of(key)
-    streaming(upstream, [f'data: {{"a":"key {said} is bad"}}\n\n'.encode(), b"data: [DONE]\n\n"])
+    shown = form_of(key)
+    streaming(upstream, [f'data: {{"a":"key {shown} is bad"}}\n\n'.encode(), b"data: [DONE]\n\n"])
     answer = post(client, {**CHAT, "stream": True}, {**OPENAI, "authorization": f"Bearer {key}"})
-    assert said not in answer.text and events(answer) == [{"a": "key [redacted] is bad"}]
+    assert shown not in answer.text and events(answer) == [{"a": "key [redacted] is bad"}]
 
 
-def test_credential_in_an_event_that_comes_in_pieces_is_redacted(client, upstream):
+def test_credential_in_an_event_that_arrives_in_pieces_is_redacted(client, upstream):
     streaming(upstream, [b'data: {"a":"sk-ca', b'ller"}\n\n', b"data: [DONE]\n\n"])
     assert b"sk-caller" not in post(client, {**CHAT, "stream": True}).body
 
@@ -626,14 +626,14 @@ def test_credential_in_the_failure_of_a_stream_is_redacted_everywhere(begun, cli
     assert "sk-caller" not in json.dumps(access_log())
 
 
-def test_events_that_are_not_latin_pass_unchanged(client, upstream):
+def test_events_that_are_not_ascii_pass_unchanged(client, upstream):
     block = 'data: {"a":"é🎉\u2028"}\n\n'.encode() + b"data: \xff\xfe\n\ndata: [DONE]\n\n"
     streaming(upstream, [block])
     assert post(client, {**CHAT, "stream": True}).body == block
 
 
 def test_one_failed_body_does_not_keep_the_others_open(make_client):
-    """Anthropic's chat may open several: the metadata of files, then the events."""
+    """A chat with Anthropic may open several bodies: the metadata of files, then the events."""
 
     class Several(FakeUpstream):
         def __call__(self, call, target):
@@ -653,18 +653,18 @@ def test_one_failed_body_does_not_keep_the_others_open(make_client):
     assert [body.closed for body in upstream.bodies] == [True, True]
 
 
-# What a client says in headers
+# What a client requests in headers
 
 
 @pytest.mark.parametrize("value,strict", [("false", False), ("False", False), ("true", True), ("", True), (None, True)])
-def test_strictness_is_the_clients_to_choose(value, strict, client, upstream):
+def test_client_chooses_strict_compliance(value, strict, client, upstream):
     upstream.answers(COMPLETION)
     headers = {} if value is None else {"x-portkey-strict-open-ai-compliance": value}
     post(client, CHAT, {**OPENAI, **headers})
     assert upstream.calls[0].is_strict is strict
 
 
-def test_time_limit_of_the_client_goes_with_the_call(client, upstream):
+def test_clients_time_limit_is_part_of_the_call(client, upstream):
     upstream.answers(COMPLETION)
     post(client, CHAT, {**OPENAI, "x-portkey-request-timeout": "1500"})
     assert upstream.calls[0].timeout == 1.5
@@ -672,18 +672,18 @@ def test_time_limit_of_the_client_goes_with_the_call(client, upstream):
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
-def test_another_method_is_405(method, client):
+def test_other_methods_are_405(method, client):
     answer = client.request("/v1/chat/completions", method=method, headers=OPENAI, status=405)
     assert answer.headers["allow"] == "POST"
 
 
-# Named after what a review found
+# Regressions
 
 
 @pytest.mark.parametrize("headers", [{"content-type": "application/json"}, {"content-type": "text/plain"}, {}])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
-def test_answer_without_events_to_a_streaming_request_is_read_and_redacted(headers, path, make_client, upstream):
-    """It was relayed as if it were a file: with the credential, without a bound, and cut quietly."""
+def test_json_answer_to_a_streaming_request_is_redacted_whatever_its_type(headers, path, make_client, upstream):
+    """Once, it was relayed like a file: with the credential, without a limit, and its truncation went unnoticed."""
     upstream.headers, upstream.chunks = headers, [b'{"debug":{"authorization":"Bearer sk-saved-openai"}}']
     answer = post(make_client(SAVED), {**CHAT, "stream": True}, {"x-portkey-provider": "@openai"}, path)
     assert answer.json == {"debug": {"authorization": "Bearer [redacted]"}}
@@ -691,26 +691,26 @@ def test_answer_without_events_to_a_streaming_request_is_read_and_redacted(heade
 
 
 @pytest.mark.parametrize("headers", [{"content-type": "text/plain"}, {}])
-def test_events_without_their_type_are_a_502_and_no_stream_that_could_end_quietly(headers, client, upstream):
+def test_events_without_their_content_type_are_502(headers, client, upstream):
     upstream.headers, upstream.chunks = headers, list(EVENTS)
     assert refused(client, {**CHAT, "stream": True}, status=502)["code"] == "upstream_invalid_answer"
 
 
 @pytest.mark.parametrize("last", [b'{"type":"error","message":"x"}', b'{"type":"response.completed"}'])
-def test_chat_that_ends_like_a_response_has_not_ended(last, client, upstream):
+def test_chat_stream_is_not_ended_by_the_events_that_end_a_response(last, client, upstream):
     streaming(upstream, [b'data: {"a":1}\n\n', b"data: " + last + b"\n\n"])
     assert "error" in events(post(client, {**CHAT, "stream": True}))[-1]
 
 
-def test_stranger_is_refused_before_its_body_is_read(make_client, upstream):
-    """Without keys only this machine may use what is saved; its model was read all the same."""
+def test_caller_from_elsewhere_is_refused_before_its_body_is_read(make_client, upstream):
+    """Without keys, only this machine may use saved providers. Once, the body was read before that was checked."""
     elsewhere = {"REMOTE_ADDR": "203.0.113.9", "HTTP_HOST": "gw.example", "wsgi.input": None}
     body = json.dumps({**CHAT, "model": "@openai/gpt-5"})
     answer = make_client(SAVED).post("/v1/chat/completions", body, {}, extra_environ=elsewhere, status="*")
     assert answer.json["error"]["code"] == "unknown_provider" and upstream.calls == []
 
 
-def test_certificate_of_the_gateway_is_lent_to_no_caller_with_a_credential_of_its_own(upstream):
+def test_gateways_certificate_is_not_used_with_a_callers_own_credential(upstream):
     gateway = create_app(SAVED, transports={"https": upstream})
     gateway.config.providers["openai"].update(client_cert="/cert", client_key="/key")
     upstream.answers({"id": "file-1"})

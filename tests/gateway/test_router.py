@@ -1,4 +1,4 @@
-"""The router: which operation a method and a path name, what is 404, 405 and 400, and what an id may hold."""
+"""The router: which operation a method and a path name, what is 404, 405 and 400, and what an id may contain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from filesproxy.operations import ROUTES, checked_id
 
 
 def row(operation):
-    """The row of an operation; the first one of health."""
+    """The first row of an operation."""
     return next(route for route in ROUTES if route.operation == operation)
 
 
@@ -59,7 +59,7 @@ def test_any_other_path_is_404_with_any_method(method, path):
         route(method, path)
 
 
-def test_path_without_its_version_says_what_a_base_url_ends_in():
+def test_path_without_a_version_is_404_with_a_hint_to_the_base_url():
     with pytest.raises(NotFound, match="/v1"):
         route("GET", "/files/file-1")
     with pytest.raises(NotFound) as refused:
@@ -84,7 +84,7 @@ def test_any_other_method_is_405_with_allow(method, path):
     assert refused.value.headers == {"allow": ALLOW[path]}
 
 
-def test_head_is_taken_only_where_get_is():
+def test_head_is_accepted_wherever_get_is():
     assert all("HEAD" not in allow or "GET, HEAD" in allow for allow in ALLOW.values())
 
 
@@ -106,13 +106,13 @@ BAD_IDS = [".", "..", "a" * 129, "a b", "a\0", "a\n", "\n", "é", "a?b", "a#b", 
 
 
 @pytest.mark.parametrize("file_id", GOOD_IDS)
-def test_id_that_a_provider_may_have_issued_is_taken_as_it_is(file_id):
+def test_id_that_a_provider_may_have_issued_is_accepted_unchanged(file_id):
     assert checked_id(file_id) == file_id
     assert route("GET", f"/v1/files/{file_id}/content").id == file_id
 
 
 @pytest.mark.parametrize("file_id", BAD_IDS)
-def test_id_that_could_change_a_url_is_400_and_not_repeated(file_id):
+def test_id_that_could_change_a_url_is_400_and_not_quoted(file_id):
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content")):
         with pytest.raises(BadRequest) as refused:
             route(method, f"/v1/files/{file_id}{path}")
@@ -120,17 +120,17 @@ def test_id_that_could_change_a_url_is_400_and_not_repeated(file_id):
         assert len(file_id) < 4 or file_id not in refused.value.message
 
 
-def test_empty_id_is_no_id():
+def test_empty_id_is_refused():
     with pytest.raises(BadRequest):
         checked_id("")
 
 
-def test_bad_id_names_the_parameter_that_it_came_in():
+def test_error_about_a_bad_id_names_its_parameter():
     with pytest.raises(BadRequest) as refused:
         checked_id("../x", "after")
     assert refused.value.param == "after"
 
 
-def test_wrong_method_is_told_before_a_bad_id():
+def test_wrong_method_is_reported_before_a_bad_id():
     with pytest.raises(MethodNotAllowed):
         route("PUT", "/v1/files/..")

@@ -1,4 +1,4 @@
-"""Where a request goes: the provider its headers name, with that provider's settings, and whose credential."""
+"""The target of a request: the provider that its headers name, with that provider's settings, and the credential."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAVED = {"filesproxy": {"open_access": "yes"}, "provider:openai": {"credential":
 
 
 def credential_of(found):
-    """The one secret of a target, "" if it has none."""
+    """The first secret of a target, "" if it has none."""
     return next(iter(found.credentials), Secret())
 
 
@@ -78,7 +78,7 @@ def test_base_url_of_a_provider_may_be_a_function_of_the_target():
 
 
 @pytest.mark.parametrize("name", ["", "none", "@none"])
-def test_request_that_names_nobody_is_400_and_says_which_header_is_missing(name):
+def test_request_without_a_provider_is_400_and_names_the_missing_header(name):
     with pytest.raises(BadRequest, match="x-portkey-provider") as refused:
         target({"x-portkey-provider": name})
     assert (refused.value.code, refused.value.param) == ("unknown_provider", "x-portkey-provider")
@@ -89,7 +89,7 @@ def test_request_that_names_nobody_is_400_and_says_which_header_is_missing(name)
     ["nobody", "OpenAI", "@@openai", "openai@", "local", "../openai", "openai/gpt", "https://evil.example",
      "provider:openai", "none@"],
 )  # fmt: skip
-def test_unknown_provider_is_400_and_not_repeated(name):
+def test_unknown_provider_is_400_and_not_quoted(name):
     with pytest.raises(BadRequest) as refused:
         target({"x-portkey-provider": name})
     assert refused.value.code == "unknown_provider" and (
@@ -99,7 +99,7 @@ def test_unknown_provider_is_400_and_not_repeated(name):
 
 @pytest.mark.parametrize("name", ["x-portkey-provider", "x-portkey-virtual-key"])
 @pytest.mark.parametrize("value", ["openai,openai", "openai, vllm", "open ai", "openaï"])
-def test_provider_that_is_named_twice_or_oddly_is_400(name, value):
+def test_repeated_or_malformed_provider_header_is_400(name, value):
     with pytest.raises(BadRequest) as refused:
         target({name: value})
     assert refused.value.param == name
@@ -107,13 +107,13 @@ def test_provider_that_is_named_twice_or_oddly_is_400(name, value):
 
 @pytest.mark.parametrize("name", ["x-portkey-custom-host", "x-portkey-config"])
 @pytest.mark.parametrize("value", ["https://evil.example", "{}", ""])
-def test_header_that_would_change_where_a_request_goes_is_400_whatever_it_says(name, value):
+def test_header_that_would_change_the_host_is_400_whatever_its_value(name, value):
     with pytest.raises(BadRequest) as refused:
         target({"x-portkey-provider": "openai", name: value})
     assert refused.value.param == name and "evil" not in refused.value.message
 
 
-def test_other_headers_change_no_host():
+def test_other_headers_do_not_change_the_host():
     headers = {"x-portkey-provider": "openai", "host": "evil.example", "x-forwarded-host": "evil.example",
                "api-base": "https://evil.example",
                "base-url": "https://evil.example", "x-portkey-base-url": "https://evil.example"}  # fmt: skip
@@ -126,12 +126,12 @@ def test_missing_credential_is_401():
     assert refused.value.code == "invalid_api_key"
 
 
-def test_unknown_provider_is_told_before_a_missing_credential():
+def test_unknown_provider_is_reported_before_a_missing_credential():
     with pytest.raises(BadRequest):
         target({"x-portkey-provider": "nobody"}, caller=Caller())
 
 
-def test_local_store_exists_with_a_folder_only_and_never_gets_a_credential(tmp_path):
+def test_local_store_needs_a_folder_and_never_gets_a_credential(tmp_path):
     found = target({"x-portkey-provider": "local"}, folder=str(tmp_path))
     assert (found.base_url, credential_of(found), found.owner) == (f"local:{tmp_path}", "", "team")
 
@@ -157,7 +157,7 @@ def test_two_local_stores_have_two_folders(tmp_path):
     assert folders == [str(tmp_path / "a"), str(tmp_path / "b")]
 
 
-# how a request names it, whether the saved credential is used, with one saved and without
+# headers that name the provider, and whether they ask for the saved credential
 NAMED = [
     ({"x-portkey-provider": "@openai"}, True),
     ({"x-portkey-virtual-key": "openai"}, True),
@@ -171,16 +171,16 @@ NAMED = [
 
 @pytest.mark.parametrize("headers,saved", NAMED)
 @pytest.mark.parametrize("caller", [CALLER, NOBODY], ids=["key", "no_key"])
-def test_saved_provider_uses_the_saved_credential_and_a_plain_name_never(headers, saved, caller):
+def test_only_a_saved_provider_uses_the_saved_credential(headers, saved, caller):
     found = target(headers, SAVED, caller, default_provider="openai")
     assert (found.name, found.is_saved) == ("openai", saved)
     assert credential_of(found) == ("sk-saved" if saved else "sk-a") and type(credential_of(found)) is Secret
-    assert found.settings["read_timeout"] == 5.0  # the section's settings apply to both
+    assert found.settings["read_timeout"] == 5.0  # the section's settings apply in both cases
     assert found.owner == caller.name
 
 
 @pytest.mark.parametrize("headers,saved", NAMED)
-def test_without_a_saved_credential_a_plain_name_works_and_a_saved_one_is_400(headers, saved):
+def test_without_a_saved_credential_a_plain_name_works_and_a_saved_provider_is_400(headers, saved):
     if headers and saved:
         with pytest.raises(BadRequest, match="without @") as refused:
             target(headers, default_provider="openai")
@@ -190,13 +190,13 @@ def test_without_a_saved_credential_a_plain_name_works_and_a_saved_one_is_400(he
         assert (found.name, found.is_saved, credential_of(found)) == ("openai", False, "sk-a")
 
 
-def test_plain_name_without_a_credential_of_the_callers_is_401_though_one_is_saved():
+def test_plain_name_without_the_callers_credential_is_401_even_if_one_is_saved():
     for caller in (Caller(TEAM), Caller()):
         with pytest.raises(Unauthorized):
             target({"x-portkey-provider": "openai"}, SAVED, caller)
 
 
-def test_saved_credential_is_its_own_providers_only():
+def test_saved_credential_is_used_for_its_own_provider_only():
     config = {**SAVED, "provider:second": {"kind": "openai", "base_url": "https://second.example/v1"}}
     for caller in (CALLER, NOBODY, Caller(TEAM)):
         with pytest.raises(BadRequest) as refused:
@@ -212,7 +212,7 @@ def test_saved_credential_is_its_own_providers_only():
     [{"x-portkey-provider": "openai", "x-portkey-virtual-key": "openai"},
      {"x-portkey-provider": "@openai", "x-portkey-virtual-key": "nobody"}, {"x-portkey-provider": "@"}],
 )  # fmt: skip
-def test_two_headers_that_name_two_providers_are_400(headers):
+def test_headers_that_name_different_providers_are_400(headers):
     with pytest.raises(BadRequest) as refused:
         target(headers, SAVED)
     assert refused.value.param == "x-portkey-provider"
@@ -268,7 +268,7 @@ NAMES = [{"x-portkey-provider": "@openai"}, {"x-portkey-virtual-key": "azure"}, 
 
 @pytest.mark.parametrize("value", ["evil.example", "", " "])
 @pytest.mark.parametrize("header", SCOPE_HEADERS)
-def test_header_that_changes_address_or_scope_beside_a_saved_provider_is_400(header, value, make_client, upstream):
+def test_header_that_changes_address_or_scope_of_a_saved_provider_is_400(header, value, make_client, upstream):
     for config in (WITH_KEY, WITHOUT):
         client = make_client(config)
         for named in NAMES:
@@ -281,7 +281,7 @@ def test_header_that_changes_address_or_scope_beside_a_saved_provider_is_400(hea
 
 @pytest.mark.parametrize("header", ["x-portkey-azure-deployment-id", "x-portkey-metadata", "x-portkey-trace-id",
                                     "x-portkey-retry", "user-agent", "x-stainless-lang", "openai-beta"])  # fmt: skip
-def test_header_that_changes_neither_is_let_pass_and_not_sent(header, make_client, upstream):
+def test_header_that_changes_neither_is_accepted_and_not_sent_on(header, make_client, upstream):
     upstream.answers(FILE)
     headers = {"x-portkey-provider": "@openai", "x-portkey-api-key": "fp_team", header: "value-1"}
     make_client(WITH_KEY).get("/v1/files/file-1", headers=headers)
@@ -341,7 +341,7 @@ def test_saved_credential_that_the_provider_refuses_is_502_and_the_callers_own_k
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500])
-def test_other_refusals_of_a_saved_credentials_request_keep_their_status(status, make_client, upstream):
+def test_other_errors_with_a_saved_credential_keep_their_status(status, make_client, upstream):
     upstream.answers({"error": {"message": "No."}}, status)
     headers = {"x-portkey-provider": "@openai", "x-portkey-api-key": "fp_team"}
     assert (

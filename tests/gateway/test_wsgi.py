@@ -1,4 +1,4 @@
-"""The WSGI edge: a request read with care on any server, and a response that closes what it holds."""
+"""The WSGI edge: a request is read correctly on any server, and a response closes its body."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def request(body=b"", reader=None, **environ):
 
 
 class Raising:
-    """A wsgi.input that gives some bytes and then fails as a server's own reader does."""
+    """A wsgi.input that returns some bytes and then fails as a server's own reader does."""
 
     def __init__(self, failure, first=b""):
         self._failure, self._first = failure, first
@@ -34,7 +34,7 @@ class Raising:
 
 
 class Short:
-    """A wsgi.input that gives one byte at a time and notes every size it was asked for."""
+    """A wsgi.input that returns one byte at a time and records every size that it was asked for."""
 
     def __init__(self, body):
         self._body, self.asked = io.BytesIO(body), []
@@ -51,7 +51,7 @@ def test_headers_are_http_and_content_type_only_in_lower_case():
     assert request(**environ).headers == {"x-portkey-provider": "openai", "content-type": "text/csv", "host": "a"}
 
 
-def test_empty_content_type_is_none():
+def test_empty_content_type_is_ignored():
     assert "content-type" not in request(CONTENT_TYPE="").headers
 
 
@@ -62,7 +62,7 @@ def test_missing_optional_keys_have_defaults():
 
 @pytest.mark.parametrize("raw", ["/v1/files/a%2Fb", "/v1/files/a%2fb?x=1", "http://h/v1/files/%2F"])
 @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
-def test_encoded_slash_in_the_path_is_400_where_the_server_shows_it(name, raw):
+def test_encoded_slash_in_the_path_is_400_if_the_server_shows_it(name, raw):
     with pytest.raises(BadRequest):
         request(**{name: raw}).check_target()
 
@@ -70,7 +70,7 @@ def test_encoded_slash_in_the_path_is_400_where_the_server_shows_it(name, raw):
 @pytest.mark.parametrize(
     "environ", [{}, {"RAW_URI": "/v1/files?x=%2F"}, {"REQUEST_URI": "/v1/files/a%20b"}, {"RAW_URI": ""}]
 )
-def test_encoded_slash_elsewhere_is_nobodys_business(environ):
+def test_encoded_slash_elsewhere_is_accepted(environ):
     request(**environ).check_target()
 
 
@@ -88,7 +88,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("text", QUERIES)
-def test_query_is_read_as_forms_write_it(text):
+def test_query_is_decoded_like_a_form(text):
     assert request(QUERY_STRING=text).query() == QUERIES[text]
 
 
@@ -101,7 +101,7 @@ def test_query_that_repeats_or_has_too_many_parameters_is_400(text):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_content_length_that_is_no_number_is_400_before_anything_is_read(length):
+def test_invalid_content_length_is_400_before_anything_is_read(length):
     reader = Raising(AssertionError("read"))
     with pytest.raises(BadRequest) as refused:
         request(reader=reader, CONTENT_LENGTH=length)
@@ -118,7 +118,7 @@ def test_body_ends_at_its_content_length_and_never_reads_past_it(length, size):
         assert body.read(4) == b"" and all(0 < asked <= 4 for asked in reader.asked)
 
 
-def test_no_read_asks_for_more_than_what_is_left():
+def test_no_read_asks_for_more_than_is_left():
     reader = Short(b"12345 and the next request")
     body = request(reader=reader, CONTENT_LENGTH="5").body
     while body.read(1 << 20):
@@ -126,7 +126,7 @@ def test_no_read_asks_for_more_than_what_is_left():
     assert reader.asked == [5, 4, 3, 2, 1]
 
 
-def test_read_of_nothing_is_nothing():
+def test_read_of_zero_bytes_returns_nothing():
     assert request(b"12345", CONTENT_LENGTH="5").body.read(0) == b""
 
 
@@ -153,17 +153,17 @@ def test_stall_is_408(failure, environ):
 @pytest.mark.parametrize(
     "environ", [{"CONTENT_LENGTH": "5"}, {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}]
 )
-def test_reader_with_nothing_to_give_yet_is_a_stall_too(environ):
+def test_reader_that_returns_none_is_a_stall_too(environ):
     class Waiting:
         def read(self, size):
-            return None  # io: no bytes are there, and it is not the end; a kernel's time limit on a socket shows so
+            return None  # in io: no bytes yet, but not the end. A kernel's time limit on a socket has this effect
 
     with pytest.raises(ClientTimeout):
         request(reader=Waiting(), **environ).body.read(5)
 
 
 class InvalidChunkSize(Exception):
-    """What servers raise has no common class."""
+    """An exception of a server: they have no common class."""
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ class InvalidChunkSize(Exception):
     [InvalidChunkSize("sk-secret"), OSError(5, "sk-secret"), ConnectionResetError(), ValueError("sk-secret"),
      EOFError(), KeyError("x"), RuntimeError(), StopIteration()],
 )  # fmt: skip
-def test_any_exception_of_the_servers_reader_is_an_abort_that_repeats_nothing(failure):
+def test_any_exception_of_the_servers_reader_is_an_abort_and_not_quoted(failure):
     body = request(reader=Raising(failure, b"12"), CONTENT_LENGTH="5").body
     assert body.read(5) == b"12"
     with pytest.raises(ClientAborted) as refused:
@@ -181,12 +181,12 @@ def test_any_exception_of_the_servers_reader_is_an_abort_that_repeats_nothing(fa
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_end_of_the_process_is_no_abort(failure):
+def test_end_of_the_process_is_not_reported_as_an_abort(failure):
     with pytest.raises(failure):
         request(reader=Raising(failure()), CONTENT_LENGTH="5").body.read(5)
 
 
-def test_limit_by_content_length_refuses_before_a_read():
+def test_limit_is_checked_against_content_length_before_a_read():
     body = request(reader=Raising(AssertionError("read")), CONTENT_LENGTH="6").body
     with pytest.raises(TooLarge, match="5 bytes"):
         body.limit(5)
@@ -196,7 +196,7 @@ def test_limit_by_content_length_refuses_before_a_read():
 CHUNKED = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
 
 
-def test_limit_by_count_refuses_when_the_bytes_have_come():
+def test_limit_is_checked_while_a_chunked_body_is_read():
     body = request(reader=Short(b"123456"), **CHUNKED).body
     body.limit(5)
     for _ in range(5):
@@ -211,7 +211,7 @@ def test_chunked_body_of_exactly_the_limit_is_read_to_its_end():
     assert (body.read(100), body.read(100)) == (b"12345", b"")
 
 
-def test_chunked_body_is_read_to_the_end_that_the_server_gives():
+def test_chunked_body_is_read_to_the_end_that_the_server_announces():
     body = request(b"12345", **CHUNKED, CONTENT_LENGTH="2").body
     assert (body.read(3), body.read(3), body.read(3)) == (b"123", b"45", b"")
 
@@ -225,7 +225,7 @@ def test_transfer_encoding_that_the_server_does_not_end_is_411(encoding):
 
 
 class Server:
-    """What a WSGI server and a log see of one response, in their order."""
+    """Records what a WSGI server and a log see of one response, in order."""
 
     def __init__(self, failure=None):
         self.events, self.failure = [], failure
@@ -243,7 +243,7 @@ class Server:
 
 
 class Body(FakeBody):
-    """A body that tells a server's events what happens to it."""
+    """A body that records what happens to it among a server's events."""
 
     def __init__(self, chunks, server):
         super().__init__(chunks)
@@ -259,7 +259,7 @@ class Body(FakeBody):
         self._server.events.append(("close",))
 
 
-def test_bytes_are_sent_at_once():
+def test_bytes_are_sent_in_one_piece():
     server = Server()
     assert server.send(Response(200, {"a": "b"}, b"12345")) == [b"12345"]
     assert server.events == [("start", "200 OK", {"a": "b"}), ("done", 5, "")]
@@ -286,13 +286,13 @@ def test_head_of_a_stream_closes_it_unread():
     [(200, "200 OK"), (206, "206 Partial Content"), (529, "529 Status"), (404, "404 Not Found"), (999, "999 Status"),
      (507, "507 Insufficient Storage")],
 )  # fmt: skip
-def test_status_line_has_a_phrase_for_any_status(status, line):
+def test_any_status_has_a_reason_phrase(status, line):
     server = Server()
     server.send(Response(status, {}, b""))
     assert server.events[0][1] == line
 
 
-def test_first_chunk_is_there_before_start_response():
+def test_first_chunk_is_read_before_start_response():
     server = Server()
     stream = server.send(Response(200, {}, Body([b"ab", b"c"], server)))
     assert [event[0] for event in server.events] == ["chunk", "start"]
@@ -303,7 +303,7 @@ def test_first_chunk_is_there_before_start_response():
 
 
 @pytest.mark.parametrize("failure", [UpstreamError("cut"), OSError("x"), ValueError("x")])
-def test_failure_before_the_first_byte_closes_and_starts_nothing(failure):
+def test_failure_before_the_first_byte_closes_the_body_and_starts_no_response(failure):
     server = Server()
     with pytest.raises(type(failure)):
         server.send(Response(200, {}, Body([failure], server)))
@@ -311,7 +311,7 @@ def test_failure_before_the_first_byte_closes_and_starts_nothing(failure):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), GeneratorExit()])
-def test_end_of_the_process_before_the_first_byte_closes_too(failure):
+def test_end_of_the_process_before_the_first_byte_closes_the_body_too(failure):
     class Ending(Body):
         def __next__(self):
             raise failure
@@ -330,7 +330,7 @@ def test_start_response_that_refuses_the_headers_leaves_no_body_open():
     assert body.closed
 
 
-def test_empty_stream_ends_well():
+def test_empty_stream_ends_cleanly():
     server = Server()
     stream = server.send(Response(200, {}, Body([], server)))
     assert list(stream) == []
@@ -338,7 +338,7 @@ def test_empty_stream_ends_well():
     assert server.events[-1] == ("done", 0, "")
 
 
-def test_close_may_come_again_and_done_comes_once():
+def test_done_is_called_once_however_often_close_is():
     server = Server()
     stream = server.send(Response(200, {}, Body([b"a"], server)))
     list(stream)
@@ -348,7 +348,7 @@ def test_close_may_come_again_and_done_comes_once():
 
 
 @pytest.mark.parametrize("taken,sent", [(0, 0), (1, 2), (2, 3)])
-def test_stream_that_nobody_takes_to_its_end_is_an_abort_and_closed(taken, sent):
+def test_stream_that_is_not_read_to_its_end_is_closed_and_logged_as_an_abort(taken, sent):
     server = Server()
     stream = server.send(Response(200, {}, Body([b"ab", b"c"], server)))
     for _ in range(taken):
@@ -357,7 +357,7 @@ def test_stream_that_nobody_takes_to_its_end_is_an_abort_and_closed(taken, sent)
     assert server.events[-2:] == [("close",), ("done", sent, "client_aborted")]
 
 
-def test_stream_that_nobody_started_is_closed_all_the_same():
+def test_stream_that_was_never_started_is_closed_too():
     server = Server()
     stream = ResponseStream(Body([b"a"], server), server.done)
     stream.close()
@@ -365,17 +365,17 @@ def test_stream_that_nobody_started_is_closed_all_the_same():
 
 
 @pytest.mark.parametrize("code,logged", [(None, "upstream_error"), ("upstream_cut", "upstream_cut")])
-def test_stream_that_breaks_off_is_a_reset_and_is_reported_by_its_code(code, logged):
+def test_stream_that_breaks_off_ends_with_a_reset_and_is_logged_by_its_code(code, logged):
     server = Server()
     stream = server.send(Response(200, {}, Body([b"ab", UpstreamError("cut", code=code)], server)))
     assert next(stream) == b"ab"
-    with pytest.raises(ConnectionResetError):  # no server makes a clean end of it
+    with pytest.raises(ConnectionResetError):  # with this exception, no server ends the answer cleanly
         next(stream)
     stream.close()
     assert server.events[-1] == ("done", 2, logged)
 
 
-def test_reset_says_nothing_of_the_upstream():
+def test_reset_does_not_quote_the_upstream():
     server = Server()
     stream = server.send(Response(200, {}, Body([b"a", UpstreamError("sk-secret")], server)))
     next(stream)
@@ -384,7 +384,7 @@ def test_reset_says_nothing_of_the_upstream():
     assert "sk-secret" not in str(cut.value)
 
 
-def test_stream_that_breaks_off_with_a_bug_of_ours_is_no_abort_of_the_client():
+def test_stream_that_breaks_off_with_our_bug_is_not_logged_as_an_abort():
     server = Server()
     stream = server.send(Response(200, {}, Body([b"a", OSError("disk")], server)))
     next(stream)
@@ -394,7 +394,7 @@ def test_stream_that_breaks_off_with_a_bug_of_ours_is_no_abort_of_the_client():
     assert server.events[-1][2] not in ("", "client_aborted")
 
 
-def test_empty_chunks_are_passed_on_and_end_nothing():
+def test_empty_chunks_are_passed_on_and_do_not_end_a_stream():
     server = Server()
     assert list(server.send(Response(200, {}, Body([b"", b"a", b"", b"b"], server)))) == [b"", b"a", b"", b"b"]
 
@@ -405,7 +405,7 @@ def test_json_is_ascii_and_has_its_length():
     assert response.headers == {"x": "y", "content-type": "application/json", "content-length": str(len(response.body))}
 
 
-def test_error_response_is_the_envelope_and_the_errors_headers_win():
+def test_error_response_is_the_envelope_and_the_errors_headers_take_precedence():
     error = BadRequest("No.", param="x", headers={"allow": "GET", "x-request-id": "its"})
     response = error_response(error, {"x-request-id": "ours", "x-portkey-trace-id": "t"})
     assert response.status == 400

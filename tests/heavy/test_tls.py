@@ -418,8 +418,8 @@ def test_tls_upstream_that_stops_reading_is_given_up_in_send_timeout(size, autho
     with secure(lambda peer: (peer.read_head(), peer.stall()), good) as upstream:
         sock = trust.wrap_socket(socket.create_connection(("127.0.0.1", upstream.port)), server_hostname="localhost")
         connection = Connection(sock)
-        connection.to_read, connection.to_send = 60, 0.3
-        assert connection.send([b"POST / HTTP/1.1\r\n\r\n"], looks=False)
+        connection.read_timeout, connection.send_timeout = 60, 0.3
+        assert connection.send([b"POST / HTTP/1.1\r\n\r\n"], check_first=False)
         began, sent = time.monotonic(), 0
         while connection.send([bytes(size)]):
             sent, began = sent + size, time.monotonic()

@@ -95,11 +95,11 @@ def test_help_of_serve_names_every_setting(tmp_path):
         (("bogus",), "bogus"),
         (("check", "--bogus"), "--bogus"),
         (("check", "--config"), "--config"),
-        (("check", "--config", "/nonexistent/filesproxy.ini"), "/nonexistent/filesproxy.ini: cannot be read"),
+        (("check", "--config", "/nonexistent/filesproxy.ini"), "/nonexistent/filesproxy.ini: the file cannot be read"),
         (("key",), "--name"),
-        (("key", "--name", "Team A"), "a key's name is small letters"),
-        (("key", "--name", ""), "a key's name is small letters"),
-        (("key", "--name", "a]\nproviders = *"), "a key's name is small letters"),
+        (("key", "--name", "Team A"), "the name of a key must consist of"),
+        (("key", "--name", ""), "the name of a key must consist of"),
+        (("key", "--name", "a]\nproviders = *"), "the name of a key must consist of"),
         (("--listen",), "--listen"),
         (("--listen", "8787"), "listen must be HOST:PORT"),
         (("--listen", "127.0.0.1:99999"), "listen must be HOST:PORT"),
@@ -200,7 +200,7 @@ def test_check_says_what_a_configuration_means_in_plain_words_and_no_value_of_it
     words = ("--config", str(path)) if how == "flag" else ()
     more = {} if how == "flag" else {"FILESPROXY_CONFIG": str(path)}
     done = run(tmp_path, "check", *words, A_CREDENTIAL="sk-canary", **more)
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "The configuration can be used.")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "The configuration is valid.")
     for said in ("provider openai: https://api.openai.com/v1, saved credential", f"files in {tmp_path}",
                  "provider compat: http://models.example/v1, saved credential", "provider azure-prod: mine on Azure",
                  "key team-a: providers openai compat, operations list_files", "key team-b: providers *, operations *",

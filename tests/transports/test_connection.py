@@ -33,8 +33,8 @@ def ends():
         far, _ = listener.accept()
     far.settimeout(WAIT)
     connection = Connection(near)
-    connection.to_send = WAIT
-    connection.to_read = WAIT
+    connection.send_timeout = WAIT
+    connection.read_timeout = WAIT
     yield connection, far
     connection.close()
     far.close()
@@ -110,7 +110,7 @@ def test_buffers_of_any_kind_are_sent_and_left_as_they_were(kind, ends):
 
 def test_nothing_is_sent_at_once(ends):
     connection, far = ends
-    connection.to_send = BRIEF
+    connection.send_timeout = BRIEF
     assert connection.send([]) and connection.send([b"", b""])
     connection.sock.shutdown(socket.SHUT_WR)
     assert far.recv(1) == b""
@@ -129,7 +129,7 @@ def test_answer_that_is_there_already_ends_a_send_and_is_still_to_be_read(ends):
 def test_beginning_of_a_request_is_sent_without_a_look(ends):
     connection, far = ends
     told(connection, far, TOO_BIG)
-    assert connection.send([b"head"], looks=False)
+    assert connection.send([b"head"], check_first=False)
     assert far.recv(10) == b"head"
 
 
@@ -148,7 +148,7 @@ def test_answer_that_comes_while_a_send_waits_ends_it_at_once(looks, ends):
 @pytest.mark.parametrize("looks", [True, False])
 def test_upstream_that_does_not_read_is_given_up_in_the_limit(looks, ends):
     connection, _ = ends
-    connection.to_send = BRIEF
+    connection.send_timeout = BRIEF
     with within(BRIEF, BRIEF + LATE):
         is_sent = connection.send([b"head", BIG], looks)
         assert not is_sent
@@ -156,7 +156,7 @@ def test_upstream_that_does_not_read_is_given_up_in_the_limit(looks, ends):
 
 def test_upstream_that_stops_reading_is_given_up_in_the_limit(ends):
     connection, far = ends
-    connection.to_send = BRIEF
+    connection.send_timeout = BRIEF
     reader = threading.Thread(target=lambda: [far.recv(1 << 16) for _ in range(20)])
     reader.start()
     with within(BRIEF, BRIEF + LATE):
@@ -167,7 +167,7 @@ def test_upstream_that_stops_reading_is_given_up_in_the_limit(ends):
 
 def test_slow_reader_is_not_given_up_as_long_as_it_reads(ends):
     connection, far = ends
-    connection.to_send = 0.5
+    connection.send_timeout = 0.5
     reader = Reader(far, 1 << 20, 0.04)
     with within(0.5, WAIT):
         is_sent = connection.send([BIG])
@@ -266,7 +266,7 @@ def test_informational_answer_without_an_end_ends_a_send(ends):
 
 def test_half_of_an_informational_answer_is_waited_for_without_work_and_not_for_ever(ends):
     connection, far = ends
-    connection.to_send = BRIEF
+    connection.send_timeout = BRIEF
     told(connection, far, HINTS[:20])
     started = time.thread_time()
     with within(BRIEF, BRIEF + LATE):
@@ -306,7 +306,7 @@ def test_read_gives_what_has_come_and_no_more_than_asked(ends):
 
 def test_read_waits_so_long_and_no_longer(ends):
     connection, far = ends
-    connection.to_read = BRIEF
+    connection.read_timeout = BRIEF
     with within(BRIEF * 0.9, BRIEF + LATE), pytest.raises(TIMEOUTS):
         connection.receive(1)
     far.sendall(b"a")
@@ -315,16 +315,16 @@ def test_read_waits_so_long_and_no_longer(ends):
 
 def test_limit_of_reads_can_be_changed_and_counts_anew_for_each(ends):
     connection, far = ends
-    connection.to_read = 0.05
+    connection.read_timeout = 0.05
     with within(0, LATE), pytest.raises(TIMEOUTS):
         connection.receive(1)
-    connection.to_read = WAIT
+    connection.read_timeout = WAIT
     timer = threading.Timer(BRIEF, far.sendall, [b"a"])
     timer.start()
     assert connection.receive(1) == b"a"
     timer.join()
     for _ in range(2):
-        connection.to_read = BRIEF
+        connection.read_timeout = BRIEF
         with within(BRIEF * 0.9, BRIEF + LATE), pytest.raises(TIMEOUTS):
             connection.receive(1)
 
@@ -332,14 +332,14 @@ def test_limit_of_reads_can_be_changed_and_counts_anew_for_each(ends):
 @pytest.mark.parametrize("seconds", [0.001, 1e-6, 1e-9, 1e-300])
 def test_limit_of_next_to_nothing_is_not_none(seconds, ends):
     connection, _ = ends
-    connection.to_read = seconds
+    connection.read_timeout = seconds
     with within(0, LATE), pytest.raises(TIMEOUTS):
         connection.receive(1)
 
 
 def test_limit_of_seconds_and_a_fraction_holds(ends):
     connection, _ = ends
-    connection.to_read = 1.1
+    connection.read_timeout = 1.1
     with within(1.05, 1.1 + LATE), pytest.raises(TIMEOUTS):
         connection.receive(1)
 
@@ -354,8 +354,8 @@ def test_reset_is_an_error_that_is_not_a_time_limit(ends):
 
 def test_sends_do_not_change_the_limit_of_reads(ends):
     connection, far = ends
-    connection.to_read = BRIEF
-    connection.to_send = WAIT
+    connection.read_timeout = BRIEF
+    connection.send_timeout = WAIT
     assert connection.send([b"a"])
     with within(BRIEF * 0.9, BRIEF + LATE), pytest.raises(TIMEOUTS):
         connection.receive(1)
@@ -399,7 +399,7 @@ def test_connection_that_somebody_has_shut_down_is_not_quiet(ends):
 
 def test_connection_without_room_is_not_quiet_until_the_upstream_has_read(ends):
     connection, far = ends
-    connection.to_send = 0.05
+    connection.send_timeout = 0.05
     is_sent = connection.send([BIG])
     assert not is_sent
     assert not connection.is_quiet()
@@ -421,7 +421,7 @@ def test_thread_gives_way_behind_a_large_block_and_not_behind_a_small_request(en
     connection, far = ends
     given = []
     monkeypatch.setattr("filesproxy.transports.https.connection.give_way", lambda: given.append(True))
-    assert connection.send([b"GET / HTTP/1.1\r\n\r\n"], looks=False) and not given
+    assert connection.send([b"GET / HTTP/1.1\r\n\r\n"], check_first=False) and not given
     reader = Reader(far)
     assert connection.send([bytes(1 << 20)]) and given
     connection.sock.shutdown(socket.SHUT_WR)

@@ -1,6 +1,6 @@
 """The transport for http and https: `urllib.request` with its own connections, pool, TLS and proxies.
 
-Imports what every transport may; the other transports do not know it.
+May import what any transport may (see `transports`), but no other transport.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way to a provider's host: TCP, a CONNECT tunnel where one is configured, TLS."""
+"""Connects to an upstream: TCP, a CONNECT tunnel if a proxy is configured, and TLS."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from ...watchdog import Watch
 from . import tls
 from .proxy import authorization, proxy_for
 
-# The first two are not the same class before Python 3.10; the third is how a time limit in the kernel shows.
+# The first two are different classes before Python 3.10. The third is raised when a time limit in the kernel expires.
 TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
 
 
-def way(url: SplitResult, settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What two requests must share to share a connection: scheme, host, port, and how both are reached."""
+def destination(url: SplitResult, settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What requests to the same destination have in common: scheme, host, port, proxy and TLS settings."""
     if url.scheme == "http":
         return url.scheme, url.netloc
     return url.scheme, url.netloc, proxy_for(settings["proxy"], str(url.hostname)), tls.configuration(settings)
 
 
 class Dialer:
-    """Makes connected sockets, each within `connect_timeout` in all. Keeps one TLS context for each configuration."""
+    """Opens connections, each within `connect_timeout` in total. Keeps one TLS context for each configuration."""
 
     def __init__(self) -> None:
         self._contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
         self._lock = threading.Lock()
 
     def __call__(self, url: SplitResult, settings: Mapping[str, Any], watch: Watch) -> socket.socket:
-        """A socket connected to the URL's host, and watched. Raises UpstreamError or UpstreamTimeout, naming both."""
+        """A watched socket, connected to the URL's host. Raises UpstreamError or UpstreamTimeout, naming the host."""
         connection = self._connection(url, settings)
-        connection._create_connection = partial(_reach, watch)  # type: ignore[attr-defined]
+        connection._create_connection = partial(_connect, watch)  # type: ignore[attr-defined]
         watch.allow(settings["connect_timeout"])
         try:
             connection.connect()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             connection.close()
-            _give_up(watch.upstream)
+            _close_fully(watch.upstream)
             raise _failure(TimeoutError() if watch.is_overdue else error, str(url.hostname)) from None
         sock: socket.socket = connection.sock
         if isinstance(sock, ssl.SSLSocket):
-            # An end without close_notify is a cut (RFC 8446 §6.1).
+            # Without close_notify, the end of the stream is a truncation (RFC 8446 §6.1).
             sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         return sock
 
@@ -74,19 +74,19 @@ class Dialer:
             return self._contexts[key]
 
 
-def _give_up(sock: socket.socket | None) -> None:
-    """Close for good: before Python 3.12 http.client leaves a refused tunnel's answer open, and with it the socket."""
+def _close_fully(sock: socket.socket | None) -> None:
+    """Close the descriptor itself: before Python 3.12, http.client leaves it open after a refused tunnel."""
     if sock is not None and sock.fileno() >= 0:
         socket.close(sock.detach())
 
 
-def _reach(watch: Watch, address: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
-    """A TCP connection to one of the host's addresses, all of them within the time of one."""
-    ends, failure = time.monotonic() + timeout, OSError("no address")
+def _connect(watch: Watch, address: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+    """A TCP connection to one of the host's addresses; `timeout` (seconds) covers all attempts together."""
+    deadline, failure = time.monotonic() + timeout, OSError("no address")
     for family, kind, protocol, _, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
         sock = watch.upstream = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(max(0.001, ends - time.monotonic()))
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
             sock.connect(place)
             sock.settimeout(timeout)
             return sock
@@ -105,8 +105,8 @@ def _failure(error: Exception, host: str) -> UpstreamError:
         )
         return UpstreamError(f"Cannot verify the certificate of {host}: {advice}.", code="upstream_tls")
     if isinstance(error, ssl.SSLError):
-        message = f"The TLS handshake with {host} failed; it may want a client_cert, or another one."
+        message = f"The TLS handshake with {host} failed; it may require a client_cert, or a different one."
         return UpstreamError(message, code="upstream_tls")
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return UpstreamError(f"Cannot resolve {host}.", code="upstream_unreachable")
-    return UpstreamError(f"Cannot connect to {host}, or the proxy before it refused.", code="upstream_unreachable")
+    return UpstreamError(f"Cannot connect to {host}, or the proxy refused the connection.", code="upstream_unreachable")

@@ -1,9 +1,9 @@
-"""Connections that are kept for the next request: a TCP and a TLS handshake saved on each small call.
+"""Connections that are kept for the next request, which then needs no TCP and TLS handshake.
 
-A kept connection may be closed by the upstream at any moment, also while a request is on its way. So one is used only
-where that costs nothing: what has no body is sent again over a fresh one, once; a chat only over a connection that has
-proven itself; an upload never. It is used again with the credential only that it was made with, so that even an
-upstream that mixes up its answers shows no caller another's.
+The upstream may close a kept connection at any moment, even while a request is on its way. So a kept connection is
+used only where that does no harm: a request without a body is sent again, once, over a new connection; a chat uses
+only a proven connection; an upload never uses a kept one. A connection is used again only with the credential that it
+was opened with, so that even an upstream that mixes up its answers cannot show one caller another's.
 """
 
 from __future__ import annotations
@@ -16,56 +16,60 @@ from collections.abc import Hashable
 
 from .connection import Connection
 
-IDLE_SECONDS = 15.0  # far below the 60 s and more after which providers' edges close
+IDLE_SECONDS = 15.0  # providers' edges close an idle connection after 60 s or more
 MAX_IDLE = 32  # for each key
-MAX_IDLE_TOTAL = 128  # file descriptors, whatever hosts and credentials clients bring
-# A connection for what cannot be sent twice: idle for seconds only, and one whose upstream does not close behind each
-# answer: it has given a second one, or let so much time pass in silence.
+MAX_IDLE_TOTAL = 128  # file descriptors, however many hosts and credentials clients use
+# A proven connection, for a request that cannot be sent twice: it has been idle for a few seconds at most, and its
+# upstream does not close after each answer: it has given a second one, or has kept the connection open for
+# PROVEN_QUIET_SECONDS since its answer.
 PROVEN_IDLE_SECONDS = 2.0
 PROVEN_QUIET_SECONDS = 0.05
 
 
 class Pool:
-    """Idle connections by key; the one used last is taken first. Safe for threads, and empty behind a fork."""
+    """Idle connections by key; the most recently used is taken first. Safe for threads, and empty after a fork."""
 
     def __init__(self) -> None:
         self._idle: dict[Hashable, list[Connection]] = {}
         self._next_sweep = 0.0
         self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._idle)  # sockets that are garbage would warn; this runs before
-        _POOLS.add(self)
+        weakref.finalize(self, _close_all, self._idle)  # garbage-collected open sockets would warn
+        _ALL_POOLS.add(self)
 
     def forget(self) -> None:
-        """Begin anew in a forked process: a thread of the parent's may hold the lock for ever. Closes copies only."""
+        """Start afresh in a forked child, where a lock held by a thread of the parent would never be released.
+
+        The parent's connections stay open: only the child's copies of the descriptors are closed.
+        """
         self._lock = threading.Lock()
         _close_all(self._idle)
 
     def take(self, key: Hashable, is_proven: bool = False) -> Connection | None:
-        """A connection that nothing speaks against, None if there is none. `is_proven` asks for more."""
+        """A usable connection with this key, None if there is none. With `is_proven`, only a proven one."""
         while found := self._pop(key):
             idle = time.monotonic() - found.idle_since
             if idle > IDLE_SECONDS or not found.is_quiet():
                 found.close()
             elif is_proven and not _is_proven(found, idle):
-                for over in self._push(found):
-                    over.close()
+                for excess in self._push(found):
+                    excess.close()
                 return None
             else:
                 return found
         return None
 
     def keep(self, connection: Connection) -> None:
-        """Keep a connection whose last answer was read to its end; it is this pool's to close from here on."""
+        """Keep a connection whose last answer was read to its end. From now on the pool closes it."""
         connection.answers += 1
         connection.idle_since = time.monotonic()
-        over = self._push(connection)
+        excess = self._push(connection)
         if connection.idle_since >= self._next_sweep:
-            over += self._swept(connection.idle_since)
-        for each in over:
+            excess += self._take_expired(connection.idle_since)
+        for each in excess:
             each.close()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close all idle connections."""
         with self._lock:
             _close_all(self._idle)
 
@@ -75,15 +79,15 @@ class Pool:
             return idle.pop() if idle else None
 
     def _push(self, connection: Connection) -> list[Connection]:
-        """Put it in; what has no place any more."""
+        """Put a connection in. Returns the connections that no longer fit, for the caller to close."""
         with self._lock:
             total = sum(map(len, self._idle.values()))
             idle = self._idle.setdefault(connection.key, [])
             idle.append(connection)
             return [idle.pop(0)] if len(idle) > MAX_IDLE or total >= MAX_IDLE_TOTAL else []
 
-    def _swept(self, now: float) -> list[Connection]:
-        """Take out, once a second, what has been idle for too long: whoever came for it would find it so."""
+    def _take_expired(self, now: float) -> list[Connection]:
+        """Take out the connections that have been idle for too long, at most once a second."""
         with self._lock:
             self._next_sweep = now + 1
             found = [each for idle in self._idle.values() for each in idle if each.idle_since < now - IDLE_SECONDS]
@@ -105,11 +109,11 @@ def _close_all(idle: dict[Hashable, list[Connection]]) -> None:
     idle.clear()
 
 
-_POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
+_ALL_POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for pool in list(_POOLS):
+    for pool in list(_ALL_POOLS):
         pool.forget()
 
 

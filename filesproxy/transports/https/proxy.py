@@ -1,4 +1,4 @@
-"""Which proxy leads to an https host: none, one that the operator names, or that of the environment."""
+"""Which proxy an https host is reached through: none, the configured one, or the one that the environment names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...wire import urls
 
 
 def proxy_url(text: str) -> Secret:
-    """The setting `proxy`: `none`, `env`, or the http:// URL of a proxy, which may hold a password.
+    """The setting `proxy`: `none`, `env`, or the http:// URL of a proxy, which may contain a password.
 
-    ValueError for anything else.
+    Raises ValueError for anything else.
     """
     if text in ("none", "env"):
         return Secret(text)
@@ -26,7 +26,7 @@ def proxy_url(text: str) -> Secret:
 
 
 def proxy_for(setting: str, host: str) -> SplitResult | None:
-    """The proxy for an https host, None if it is reached directly. urllib knows the variables and `no_proxy`."""
+    """The proxy for an https host, None if it is reached directly. urllib reads the variables, including `no_proxy`."""
     url = setting
     if setting == "env":
         url = "none" if proxy_bypass(host) else _from_environment()
@@ -42,7 +42,7 @@ def _from_environment() -> str:
 
 
 def authorization(proxy: SplitResult) -> dict[str, str]:
-    """The header for CONNECT that carries the user and password of the proxy's URL (RFC 7617 §2), if there are any."""
+    """The CONNECT header with the user and password from the proxy's URL (RFC 7617 §2), {} if the URL has none."""
     if not proxy.username:
         return {}
     pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"

@@ -1,6 +1,6 @@
-"""The transport for kept files in a folder: an index in sqlite, and blobs.
+"""The transport for kept files in a folder: an sqlite index, and the files' bytes as blobs.
 
-Imports what every transport may; the other transports do not know it.
+May import what any transport may (see `transports`), but no other transport.
 """
 
 from __future__ import annotations

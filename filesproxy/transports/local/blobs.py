@@ -1,7 +1,8 @@
-"""The bytes of the local store: files that appear whole or not at all, and a sweep that spares what is under way.
+"""The bytes of the local store: blobs that appear whole or not at all, and a sweep that removes abandoned ones.
 
-A blob is written in `incoming/`, synced, renamed into `blobs/`, and the folder synced; only then may an index name it.
-Its writer holds a lock (flock) on it until the index does, so whoever can take that lock sees something abandoned.
+A blob is written in `incoming/`, synced, and renamed into `blobs/`, and that folder is synced; only then may an index
+name the blob. Its writer holds a lock (flock) on it until the index names it, so a blob that can be locked and that no
+index names has been abandoned.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from typing import NoReturn
 
 from ...errors import StoreError, StoreFull
 
-BLOCK_BYTES = 1 << 18  # of a download
+BLOCK_BYTES = 1 << 18  # read at a time for a download
 _NAME = re.compile(r"[0-9a-f]{32}")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link that leads elsewhere, no pipe that waits
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a link may lead elsewhere, a pipe may block
 
 
 class Blobs:
-    """A folder of blobs, for several processes at once. Folders are 0700, files 0600. Raises StoreError, StoreFull."""
+    """A folder of blobs, which several processes may share. Folders are created 0700, files 0600.
+
+    Raises StoreError and StoreFull.
+    """
 
     def __init__(self, folder: str) -> None:
         self._incoming = os.path.join(folder, "incoming")
@@ -35,12 +39,15 @@ class Blobs:
                 found = os.lstat(path)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
                 raise StoreError(
-                    "The local store's folder must be a folder of this user that nobody else can write to."
+                    "The local store's folder must belong to this user, and nobody else may be able to write to it."
                 )
 
     @contextmanager
     def store(self, chunks: Iterable[bytes]) -> Iterator[str]:
-        """Write a blob and keep it; inside the block its name can be committed. An exception there removes it again."""
+        """Write a blob and give its name, which can be committed inside the `with` block.
+
+        An exception raised there removes the blob again.
+        """
         name, handle = self._create()
         path = os.path.join(self._incoming, name)
         try:
@@ -57,7 +64,7 @@ class Blobs:
                 os.unlink(path)
             raise
         finally:
-            os.close(handle)  # and with it the lock
+            os.close(handle)  # releases the lock
 
     def _create(self) -> tuple[str, int]:
         while True:
@@ -73,7 +80,7 @@ class Blobs:
                     raise
                 if os.fstat(handle).st_nlink:
                     return name, handle
-            os.close(handle)  # a sweep took it in between
+            os.close(handle)  # a sweep removed it before we had the lock
 
     def is_empty(self) -> bool:
         """Whether no blob is kept."""
@@ -81,13 +88,13 @@ class Blobs:
             return next(names, None) is None
 
     def path(self, name: str) -> str:
-        """Where a kept blob is. StoreError for what is no name of ours, which could lead elsewhere."""
+        """The path of a kept blob. StoreError for a name that is not in our form, which could lead elsewhere."""
         if not _NAME.fullmatch(name):
-            raise StoreError("The local store's index names no blob of its own.")
+            raise StoreError("The local store's index contains a blob name that the store did not make.")
         return os.path.join(self._kept, name)
 
     def open(self, name: str, size: int) -> BlobBody:
-        """The bytes of a kept blob. StoreError if it is gone or has another size than it should."""
+        """The bytes of a kept blob. StoreError if it is gone, or if its size is not `size`."""
         with disk_errors():
             handle = os.open(self.path(name), _READ)
         if os.fstat(handle).st_size != size:
@@ -96,12 +103,12 @@ class Blobs:
         return BlobBody(handle, size)
 
     def remove(self, name: str) -> None:
-        """Remove a kept blob that no index names any more."""
+        """Remove a kept blob that no index names any longer."""
         with disk_errors(), suppress(FileNotFoundError):
             os.unlink(self.path(name))
 
     def sweep(self, is_named: Callable[[str], bool]) -> int:
-        """Remove what a killed process left behind: a file of ours, unlocked, named by no index. Returns how many."""
+        """Remove blobs that a killed process left: unlocked, and not named by an index. Returns how many."""
         removed = 0
         for folder in (self._incoming, self._kept):
             with disk_errors(), os.scandir(folder) as names:
@@ -111,7 +118,7 @@ class Blobs:
 
 
 class BlobBody:
-    """The bytes of a blob; raises if they stop early, closes the file when closed."""
+    """The bytes of a blob. Raises if they stop early; closing it closes the file."""
 
     def __init__(self, handle: int, size: int) -> None:
         self._file = os.fdopen(handle, "rb", buffering=0)
@@ -121,7 +128,7 @@ class BlobBody:
         return self
 
     def __next__(self) -> bytes:
-        """The next block. StoreError where the file cannot be read to its end."""
+        """The next block. StoreError if the file cannot be read to its end."""
         with disk_errors():
             block = self._file.read(min(BLOCK_BYTES, self._left)) if self._left else b""
         self._left -= len(block)
@@ -133,7 +140,7 @@ class BlobBody:
         raise StopIteration
 
     def skip(self, size: int) -> int:
-        """Pass over this many bytes; how many it were."""
+        """Skip up to this many bytes; returns how many were skipped."""
         size = min(size, self._left)
         self._file.seek(size, os.SEEK_CUR)
         self._left -= size
@@ -145,7 +152,7 @@ class BlobBody:
 
 
 def write_all(handle: int, block: bytes) -> None:
-    """Write a block whole: os.write may stop in the middle of a large one."""
+    """Write a whole block: os.write may write only a part of a large one."""
     view = memoryview(block)
     with disk_errors():
         while view:
@@ -153,7 +160,7 @@ def write_all(handle: int, block: bytes) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make a rename inside this folder survive a power cut."""
+    """Make renames in this folder survive a power failure."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -167,10 +174,10 @@ def _remove_abandoned(path: str, name: str, is_named: Callable[[str], bool]) -> 
     try:
         handle = os.open(path, _READ)
     except FileNotFoundError:
-        return False  # renamed or removed by its owner
+        return False  # its writer has renamed or removed it
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_named(name):  # committed while we were looking
+        if is_named(name):  # committed since the first look
             return False
         os.unlink(path)
         return True
@@ -182,7 +189,7 @@ def _remove_abandoned(path: str, name: str, is_named: Callable[[str], bool]) -> 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Give the disk's errors our names; their own text holds paths."""
+    """Raise OSErrors as our own errors, because the text of an OSError contains paths."""
     try:
         yield
     except OSError as error:

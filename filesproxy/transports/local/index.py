@@ -1,4 +1,4 @@
-"""The index of kept files: a table in sqlite (3.34 or newer, WAL mode) that names blobs. Processes may share it."""
+"""The index of kept files: a table in sqlite (3.34 or newer, WAL mode), which several processes may share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...calls import Json
 from ...errors import StoreError, StoreFull
 from .blobs import disk_errors
 
-_BUSY_SECONDS = 30.0  # for another process's write; each takes milliseconds
+_BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
 _VERSION = 1
-_MANY = 500  # ids in one statement; SQLite before 3.32 takes 999 parameters
+_MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -31,22 +31,23 @@ INSERT INTO stamps SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM stamps);
 
 
 class Index:
-    """The table of files. Its connections are borrowed for a statement or two each. Raises StoreError, StoreFull."""
+    """The table of files. Each operation borrows a connection to sqlite. Raises StoreError and StoreFull."""
 
     def __init__(self, folder: str, must_exist: bool = False) -> None:
         self._idle: list[sqlite3.Connection] = []
         self._path = os.path.join(folder, "index.sqlite3")
-        if must_exist and not os.path.exists(self._path):  # an empty one would make every file look abandoned
-            raise StoreError("The local store's folder holds files but no index: restore it, or use an empty folder.")
+        if must_exist and not os.path.exists(self._path):  # with an empty index, every file would look abandoned
+            message = "The local store's folder holds files but no index: restore the index, or use an empty folder."
+            raise StoreError(message)
         with disk_errors(), open(os.path.join(folder, "lock"), "ab", opener=_private) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time makes the tables
-            with suppress(FileExistsError):  # sqlite would take the umask's mode
-                # Only ever made here, never opened: closing it would drop the POSIX locks of sqlite in this process.
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time creates the tables
+            with suppress(FileExistsError):  # sqlite itself would apply the umask
+                # Only created here, never opened: closing it would drop the POSIX locks of sqlite in this process.
                 os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            self._make()
+            self._create_tables()
 
     def add(self, row: Json) -> None:
-        """Insert a file and give it its id, ascending in the order of commits, whatever the clocks say."""
+        """Insert a file and set its id. Ids ascend in the order of commits, even if a clock goes backwards."""
         with self._transaction() as database:
             database.execute("UPDATE stamps SET last = max(last + 1, ?)", (row["created_at"] * 1_000_000,))
             stamp = database.execute("SELECT last FROM stamps").fetchone()[0]
@@ -56,18 +57,18 @@ class Index:
             database.execute(f"INSERT INTO files ({names}) VALUES ({marks})", row)
 
     def find_many(self, file_ids: Sequence[str], owner: str, now: float) -> list[Json]:
-        """The rows of those files that this owner has and that have not expired, by one look for 500 of them."""
+        """The rows of those files that this owner has and that have not expired, by one query for each 500 ids."""
         found: list[Json] = []
         with self._connection() as database:
-            for start in range(0, len(file_ids), _MANY):
-                asked = file_ids[start : start + _MANY]
+            for start in range(0, len(file_ids), _MAX_IDS):
+                asked = file_ids[start : start + _MAX_IDS]
                 marks = ", ".join("?" * len(asked))
                 query = f"SELECT * FROM files WHERE owner = ? AND id IN ({marks}) AND {_ALIVE}"
                 found += [dict(row) for row in database.execute(query, (owner, *asked, int(now)))]
         return found
 
     def find(self, file_id: str, owner: str, now: float) -> Json | None:
-        """The row of a file that this owner has and that has not expired."""
+        """The row of a file, None unless this owner has it and it has not expired."""
         with self._connection() as database:
             query = f"SELECT * FROM files WHERE id = ? AND owner = ? AND {_ALIVE}"
             row = database.execute(query, (file_id, owner, int(now))).fetchone()
@@ -83,29 +84,30 @@ class Index:
         if after:
             conditions, values = [*conditions, "id < ?" if newest_first else "id > ?"], [*values, after]
         where = " AND ".join([*conditions, _ALIVE])
-        table = "files INDEXED BY by_purpose" if purpose else "files"  # else the planner reads all files of the owner
+        # Without the hint, the planner would read all of the owner's files.
+        table = "files INDEXED BY by_purpose" if purpose else "files"
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?"
         with self._connection() as database:
             return [dict(row) for row in database.execute(query, (*values, int(now), limit))]
 
     def remove(self, owner: str, file_id: str) -> bool:
-        """Forget a file; False if another process already had."""
+        """Remove a file's row. False if there was none, because another process had removed it."""
         with self._transaction() as database:
             query = "DELETE FROM files WHERE owner = ? AND id = ?"
             return database.execute(query, (owner, file_id)).rowcount == 1
 
     def expired(self, now: float) -> list[Json]:
-        """The rows of files past their time, a thousand at most."""
+        """The owner, id and blob of up to 1000 expired files."""
         with self._connection() as database:
             query = "SELECT owner, id, blob FROM files WHERE expires_at <= ? LIMIT 1000"
             return [dict(row) for row in database.execute(query, (int(now),))]
 
     def names(self, blob: str) -> bool:
-        """Whether a file has this blob."""
+        """Whether a row names this blob."""
         with self._connection() as database:
             return database.execute("SELECT 1 FROM files WHERE blob = ?", (blob,)).fetchone() is not None
 
-    def _make(self) -> None:
+    def _create_tables(self) -> None:
         with self._connection() as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version > _VERSION:
@@ -133,7 +135,7 @@ class Index:
             try:
                 yield database
             except BaseException:
-                database.close()  # one that failed is not used again
+                database.close()  # after a failure it is not used again
                 raise
             self._idle.append(database)
         except sqlite3.Error as error:
@@ -160,7 +162,7 @@ def _connect(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     database.row_factory = sqlite3.Row
     try:
-        database.execute("PRAGMA synchronous = FULL")  # a file that was acknowledged survives a power cut
+        database.execute("PRAGMA synchronous = FULL")  # an acknowledged file survives a power failure
     except BaseException:
         database.close()
         raise

@@ -1,6 +1,7 @@
-"""The transport that answers calls from a folder, with OpenAI's contract: an index names blobs.
+"""The transport that answers calls from a folder, with OpenAI's contract.
 
-Several processes may share a folder. Every file that a list shows is complete.
+An index names the blobs that hold the files' bytes. Several processes may share a folder. A file is listed only when
+it is complete.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SWEEP_SECONDS = 600.0  # between two sweeps for expired and abandoned files
 
 
 class LocalTransport:
-    """The transport for `local:FOLDER`. Each folder is opened at its first call, so that forking before is safe."""
+    """The transport for `local:FOLDER`. A folder is opened by its first call, so forking before is safe."""
 
     def __init__(self) -> None:
         self._stores: dict[str, Store] = {}
@@ -32,7 +33,7 @@ class LocalTransport:
         return self.store(target.base_url[len("local:") :])(call, target.owner)
 
     def store(self, folder: str) -> Store:
-        """The store in a folder; the same one for everybody in this process."""
+        """The store in this folder. There is one for each folder in this process."""
         with self._lock:
             if folder not in self._stores:
                 self._stores[folder] = Store(folder)
@@ -40,7 +41,10 @@ class LocalTransport:
 
 
 class Store:
-    """One folder of files. A file is stored whole or not at all. Raises StoreError (500), StoreFull (507), NotFound."""
+    """One folder of files. A file is stored whole or not at all.
+
+    Raises StoreError (500), StoreFull (507) and NotFound (404).
+    """
 
     def __init__(self, folder: str, clock: Callable[[], float] = time.time) -> None:
         self._blobs = Blobs(folder)
@@ -49,17 +53,17 @@ class Store:
         self._swept = float("-inf")
 
     def __call__(self, call: Call, owner: str) -> Answer:
-        """Perform one of the five file operations for this owner."""
+        """Perform one of the five file operations, which are methods of the same name, for this owner."""
         self._sweep_if_due()
         operation: Callable[[Call, str], Answer] = getattr(self, call.operation)
         return operation(call, owner)
 
     def kept_by(self, owner: str) -> OwnersFiles:
-        """The files of one owner, for operations that use them beside their own target."""
+        """The files of one owner, for an operation that needs them in addition to its own target."""
         return OwnersFiles(self, owner)
 
     def upload_file(self, call: Call, owner: str) -> Answer:
-        """Write, sync, rename, sync the folder, commit: in this order no crash leaves a partial file."""
+        """Write, sync, rename, sync the folder, then commit. In this order no crash leaves a partial file."""
         upload = call.upload
         assert upload is not None
         with self._blobs.store(upload) as blob:
@@ -68,7 +72,7 @@ class Store:
         return Answer(200, json=_object(row))
 
     def list_files(self, call: Call, owner: str) -> Answer:
-        """A page after `after`, whose file may be gone, newest or oldest first. Reads the index only."""
+        """The page after the id `after`, newest or oldest first. The file `after` itself may be gone."""
         limit = int(call.query.get("limit", MAX_LIMIT))
         newest_first = call.query.get("order", "desc") == "desc"
         purpose, after = call.query.get("purpose"), call.query.get("after")
@@ -80,11 +84,11 @@ class Store:
         return Answer(200, json=_object(self._find(call.file_id, owner)))
 
     def retrieve_file_content(self, call: Call, owner: str) -> Answer:
-        """The file's bytes with the type that its client gave. A browser saves them and never shows them."""
+        """The file's bytes, with the media type that the client gave. A browser saves them and never shows them."""
         return self.open(call.file_id, owner)
 
     def find(self, file_ids: Sequence[str], owner: str) -> Mapping[str, Json]:
-        """Id → file object, of those that this owner has and that have not expired."""
+        """Id → file object, for the ids of files that this owner has and that have not expired."""
         rows = self._index.find_many(file_ids, owner, self._clock())
         return {row["id"]: _object(row) for row in rows}
 
@@ -100,11 +104,11 @@ class Store:
         try:
             return Answer(200, headers, body=self._blobs.open(row["blob"], row["bytes"]))
         except StoreError:
-            self._find(file_id, owner)  # deleted in the meantime: a 404
+            self._find(file_id, owner)  # raises NotFound if the file was deleted in the meantime
             raise
 
     def delete_file(self, call: Call, owner: str) -> Answer:
-        """Forget the file, then remove its bytes. A download that has begun goes on."""
+        """Remove the file from the index, then its bytes. A download that has begun goes on."""
         row = self._find(call.file_id, owner)
         if not self._index.remove(owner, row["id"]):
             raise _no_such(row["id"])
@@ -112,7 +116,7 @@ class Store:
         return Answer(200, json={"id": row["id"], "object": "file", "deleted": True})
 
     def sweep(self) -> None:
-        """Remove expired files, and what a killed process left behind."""
+        """Remove expired files, and blobs that a killed process left."""
         while expired := self._index.expired(self._clock()):
             for row in expired:
                 if self._index.remove(row["owner"], row["id"]):
@@ -145,11 +149,11 @@ class OwnersFiles:
         self._owner = owner
 
     def find(self, file_ids: Sequence[str]) -> Mapping[str, Json]:
-        """Id → file object, of those that exist and have not expired."""
+        """Id → file object, for the ids of files that exist and have not expired."""
         return self._store.find(file_ids, self._owner)
 
     def open(self, file_id: str) -> Answer:
-        """The content as an answer with an open body. NotFound if there is none."""
+        """The content as an answer with an open body. NotFound if there is no such file."""
         return self._store.open(file_id, self._owner)
 
 
@@ -157,7 +161,7 @@ def _row(upload: Upload, owner: str, blob: str, now: float) -> Json:
     seconds = upload.fields.get("expires_after[seconds]")
     return {
         "owner": owner,
-        "filename": upload.filename.replace("%22", '"'),  # browsers and SDKs write a quote so (WHATWG form-data)
+        "filename": upload.filename.replace("%22", '"'),  # how browsers and SDKs encode a quote (WHATWG form-data)
         "content_type": upload.content_type,
         "purpose": upload.fields["purpose"],
         "bytes": upload.size,
