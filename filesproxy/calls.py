@@ -1,6 +1,6 @@
-"""The types that everything speaks: a call, an answer, an upload, a target, and what a provider's dict may hold.
+"""The types that every room shares: call, answer, upload, target, and the keys of a provider's dict.
 
-Imports the rest of the ground floor only: operations, redaction, errors. No I/O.
+Imports only the rest of the ground floor: operations, redaction, errors. No I/O.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Body(Protocol):
-    """An iterator of bytes that may be partly read. Its holder closes it; closing twice is harmless."""
+    """An iterator of bytes that need not be read to its end. Its holder closes it; closing twice is harmless."""
 
     def __iter__(self) -> Iterator[bytes]: ...
     def __next__(self) -> bytes: ...
@@ -25,24 +25,25 @@ class Body(Protocol):
 
 
 class Client(Protocol):
-    """The client's socket, which shows whether the client still waits for the answer."""
+    """The client's socket, which shows whether the client is still waiting for the answer."""
 
     def fileno(self) -> int:
-        """Its file descriptor, -1 once it is closed."""
+        """Its file descriptor; -1 after it was closed."""
 
 
 class Watch(Protocol):
-    """What a transport tells the watchdog of the request that it works for."""
+    """What a transport reports to the watchdog about the request it is working on."""
 
     def transfer(self, moved: Callable[[], int] = ...) -> None:
-        """Begin a phase of the length of a transfer, which lasts longer as bytes move."""
+        """Begin a phase that may last as long as a transfer. `moved` counts the bytes so far, which extend it."""
 
 
 class Upload:
-    """A file on its way: a name, a media type, form fields, and chunks that can be read once.
+    """An upload on its way to the upstream: file name, media type, form fields, and chunks that can be read once.
 
-    The only mutable type here. `size` (bytes) grows while it is read. Fields that come after the file are in `fields`
-    only once the chunks are exhausted; so are the names of `ignored` fields, which the provider does not know.
+    The only mutable type here. `size` (bytes) grows as the chunks are read. Form fields that follow the file are in
+    `fields` only after the chunks are exhausted. The same holds for `ignored`, the names of the fields that the
+    provider does not know.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Upload:
         self.fields = fields
         self.ignored = ignored
         self.size = 0
-        self.is_begun = False  # from then on the upstream may have received bytes of it
+        self.is_begun = False  # if so, the upstream may have received some of its bytes
         self.sent_fields: Callable[[dict[str, str]], dict[str, str]] = dict  # which fields the provider gets
         self._chunks = chunks
 
@@ -72,7 +73,7 @@ class Upload:
 
 
 class Content(NamedTuple):
-    """A request body of raw bytes: how many, what they are, and the chunks, which can be read once."""
+    """A request body of raw bytes: its length in bytes, its media type, and chunks that can be read once."""
 
     length: int
     media_type: str
@@ -82,10 +83,10 @@ class Content(NamedTuple):
         return f"<Content of {self.length} bytes>"
 
 
-class _Discreet:
-    """Values that hold credentials: no repr, no format and no comparison of a test runner shows a field.
+class _Opaque:
+    """A tuple that holds credentials: its repr, its formatted text and a test runner's diff show no field.
 
-    They are equal as tuples are, and cannot be hashed: they hold mappings.
+    It compares as a tuple of its type, and cannot be hashed, because it holds mappings.
     """
 
     __slots__ = ()
@@ -119,19 +120,20 @@ class _CallFields(NamedTuple):
     now: float = 0.0
 
 
-class Call(_Discreet, _CallFields):
+class Call(_Opaque, _CallFields):
     """One request to an upstream, as data. Its body is one of `json`, `upload` and `content`, or nothing.
 
-    - `path` is relative to the target's base URL and quoted; `query` holds texts and lists of texts. The exchange makes
-      `url` (without the query) of it.
-    - `headers` hold the credential once the call is authorised.
-    - `file_id` is the id that the path names, for transports without paths.
+    - `path` is relative to the target's base URL and percent-encoded. The exchange sets `url`, which has no query.
+    - `query` maps each name to a string or a list of strings.
+    - `headers` include the credential after the call is authorised.
+    - `file_id` is the id in the path, for transports without paths.
     - `expects` says what the answer must be: `json`; `nothing` (an empty 2xx is fine); `bytes` to relay; `events` to
       relay, or JSON where the upstream does not stream.
-    - `timeout` is in seconds to the answer's first byte, if the client set a limit.
+    - `timeout` is the client's own limit, if it set one: seconds until the first byte of the answer.
     - `is_generated`: a model makes the answer, which takes longer than fetching one.
-    - `is_strict`: the client wants OpenAI's fields only (x-portkey-strict-open-ai-compliance).
-    - `watch` is the watchdog's view of the request; `now` is when the request came, in seconds since the epoch.
+    - `is_strict`: the client wants only OpenAI's fields (x-portkey-strict-open-ai-compliance).
+    - `watch` is the watchdog's view of the request.
+    - `now` is when the request arrived, in seconds since the epoch.
     """
 
     __slots__ = ()
@@ -148,10 +150,10 @@ class _AnswerFields(NamedTuple):
     ignored: Sequence[str] = ()
 
 
-class Answer(_Discreet, _AnswerFields):
-    """One answer of an upstream: header names in lower case, and either parsed JSON, an open body, or neither.
+class Answer(_Opaque, _AnswerFields):
+    """One answer of an upstream: header names in lower case, and parsed JSON, an open body, or neither.
 
-    `ignored` names fields of the request that the provider does not know and did not get.
+    `ignored` names the request's fields that the provider does not know and was not sent.
     """
 
     __slots__ = ()
@@ -171,12 +173,12 @@ class _TargetFields(NamedTuple):
     secrets: Mapping[str, Secret] = _NOTHING
 
 
-class Target(_Discreet, _TargetFields):
+class Target(_Opaque, _TargetFields):
     """Where one request goes: provider, base URL, settings, credentials, and for which owner.
 
     - `is_saved`: the credentials are the gateway's, not the caller's.
-    - `owner` owns the kept files that the request may see: the name of the gateway key.
-    - `secrets` are the credentials of this moment. The exchange sets them before it calls `authorize`.
+    - `owner`: whose kept files the request may see. It is the name of the gateway key.
+    - `secrets`: the current credentials. The exchange sets them before it calls `authorize`.
     """
 
     __slots__ = ()
@@ -186,7 +188,7 @@ class Target(_Discreet, _TargetFields):
 
     @property
     def secret(self) -> Secret:
-        """The secret of a provider that needs one only."""
+        """The secret of a provider that needs only one; empty if there is none."""
         return self.secrets.get("credential", _NO_SECRET)
 
 
@@ -199,14 +201,14 @@ class KeptFiles(Protocol):
     """The kept files of one owner, in the gateway's own store. Raises StoreError."""
 
     def find(self, file_ids: Sequence[str]) -> Mapping[str, Json]:
-        """Id → file object, of those that exist and have not expired. One look for all of them."""
+        """id → file object, for the files that exist and have not expired. One lookup for all ids."""
 
     def open(self, file_id: str) -> Answer:
-        """The content as an answer with an open body and its `content-length`. NotFound if there is none."""
+        """The file's content: an answer with an open body and a `content-length`. NotFound if there is no such file."""
 
 
 class Send(Protocol):
-    """What an operation reaches the outside with. Every body that it opens belongs to the exchange, which closes it."""
+    """How an operation reaches the target and the kept files. The exchange owns and closes every body it opens."""
 
     kept: KeptFiles
 
@@ -218,7 +220,7 @@ Operation = Callable[[Call, Send], Answer]  # sends once, page by page, or part 
 
 
 class Setting(NamedTuple):
-    """A setting: its name everywhere, its default, how text becomes its value, its help, and who may set it.
+    """A setting: its name, its default, the function that parses its text, its help, and where it may be set.
 
     `parse` raises ValueError with a phrase that completes "NAME must be ...".
     """
@@ -235,9 +237,9 @@ class Setting(NamedTuple):
 class _Required(TypedDict):
     """The keys that every provider's dict has."""
 
-    #: the URL that paths are relative to, or a function of the target that makes it
+    #: the URL that paths are relative to, or a function that makes it from the target
     base_url: str | Callable[[Target], str]
-    #: adds what authenticates the call upstream: headers, query, or a signature over the final call
+    #: adds what authenticates the call upstream: headers, query parameters, or a signature over the final call
     authorize: Callable[[Call, Target], Call]
     #: the provider's error JSON → the object inside OpenAI's envelope
     error: Callable[[Any], Json]
@@ -248,40 +250,40 @@ class _Required(TypedDict):
 class Provider(_Required, total=False):
     """What a provider's dict may hold: its differences from OpenAI."""
 
-    #: the path of a call below the base URL, where it depends on the target
+    #: the path of a call below the base URL, if it depends on the target
     path: Callable[[Call, Target], str]
-    #: operation → the sentence that says why this provider does not have it
+    #: operation → a sentence that says why this provider does not have it
     unsupported: dict[str, str]
     #: other origins that calls may go to, always without a credential
     hosts: tuple[str, ...]
-    #: form fields of an upload that are passed on, and those that an upload must have
+    #: the form fields of an upload that are passed on, and those that an upload must have
     form_fields: tuple[str, ...] | Callable[[Target], tuple[str, ...]]
     required_form_fields: tuple[str, ...]
-    #: headers of the client that are passed on, also read with an `x-portkey-` prefix
+    #: client headers that are passed on; also read with an `x-portkey-` prefix
     client_headers: tuple[str, ...]
-    #: headers of the client that hold lists of words, such as betas; both spellings are merged and passed on
+    #: client headers that hold a list of words, such as betas; both spellings are merged and passed on
     list_headers: tuple[str, ...]
-    #: the client header that names the model, where the model is part of the address
+    #: the client header that names the model, if the model is part of the URL
     model_header: str
-    #: settings that only this kind of provider has
+    #: the settings that this kind of provider adds
     settings: tuple[Setting, ...]
     #: settings without which this kind of provider cannot be used
     required_settings: tuple[str, ...]
-    #: the sentence that says what is wrong with a saved provider's settings, "" if nothing is
+    #: returns a sentence that says what is wrong with a saved provider's settings, or "" if nothing is
     check_settings: Callable[[Mapping[str, Any]], str]
-    #: where a provider with these settings sends requests, for people
+    #: returns where a provider with these settings sends requests, for people to read
     describe: Callable[[Mapping[str, Any]], str]
-    #: client headers that choose a setting, for callers with a credential of their own: header → setting
+    #: client headers that choose a setting, if the caller brings the credential: header → setting
     client_settings: dict[str, str]
-    #: client headers that are a credential: header → the settings that say so
+    #: client headers that carry a credential: header → the settings that such a credential needs
     credential_headers: dict[str, dict[str, str]]
-    #: beginnings of Portkey's headers that change the scope of a request; refused beside a saved provider, but for the
-    #: `model_header`
+    #: prefixes of Portkey's headers that change the scope of a request; with a saved provider they are refused, except
+    #: for `model_header`
     scope_prefixes: tuple[str, ...]
-    #: headers of an answer that the client gets, and beginnings of the names of others
+    #: answer headers that are relayed to the client, and prefixes of the names of others
     answer_headers: tuple[str, ...]
     answer_header_prefixes: tuple[str, ...]
-    #: headers of an answer that hold the provider's id of the request
+    #: answer headers that hold the provider's request id
     request_id_headers: tuple[str, ...]
-    #: no credential upstream: files belong to gateway keys, and without keys only this machine may ask
+    #: needs no credential: files belong to gateway keys; without keys, only this machine may send requests
     keyless: bool

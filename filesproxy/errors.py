@@ -1,11 +1,11 @@
-"""Every failure with its HTTP face; an answer's message comes from here, never from `str(exc)`.
+"""Every failure, and the HTTP answer that it becomes. No message is taken from `str(exc)` of another exception.
 
 FilesproxyError
-├── ClientError              whose fault: the caller's; nothing complete has gone upstream
+├── ClientError              the caller's fault; no complete request was sent upstream
 │   ├── BadRequest           400
-│   │   ├── MultipartError   400, the upload's framing
+│   │   ├── MultipartError   400, the framing of an upload
 │   │   ├── InvalidJson      400, a JSON body
-│   │   └── ClientAborted    400, the body ended early, or nobody waits for the answer
+│   │   └── ClientAborted    400, the body ended early, or the client is gone
 │   ├── Unauthorized         401
 │   ├── Forbidden            403
 │   ├── NotFound             404
@@ -17,13 +17,13 @@ FilesproxyError
 │   └── RangeNotSatisfiable  416 + Content-Range
 ├── UpstreamError            502, the upstream is unreachable or broken
 │   ├── UpstreamTimeout      504
-│   │   └── RequestTimeout   408, the limit was the client's own
+│   │   └── RequestTimeout   408, the client's own limit
 │   └── UpstreamAnswered     the upstream's own status and text
-├── Saturated                503 + Retry-After, the gateway holds all it may
-├── LoopDetected             508, the request has been here before
+├── Saturated                503 + Retry-After, the gateway is at a limit
+├── LoopDetected             508, a provider leads back to the gateway
 ├── StoreError               500, the local store's disk
 │   └── StoreFull            507
-└── ConfigError              stops the start; never becomes an answer
+└── ConfigError              the gateway does not start; never an answer
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-# Failures of a server that the same request would meet again; OpenAI's SDKs repeat every other 5xx.
+# Codes of 5xx answers to which a retry gets the same answer; OpenAI's SDKs retry every other 5xx.
 FINAL_CODES = frozenset(
     {
         "loop_detected",
@@ -49,7 +49,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class FilesproxyError(Exception):
-    """A failure that can be shown: `status`, OpenAI's `type`, `param`, `code`, and extra response `headers`."""
+    """A failure that a client may see: `status`, OpenAI's `type`, `param` and `code`, and extra response `headers`."""
 
     status = 500
     type = "server_error"
@@ -70,7 +70,7 @@ class FilesproxyError(Exception):
         self.headers = dict(headers)
 
     def envelope(self) -> dict[str, Any]:
-        """OpenAI's error object; all four keys are required by its specification."""
+        """OpenAI's error envelope. Its specification requires all four keys."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error}
 
@@ -83,17 +83,17 @@ class ClientError(FilesproxyError):
 
 
 class BadRequest(ClientError):
-    """400: malformed, or over a limit of form."""
+    """400: the request is malformed, or asks for something unsupported."""
 
 
 class MultipartError(BadRequest):
-    """400: the bytes are no multipart/form-data that we accept (RFC 7578)."""
+    """400: the body is not multipart/form-data that the gateway accepts (RFC 7578)."""
 
     code = "invalid_multipart"
 
 
 class ClientAborted(BadRequest):
-    """400, if anybody is left to read it: the body stopped before its end, or the client hung up."""
+    """400, if the client is still there to read it: the body ended early, or the client hung up."""
 
     code = "client_aborted"
 
@@ -106,7 +106,7 @@ class Unauthorized(ClientError):
 
 
 class Forbidden(ClientError):
-    """403: this caller may not do that here."""
+    """403: this caller may not do this."""
 
     status = 403
     type = "permission_error"
@@ -121,14 +121,14 @@ class NotFound(ClientError):
 
 
 class MethodNotAllowed(ClientError):
-    """405: RFC 9110 §15.5.6 demands an Allow header."""
+    """405: the path does not have this method. Needs an Allow header (RFC 9110 §15.5.6)."""
 
     status = 405
     code = "method_not_allowed"
 
 
 class ClientTimeout(ClientError):
-    """408: the client stopped sending."""
+    """408: the client stopped sending its body, or sent it too slowly."""
 
     status = 408
     type = "timeout_error"
@@ -136,41 +136,41 @@ class ClientTimeout(ClientError):
 
 
 class InvalidJson(BadRequest):
-    """400: the body is not a JSON object as we take it."""
+    """400: the body is not a JSON object that the gateway accepts."""
 
     code = "invalid_json"
 
 
 class LengthRequired(ClientError):
-    """411: the server hands us a body whose end we cannot see."""
+    """411: the body has no Content-Length, and the WSGI server does not decode chunked bodies."""
 
     status = 411
     code = "length_required"
 
 
 class TooLarge(ClientError):
-    """413: the body is over a limit of size."""
+    """413: the body exceeds a size limit."""
 
     status = 413
     code = "request_too_large"
 
 
 class UnsupportedMedia(ClientError):
-    """415: an upload that is not multipart/form-data, or a JSON request that is not JSON."""
+    """415: the Content-Type is not multipart/form-data for an upload, or not JSON for a JSON request."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class RangeNotSatisfiable(ClientError):
-    """416: RFC 9110 §15.5.17; Content-Range says how long the file is."""
+    """416: the file has no such range. Content-Range gives the file's length (RFC 9110 §15.5.17)."""
 
     status = 416
     code = "range_not_satisfiable"
 
 
 class UpstreamError(FilesproxyError):
-    """502: the upstream is unreachable, or broke the protocol; the message names the phase."""
+    """502: the upstream is unreachable or broke the protocol. The message names the phase."""
 
     status = 502
     code = "upstream_error"
@@ -184,7 +184,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class RequestTimeout(UpstreamTimeout):
-    """408: the time in x-portkey-request-timeout has passed; status and type are Portkey's."""
+    """408: the time in x-portkey-request-timeout is over. Status and type are Portkey's."""
 
     status = 408
     type = "timeout_error"
@@ -192,7 +192,7 @@ class RequestTimeout(UpstreamTimeout):
 
 
 class UpstreamAnswered(UpstreamError):
-    """The upstream refused: its own status, and its text in our envelope."""
+    """The upstream answered with an error: its own status, and its own text in OpenAI's envelope."""
 
     def __init__(self, status: int, error: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         super().__init__(str(error["message"]), param=error["param"], headers=headers)
@@ -202,14 +202,14 @@ class UpstreamAnswered(UpstreamError):
 
 
 class Saturated(FilesproxyError):
-    """503: the gateway holds all that it may at once; the same request can be tried again."""
+    """503: the gateway is at a limit. The same request can be sent again later."""
 
     status = 503
     code = "saturated"
 
 
 class LoopDetected(FilesproxyError):
-    """508: a provider of ours is, by some way, this gateway."""
+    """508: the request has passed this gateway before: a provider leads back to it."""
 
     status = 508
     code = "loop_detected"
@@ -222,13 +222,13 @@ class StoreError(FilesproxyError):
 
 
 class StoreFull(StoreError):
-    """507: no space left; nothing was stored."""
+    """507: there is no space left. Nothing was stored."""
 
     status = 507
     code = "store_full"
 
 
 class ConfigError(FilesproxyError):
-    """The configuration cannot be used; it says where, and never repeats a value that may be a secret."""
+    """The configuration cannot be used. The message says where, and never quotes a value that may be a secret."""
 
     code = "config_error"

@@ -1,6 +1,7 @@
-"""The table of operations: what each is called, how a request for it looks, and where ids are found in it.
+"""The table of operations: the name of each, its method and path, its body, and where its ids are.
 
-Router, handlers, keys' `operations`, providers and docs read this table. Imports only errors; no I/O.
+The router, the handlers, the keys' `operations`, the providers and the docs read this table. Imports only errors; no
+I/O.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ Form = Literal["none", "form", "part", "json"]
 
 
 class Route(NamedTuple):
-    """One row: a method and a path, and all that is known of the operation that they name.
+    """One row: a method, a path, and what the gateway knows about the operation that they name.
 
-    - `path`: `:id` is one segment, the id of a file, a batch, and so on.
-    - `body`: what the request carries: `none`, an upload's `form`, a `part` of an upload in parts, a `json` object.
-    - `answer`: what is expected of the upstream (`Call.expects`); `events` if the request asks for a stream.
+    - `path`: `:id` matches one segment: the id of a file, a batch, and so on.
+    - `body`: the request's body: `none`, an upload's `form`, one `part` of a multi-part upload, or a `json` object.
+    - `answer`: what the upstream must answer (`Call.expects`); `events` instead if the request asks for a stream.
     - `is_generated`: a model makes the answer.
-    - `is_passed_through`: path, query, JSON and status are the provider's own.
-    - `request_ids`, `answer_ids`: where ids stand in JSON, as `ids_at` reads it.
+    - `is_passed_through`: path, query, JSON and status pass unchanged.
+    - `request_ids`, `answer_ids`: where the JSON has ids, in the notation of `ids_at`.
     """
 
     method: str
@@ -38,7 +39,7 @@ class Route(NamedTuple):
 
 
 def _route(method: str, path: str, operation: str, **columns: Any) -> Route:
-    """A route that is passed through."""
+    """The row of an operation that is passed through."""
     return Route(method, path, operation, is_passed_through=True, **columns)
 
 
@@ -104,13 +105,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/", "health"),
 )  # fmt: skip
 
-#: operation → its row, of those that a provider performs
+#: operation → its row, for the operations that a provider performs
 OPERATIONS: dict[str, Route] = {route.operation: route for route in ROUTES if route.operation != "health"}
 FILE_OPERATIONS = tuple(name for name, route in OPERATIONS.items() if route.path.startswith("/v1/files"))
-#: what every provider with OpenAI's own contract has, and others do not
+#: the operations that only providers with OpenAI's own contract have
 PASSED_THROUGH = tuple(name for name, route in OPERATIONS.items() if route.is_passed_through)
 
-# What providers issue, and nothing that could change a URL that it is put into ("..", "/", "?", "#", "%").
+# The ids that providers issue. Nothing in them can change the URL that they are put into ("..", "/", "?", "#", "%").
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -127,9 +128,9 @@ def checked_id(item_id: str, param: str = "id") -> str:
 
 
 def ids_at(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """(exact place, id) of each id at a place of a JSON value; what has another shape holds none.
+    """(exact place, id) of each id at a place of a JSON value; a value of another shape has none.
 
-    A place is the names of fields, joined by dots; `[]` after a name means each item of that list:
+    A place is a path of field names joined by dots; `[]` after a name means each item of that list:
     `messages[].content[].file.file_id` finds `messages[0].content[2].file.file_id`.
     """
     return _ids_at(value, place.split("."), "")

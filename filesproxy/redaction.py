@@ -1,4 +1,4 @@
-"""Secrets, and texts without them: the one place that redacts. Pure functions; imports nothing of the gateway."""
+"""Secrets, and the only code that removes them from text. Pure; imports nothing from the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._~-]+")
 
 
 class Secret(str):
-    """Text that its repr does not show, nor the repr of a container that holds it."""
+    """Text that neither its own repr nor the repr of a container shows."""
 
     __slots__ = ()
 
@@ -23,13 +23,15 @@ class Secret(str):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """How texts may hold it: plain, in JSON, in a URL with digits in either case, in base64 after other text."""
+        """The forms in which text may contain it: as it is, escaped for JSON, percent-encoded with digits in either
+        case, and in base64, alone or after other text.
+        """
         return _forms(str(self))
 
 
 @lru_cache(maxsize=128)  # the same few credentials come with every request
 def _forms(secret: str) -> tuple[str, ...]:
-    if _PLAIN.fullmatch(secret):  # JSON and URLs hold it unchanged
+    if _PLAIN.fullmatch(secret):  # neither JSON nor a URL changes it
         return tuple(dict.fromkeys([secret, *_base64_forms(secret.encode())]))
     encoded = quote(secret, safe="")
     lower = re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
@@ -37,29 +39,29 @@ def _forms(secret: str) -> tuple[str, ...]:
 
 
 def _base64_forms(secret: bytes) -> Iterator[str]:
-    """Its base64, and the digits that it alone decides after 0, 1 or 2 other bytes, in both alphabets."""
+    """Its base64, and the digits that depend on it alone after 0, 1 or 2 other bytes, in both alphabets (RFC 4648)."""
     yield b64encode(secret).decode()
     for ahead in range(3):
         first, last = -(-ahead * 4 // 3), (ahead + len(secret)) * 4 // 3
         digits = b64encode(bytes(ahead) + secret).decode()[first:last]
-        if len(digits) >= 8:  # shorter ones occur in innocent text
+        if len(digits) >= 8:  # shorter ones also occur in text without it
             yield from (digits, digits.replace("+", "-").replace("/", "_"))
 
 
 class Credentials(Protocol):
     """The secrets of one upstream identity, by name: one credential, or a key id, a secret and a token.
 
-    Iterating yields every secret that a text may still hold: the present ones, and those that were just replaced.
+    Iterating yields every secret that text may still contain: the current ones, and those just replaced.
     """
 
     def now(self) -> Mapping[str, Secret]:
-        """The secrets to authorise the next call with. May renew them, which is I/O, so providers never ask."""
+        """The secrets for the next call. May renew them, which is I/O, so providers never call this."""
 
     def __iter__(self) -> Iterator[Secret]: ...
 
 
 class FixedCredentials:
-    """Credentials that never change: those of a caller, or those that the configuration holds."""
+    """Credentials that never change: a caller's, or those in the configuration."""
 
     def __init__(self, secrets: Mapping[str, Secret] | None = None) -> None:
         self._secrets = dict(secrets or {})
@@ -73,14 +75,14 @@ class FixedCredentials:
 
 
 def single_credential(secret: Secret) -> FixedCredentials:
-    """The credentials of a provider that needs one secret; none if it is empty."""
+    """The credentials of a provider that needs one secret; no credentials if it is empty."""
     return FixedCredentials({"credential": secret} if secret else {})
 
 
 def redact(text: str, secrets: Iterable[Secret]) -> str:
-    """The text, with `[redacted]` in place of each secret in any of its forms.
+    """The text, with `[redacted]` in place of each secret, in any of its forms.
 
-    Longer secrets first: a shorter one may be the beginning of a longer one, of which the rest would stay.
+    Longer secrets go first: a shorter one may be the beginning of a longer one, and the rest of that would remain.
     """
     forms = [form for secret in secrets if secret for form in secret.forms]
     if any(form in text for form in forms):

@@ -1,7 +1,7 @@
-"""A strict fake of Anthropic's API on a real socket: files in both shapes of their list, and messages, streamed or not.
+"""A strict fake of Anthropic's API on a real socket: files, with both shapes of list, and messages, streamed or not.
 
-On the machinery of strict_openai, and with its rules: `problems` has what only a faulty gateway sends; what a client
-may get wrong (a key, a file id, a parameter's value) is answered as Anthropic does and not recorded.
+Built on strict_openai, with its rules: `problems` lists what only a faulty gateway sends; a client's own mistakes (a
+wrong key, file id or parameter) are answered as Anthropic does and not recorded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BAD_IN_NAMES = re.compile(r'[<>:"|?*\\/\x00-\x1f]')
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 
 
-# What answers are made of
+# Parts of answers
 
 
 def text(words):
@@ -58,7 +58,7 @@ def thinking(words, signature="EqQBCg=="):
 
 
 def message(*blocks, stop_reason="end_turn", usage=None, **more):
-    """A Message; a str among the blocks is a text block. `usage` goes over a usual one."""
+    """A Message. A str among the blocks becomes a text block; `usage` replaces some of the default counts."""
     counted = {"input_tokens": 10, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 20}
     content = [text(block) if isinstance(block, str) else block for block in blocks]
     return {
@@ -69,7 +69,7 @@ def message(*blocks, stop_reason="end_turn", usage=None, **more):
 
 
 def events(answer):
-    """The (event, data) pairs of a Message as it streams: several deltas a block, and the usage cumulative."""
+    """The (event, data) pairs of a streamed Message: several deltas for each block, and cumulative usage."""
     usage = answer["usage"]
     begun = {**answer, "content": [], "stop_reason": None, "stop_sequence": None}
     yield "message_start", {"message": {**begun, "usage": {**usage, "output_tokens": 1}}}
@@ -87,7 +87,7 @@ def events(answer):
 
 
 def _deltas(block):
-    """A block as it starts, and what it grows by."""
+    """(the block as it starts, its deltas)."""
     kind = block["type"]
     if kind == "text":
         return {**block, "text": ""}, [{"type": "text_delta", "text": piece} for piece in _pieces(block["text"])]
@@ -108,17 +108,17 @@ def _pieces(words):
     return [words[at : at + size] for at in range(0, len(words), size)]
 
 
-# Prepared replies that are no plain Message: reply(handler, request)
+# Prepared replies other than a plain Message: reply(handler, request)
 
 
 def failing(status, kind, words, headers=None, **details):
-    """An error answer of Anthropic's."""
+    """An error answer of Anthropic."""
     error = {"type": kind, "message": words, **({"details": details} if details else {})}
     return lambda handler, request: handler.answer(status, {"type": "error", "error": error}, headers)
 
 
 def html(status, words="error code: 1015"):
-    """What an edge proxy says in Anthropic's stead."""
+    """A web page of an edge proxy, in place of Anthropic's answer."""
 
     def reply(handler, request):
         body = f"<!DOCTYPE html><html><head><title>{status}</title></head><body>{words}</body></html>".encode()
@@ -129,9 +129,9 @@ def html(status, words="error code: 1015"):
 
 
 def cut(after_events, of=None, clean=False):
-    """An answer that breaks off after these many events, or in its middle if it does not stream.
+    """An answer that breaks off after this many events, or in the middle if it does not stream.
 
-    `clean` ends it as HTTP wants it ended: only message_stop tells that there was more to come.
+    `clean` ends it correctly for HTTP, so that only the missing message_stop shows that it was cut.
     """
 
     def reply(handler, request):
@@ -145,7 +145,7 @@ def cut(after_events, of=None, clean=False):
 
 
 def error_event(after_events, kind, words, of=None):
-    """A stream with an error in its middle."""
+    """A stream with an error after this many events."""
 
     def reply(handler, request):
         error = {"error": {"type": kind, "message": words}, "request_id": handler.request_id}
@@ -155,7 +155,7 @@ def error_event(after_events, kind, words, of=None):
 
 
 def waiting(gate, of=None):
-    """A stream whose every event waits for `gate`, a semaphore, and ends when the gateway leaves."""
+    """A stream in which every event waits for `gate`, a semaphore; it ends if the gateway leaves."""
 
     def reply(handler, request):
         handler.stream(handler.as_released(events(of or message(DEFAULT_TEXT)), gate))
@@ -167,12 +167,12 @@ def waiting(gate, of=None):
 
 
 class StrictAnthropic(StrictOpenAI):
-    """The fake, a context manager. `lenient_client` takes the headers of Anthropic's own SDK and `?beta=true`.
+    """The fake; a context manager. With `lenient_client` it accepts the headers of Anthropic's SDK and `?beta=true`.
 
-    `script` holds what the next messages requests get, each a Message or a callable; `messages` what was asked.
-    `instead` is a callable that answers the file routes, `ga` the newer shape of the list, `chop` the bytes of a
-    stream that are written at once (0: an event). `sent` has the time of each event, `stream_gone_at` the one when
-    the gateway left in the middle of a stream, which sets `stream_gone`.
+    `script` holds the answers to the next messages requests, each a Message or a callable; `messages` the requests.
+    `instead` is a callable that answers the file routes. `ga` selects the newer shape of the list. `chop` is the number
+    of bytes of a stream in each write (0: one event). `sent` has the time of each event, `stream_gone_at` the time when
+    the gateway left in the middle of a stream, which also sets `stream_gone`.
     """
 
     def __init__(self, keep=True, lenient_client=False):
@@ -182,7 +182,7 @@ class StrictAnthropic(StrictOpenAI):
         self.behave()
 
     def behave(self):
-        """Forget what was prepared and what was noted, but not the files and not the problems."""
+        """Forget everything prepared and noted, except files and problems."""
         self.script, self.messages, self.sent = [], [], []
         self.instead, self.ga, self.chop = None, False, 0
         self.early = self.cut = None
@@ -193,7 +193,7 @@ class StrictAnthropic(StrictOpenAI):
         return [self.store(f"{n}.bin", mime_type, b"content %d" % n, downloadable)["id"] for n in range(count)]
 
     def store(self, filename, mime_type, content, downloadable=False, expires_in=None):
-        """Keep a file; its object, as the newer shape has it."""
+        """Store a file and return its object, in the newer shape."""
         with self.lock:
             number = next(self._ids)
             seconds = 1_750_000_000 + number
@@ -207,7 +207,7 @@ class StrictAnthropic(StrictOpenAI):
         return obj
 
     def asked(self, method, path):
-        """How often this was asked, whatever the query."""
+        """The number of requests for this path, with any query."""
         return sum(1 for command, target, _ in self.requests if (command, urlsplit(target).path) == (method, path))
 
 
@@ -218,7 +218,7 @@ def _time(seconds, number=0):
 
 
 def _fault(words):
-    """The refusal of what no gateway may send."""
+    """The refusal of something that no gateway may send."""
     return Refusal(400, words, recorded=True)
 
 
@@ -227,10 +227,10 @@ class _AnthropicHandler(_Handler):
         self.request_id = f"req_011C{secrets.token_hex(10)}"
         super()._answer()
 
-    # What it says
+    # Answers
 
     def answer(self, status, value, headers=None):
-        """JSON with this status; an error gets the request's id."""
+        """Answer JSON with this status. An error gets the request's id."""
         if value.get("type") == "error":
             value = {**value, "request_id": self.request_id}
         body = json.dumps(value).encode()
@@ -259,7 +259,7 @@ class _AnthropicHandler(_Handler):
     # Streams
 
     def stream(self, pairs, ends=True):
-        """Send events; notes when the gateway leaves in the middle. Without `ends` the last chunk is missing."""
+        """Send events, and note if the gateway leaves in the middle. Without `ends`, the last chunk is not sent."""
         framing = {"transfer-encoding": "chunked", "cache-control": "no-cache"}
         self._head(200, {"content-type": "text/event-stream; charset=utf-8", **framing})
         try:
@@ -284,7 +284,7 @@ class _AnthropicHandler(_Handler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
 
     def as_released(self, pairs, gate):
-        """The same events, each when the gate lets one pass. ConnectionAbortedError once the gateway has gone."""
+        """The same events, each after the gate lets one pass. ConnectionAbortedError if the gateway leaves."""
         for pair in pairs:
             while not gate.acquire(timeout=0.01):
                 if self._is_gone():
@@ -296,13 +296,13 @@ class _AnthropicHandler(_Handler):
         return bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
 
     def break_off(self, value):
-        """JSON, of which half comes."""
+        """Answer the first half of this JSON."""
         body = json.dumps(value).encode()
         self.close_connection = True
         self._head(200, {"content-type": "application/json", "content-length": str(len(body))})
         self.wfile.write(body[: len(body) // 2])
 
-    # What it wants of the head
+    # Required headers
 
     def _check_headers(self):
         names = [name.lower() for name in self.headers]
@@ -313,7 +313,7 @@ class _AnthropicHandler(_Handler):
             return
         for name in names:
             if name not in _HEADERS or names.count(name) > 1:
-                raise _fault(f"header {name} repeats, or was never asked for")
+                raise _fault(f"header {name} repeats or is unexpected")
         if self.headers["host"] != f"127.0.0.1:{self.fake.port}":
             raise _fault(f"host is {self.headers['host']!r}")
         if self.headers["anthropic-version"] != VERSION:
@@ -339,7 +339,7 @@ class _AnthropicHandler(_Handler):
         return [] if given is None else [beta.strip(" ") for beta in given.split(",")]
 
     def check_files_beta(self):
-        """Refuse a call that has to do with files and does not say so."""
+        """Refuse a call that uses files without their beta header."""
         if not self.fake.lenient_client and self._betas().count(BETA) != 1:
             raise _fault(f"{BETA} is missing in anthropic-beta: {self.headers['anthropic-beta']!r}")
 
@@ -355,7 +355,7 @@ class _AnthropicHandler(_Handler):
         if not found or self.command not in methods:
             raise Refusal(404, f"Not Found ({self.command} {url.path})", recorded=True)
         if self.fake.instead:
-            self.close_connection = True  # a body was not read, perhaps
+            self.close_connection = True  # its body may be unread
             return self.fake.instead(self, {})
         if found[1]:
             return self._one(found[1], bool(found[2]))
@@ -439,7 +439,7 @@ class _AnthropicHandler(_Handler):
             raise Refusal(self.fake.early, "Request exceeds the maximum allowed number of bytes.")
         found = _MULTIPART.fullmatch(self.headers.get("content-type", ""))
         if not found:
-            raise _fault(f"no multipart/form-data: {self.headers['content-type']}")
+            raise _fault(f"not multipart/form-data: {self.headers['content-type']}")
         chunked = "transfer-encoding" in self.headers
         body = self._chunks() if chunked else self._exactly(int(self.headers["content-length"]))
         filename, media_type, content, expires_in = _uploaded(body, found[1].encode())
@@ -463,13 +463,13 @@ class _AnthropicHandler(_Handler):
     def _request_json(self):
         kind = self.headers.get("content-type", "")
         if "content-length" not in self.headers or kind.split(";")[0] != "application/json":
-            raise _fault(f"no JSON with a Content-Length: {kind!r}")
+            raise _fault(f"not JSON with a Content-Length: {kind!r}")
         try:
             request = json.loads(self._exactly(int(self.headers["content-length"])).decode("utf-8"))
         except ValueError:
-            raise _fault("the body is no JSON in UTF-8") from None
+            raise _fault("the body is not valid JSON in UTF-8") from None
         if not isinstance(request, dict):
-            raise _fault("the body is no object")
+            raise _fault("the body is not an object")
         return request
 
 
@@ -497,7 +497,7 @@ def _uploaded(body, boundary):
 
 
 def _parts(body, boundary):
-    """(header block, content) of each part; the content is copied once, as it may be large."""
+    """(header block, content) of each part. The content may be large, so it is copied only once."""
     delimiter, at = b"\r\n--" + boundary, len(boundary) + 2
     if not body.startswith(b"--" + boundary + b"\r\n") or not body.endswith(delimiter + b"--\r\n"):
         raise _fault("the body does not start and end with its boundary")
@@ -509,7 +509,7 @@ def _parts(body, boundary):
         yield bytes(body[at + 2 : head_end]), body[head_end + 4 : end]
         at = end + len(delimiter)
     if body[at:] != b"--\r\n":
-        raise _fault("something stands behind a boundary")
+        raise _fault("there is text after a boundary")
 
 
 def _check_file(filename, media_type, is_typed):
@@ -530,7 +530,7 @@ _FIELDS = {
     "temperature": _NUMBER, "top_p": _NUMBER, "top_k": int, "tools": list, "tool_choice": dict, "metadata": dict,
     "thinking": dict, "output_config": dict, "service_tier": str, "container": str, "cache_control": dict,
 }  # fmt: skip
-#: block → the fields it must have, and those it may have
+#: block → its required fields, its optional fields
 _BLOCKS = {
     "text": ("text", "cache_control citations"),
     "image": ("source", "cache_control"),
@@ -551,15 +551,15 @@ _SOURCES = {
     "base64": "media_type data", "text": "media_type data", "url": "url", "file": "file_id", "content": "content",
 }  # fmt: skip
 _SOURCES_OF = {"image": ("base64", "url", "file"), "document": ("base64", "text", "url", "file", "content")}
-#: media type of a file → the block that takes it
+#: media type of a file → the block it belongs in
 _BLOCK_OF = {"application/pdf": "document", "text/plain": "document", **dict.fromkeys(_IMAGES, "image")}
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
 def _fields(obj, place, required, optional=""):
-    """Check that an object has these fields and no others, and none that is null."""
+    """Check that an object has these fields, no others, and no nulls."""
     if not isinstance(obj, dict):
-        raise _fault(f"{place}: no object")
+        raise _fault(f"{place}: not an object")
     required, known = set(required.split()), {*required.split(), *optional.split()}
     if not required <= set(obj) or set(obj) - known:
         raise _fault(f"{place}: has {sorted(obj)}, needs {sorted(required)}, may have {sorted(known)}")
@@ -568,20 +568,20 @@ def _fields(obj, place, required, optional=""):
 
 
 def _words(value, place):
-    """Check that a value is text, and not empty."""
+    """Check that a value is text and not empty."""
     if not isinstance(value, str) or not value:
         raise _fault(f"{place}: must be text and not empty")
 
 
 class _Checks:
-    """What a Messages request must be; `files` are those that it may name."""
+    """Checks a Messages request; `files` are those that it may refer to."""
 
     def __init__(self, files):
         self.files = files
         self.references = []
 
     def check(self, request):
-        """The file ids in it. Raises Refusal."""
+        """The file ids in the request. Raises Refusal."""
         _fields(request, "request", "model messages max_tokens", " ".join(_FIELDS))
         for name, value in request.items():
             kind = _FIELDS[name]
@@ -683,7 +683,7 @@ def _check_caching(obj, place):
 
 
 def _check_given(source, place, block):
-    """A source that holds its content, or a link."""
+    """Check a source with its own content or a URL."""
     if source["type"] == "url":
         if not re.fullmatch(r"https://[^\s/]+\S*", str(source["url"])):
             raise _fault(f"{place}.url: {source['url']!r}")
@@ -696,7 +696,7 @@ def _check_given(source, place, block):
         try:
             base64.b64decode(source["data"], validate=True)
         except (binascii.Error, ValueError):
-            raise _fault(f"{place}.data: no base64") from None
+            raise _fault(f"{place}.data: not base64") from None
 
 
 def _check_tool_use(block, place):
@@ -711,7 +711,7 @@ def _ids(one, kind, field):
 
 
 def _check_results(messages):
-    """Each tool_use is answered in the next message, and first in it. One that nobody answers is the client's fault."""
+    """Each tool_use must have its result at the start of the next message. A missing result is the client's fault."""
     asked = {name for one in messages for name in _ids(one, "tool_use", "id")}
     answered = {name for one in messages for name in _ids(one, "tool_result", "tool_use_id")}
     due = []
@@ -768,7 +768,7 @@ def _check_tools(request):
 
 def _check_tool(tool, place):
     if isinstance(tool, dict) and re.fullmatch(r"[a-z_]+_20[0-9]{6}", str(tool.get("type"))):
-        _words(tool.get("name"), f"{place}.name")  # one of Anthropic's own
+        _words(tool.get("name"), f"{place}.name")  # a tool of Anthropic
         return
     _fields(tool, place, "name input_schema", "description strict cache_control")
     _words(tool["name"], f"{place}.name")

@@ -1,7 +1,7 @@
-"""A strict fake of Azure OpenAI's files on a real socket: the dated surface (2024-10-21) and v1, side by side.
+"""A strict fake of Azure OpenAI's files on a real socket: the dated surface (2024-10-21) and v1, with the same files.
 
-On the machinery of strict_openai, and with its rules. Where the surfaces differ: the dated one wants its api-version
-with every call, answers an upload 201 without `bytes`, knows no pages and no `expires_after`; v1 is nearly OpenAI's.
+Built on strict_openai, with its rules. The dated surface requires its api-version in every call, answers an upload with
+201 and without `bytes`, and has neither pages nor `expires_after`. v1 is nearly OpenAI's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from strict_openai import _EXPECTED_HEADERS, _LIST_PARAMETERS, LEAKS, Refusal, S
 KEY = "0123456789abcdef0123456789abcdef"  # as `api-key`
 TOKEN = "eyJ0eXAi.entra.token"  # as bearer
 VERSION = "2024-10-21"
-#: headers of Azure's own that no gateway may hand on
+#: headers of Azure that a gateway must not relay
 AZURE_LEAKS = {**LEAKS, "x-ms-region": "Sweden Central", "x-ms-client-request-id": "leaked-client-request-id",
                "azureml-model-session": "leaked-session", "strict-transport-security": "max-age=31536000"}  # fmt: skip
 
@@ -26,14 +26,14 @@ _DENIED = "Access denied due to invalid subscription key or wrong API endpoint. 
 
 
 class StrictAzure(StrictOpenAI):
-    """The fake, a context manager. `dated_url` and `v1_url` are what a gateway is given; both show the same files."""
+    """The fake; a context manager. `dated_url` and `v1_url` are the base URLs of its surfaces."""
 
     def __init__(self, keep=True):
         super().__init__(keep)
         self._server.RequestHandlerClass = _AzureHandler
         self.dated_url = f"http://127.0.0.1:{self.port}/openai"
         self.v1_url = self.base_url = f"{self.dated_url}/v1"
-        self.states = {}  # id → the statuses to come, of a file that was uploaded
+        self.states = {}  # id → the next statuses of an uploaded file
 
 
 class _AzureHandler(_Handler):
@@ -47,12 +47,12 @@ class _AzureHandler(_Handler):
         names = [name.lower() for name in self.headers]
         for name in names:
             if name not in _HEADERS or names.count(name) > 1:
-                raise Refusal(400, f"header {name} repeats, or was never asked for", recorded=True)
+                raise Refusal(400, f"header {name} repeats or is unexpected", recorded=True)
         if self.headers["host"] != f"127.0.0.1:{self.fake.port}":
             raise Refusal(400, f"host is {self.headers['host']!r}", recorded=True)
         self._check_framing("content-length" in names, "transfer-encoding" in names)
         if ("api-key" in names) == ("authorization" in names):
-            raise Refusal(401, "a call has one of api-key and Authorization", recorded=True)
+            raise Refusal(401, "a call needs exactly one of api-key and Authorization", recorded=True)
         if self.headers.get("api-key", KEY) != KEY or self.headers.get("authorization", f"Bearer {TOKEN}") != (
             f"Bearer {TOKEN}"
         ):
@@ -70,7 +70,7 @@ class _AzureHandler(_Handler):
         return self._list(query) if self.command == "GET" else self._upload()
 
     def _query(self, text, listing):
-        """The parameters, without the api-version that the surface wants."""
+        """The parameters, without the api-version that the surface requires."""
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
         query = dict(pairs)
         version = query.pop("api-version", None)
@@ -89,7 +89,7 @@ class _AzureHandler(_Handler):
         return self._shown({**answer, "status": states.pop(0) if states else answer["status"]})
 
     def _list(self, query):
-        """What OpenAI's list would be; on the dated surface without pages, and oldest first."""
+        """OpenAI's list; on the dated surface without pages and oldest first."""
         if self.is_v1:
             answer = super()._list(query)
             return {**answer, "data": [self._shown(obj) for obj in answer["data"]]}
@@ -101,7 +101,7 @@ class _AzureHandler(_Handler):
         if not self.is_v1 and (obj["expires_at"] or obj["purpose"] not in _DATED_PURPOSES):
             del self.fake.files[obj["id"]]
             if obj["expires_at"]:
-                raise Refusal(400, "expires_after is not known to this api-version", recorded=True)
+                raise Refusal(400, "this api-version does not have expires_after", recorded=True)
             raise Refusal(400, f"Invalid value for 'purpose': {obj['purpose']}", "purpose")
         self.fake.states[obj["id"]] = ["running"]
         shown = self._shown({**obj, "status": "pending"})
@@ -119,9 +119,9 @@ class _AzureHandler(_Handler):
         super()._json(201 if status == 200 and self.is_created else status, value)
 
     def _azure_error(self, status, error):
-        """No `type` and no `param` on the dated surface; on v1 the type is always the word "error"."""
+        """Without `type` and `param` on the dated surface; on v1 the type is always "error"."""
         shown = {"code": _CODES[status], "message": error["message"]}
-        if status == 401:  # said by the API management in front of both
+        if status == 401:  # from the API management in front of both surfaces
             return shown
         if self.is_v1:
             return {**shown, "param": error["param"], "type": "error", "inner_error": {}}

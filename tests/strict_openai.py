@@ -1,6 +1,6 @@
 """A strict fake of OpenAI's Files API on a real socket: what a gateway must never send is answered 4xx and recorded.
 
-Independent of filesproxy: its HTTP and multipart reading are its own. `problems` is what tests assert empty; mistakes
+It shares no code with filesproxy: it parses HTTP and multipart itself. Tests assert that `problems` is empty. Mistakes
 that a client may make (a wrong key, an unknown file, a bad purpose) are answered as OpenAI does and not recorded.
 """
 
@@ -19,14 +19,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
 
 KEY = "sk-upstream"
-#: headers of the fake's own that no gateway may hand on
+#: headers of the fake that a gateway must not relay
 LEAKS = {"server": "cloudflare-secret", "set-cookie": "__cf_bm=leaked-cookie; path=/", "x-internal-host": "pod-17"}
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 NOT_DOWNLOADABLE = ("assistants", "vision", "user_data")
 _EXPECTED_HEADERS = {
     "host", "user-agent", "accept", "accept-encoding", "connection", "authorization", "content-type",
-    "content-length", "transfer-encoding", "openai-organization", "openai-project", "via",
+    "content-length", "transfer-encoding", "openai-organization", "openai-project", "via", "range", "if-range",
 }  # fmt: skip
 _LIST_PARAMETERS = {"limit", "after", "order", "purpose"}
 _FIELDS = {"purpose", "expires_after[anchor]", "expires_after[seconds]"}
@@ -38,7 +38,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
 
 class Refusal(Exception):
-    """An error answer; `recorded` when only a faulty gateway can cause it."""
+    """An error answer; `recorded` if only a faulty gateway can cause it."""
 
     def __init__(self, status, message, param=None, code=None, recorded=False):
         super().__init__(message)
@@ -51,10 +51,11 @@ class Aborted(Exception):
 
 
 class StrictOpenAI:
-    """The fake, a context manager. `keep=False` stores a file's length and SHA-256 and not its bytes.
+    """The fake; a context manager. With `keep=False` it stores a file's length and SHA-256 but not its bytes.
 
-    To make it misbehave: `early` (a status to answer uploads with before their body is read), `cut` (bytes after which
-    a download breaks off), `chunked` (downloads without a length), `pause` (seconds between the blocks of a download).
+    To make it misbehave, set `early` (a status to answer uploads with before their body is read), `cut` (bytes after
+    which a download breaks off), `chunked` (downloads without a length) or `pause` (seconds between the blocks of a
+    download).
     """
 
     def __init__(self, keep=True):
@@ -65,7 +66,7 @@ class StrictOpenAI:
         self.early = self.cut = None
         self.chunked, self.pause, self.block = False, 0.0, 65536
         self.lock = threading.Lock()
-        self.connections = set()  # kept ones included
+        self.connections = set()  # including idle ones
         self.uploading = set()  # connections in the middle of an upload
         self._ids = itertools.count(1)
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -82,7 +83,7 @@ class StrictOpenAI:
         self._server.shutdown()
         self._thread.join()
         with self.lock:
-            for connection in self.connections:  # kept alive by a pool, perhaps
+            for connection in self.connections:  # a pool may keep them open
                 connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
 
@@ -91,7 +92,7 @@ class StrictOpenAI:
         return [self.store(f"{n}.jsonl", "text/plain", b"%d" % n, purpose)["id"] for n in range(count)]
 
     def store(self, filename, media_type, content, purpose, expires_after=None):
-        """Keep a file; its object."""
+        """Store a file and return its object."""
         with self.lock:
             number = next(self._ids)
             now = 1_700_000_000 + number
@@ -105,7 +106,7 @@ class StrictOpenAI:
         return obj
 
     def wait_for(self, condition, seconds=5.0):
-        """Whether `condition()` came true in time; for what the fake notes after the gateway has answered."""
+        """Whether `condition()` became true in time; for what the fake notes after the gateway has answered."""
         end = time.monotonic() + seconds
         while not condition() and time.monotonic() < end:
             time.sleep(0.01)
@@ -113,7 +114,7 @@ class StrictOpenAI:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for them
+    daemon_threads = False  # so that server_close() waits for them
     request_queue_size = 128
 
 
@@ -121,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = LEAKS["server"], ""
     timeout = 20
+    disable_nagle_algorithm = True  # head and body are two writes; the second would wait 40 ms for a delayed ACK
 
     def setup(self):
         super().setup()
@@ -195,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         names = [name.lower() for name in self.headers]
         for name in names:
             if name not in _EXPECTED_HEADERS:
-                raise Refusal(400, f"header {name} was never asked for", recorded=True)
+                raise Refusal(400, f"header {name} is unexpected", recorded=True)
             if names.count(name) > 1:
                 raise Refusal(400, f"header {name} repeats", recorded=True)
         if self.headers["host"] != f"127.0.0.1:{self.fake.port}":
@@ -212,13 +214,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_framing(self, has_length, has_coding):
         if self.command == "POST":
             if has_length == has_coding:
-                raise Refusal(400, "a body has one of Content-Length and Transfer-Encoding", recorded=True)
+                raise Refusal(400, "a body needs exactly one of Content-Length and Transfer-Encoding", recorded=True)
         elif has_coding or self.headers.get("content-length", "0") != "0":
             raise Refusal(400, f"{self.command} has a body", recorded=True)
         if has_coding and self.headers["transfer-encoding"] != "chunked":
             raise Refusal(400, "the transfer coding is not chunked", recorded=True)
         if has_length and not re.fullmatch(r"[0-9]{1,15}", self.headers["content-length"]):
-            raise Refusal(400, "the Content-Length is no number", recorded=True)
+            raise Refusal(400, "the Content-Length is not a number", recorded=True)
 
     def _operation(self):
         url = urlsplit(self.path)
@@ -286,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(self.fake.early, reasons[self.fake.early])
         found = _MULTIPART.fullmatch(self.headers.get("content-type", ""))
         if not found:
-            raise Refusal(400, f"no multipart/form-data: {self.headers['content-type']}", recorded=True)
+            raise Refusal(400, f"not multipart/form-data: {self.headers['content-type']}", recorded=True)
         body = (
             self._chunks()
             if "transfer-encoding" in self.headers
@@ -309,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, size):
         try:
             return self.rfile.read(size)
-        except OSError:  # a reset, or silence for too long
+        except OSError:  # a reset or a timeout
             return b""
 
     def _size_line(self):
@@ -326,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Aborted
             found = _CHUNK_SIZE.fullmatch(line)
             if not found:
-                raise Refusal(400, f"no chunk size: {line!r}", recorded=True)
+                raise Refusal(400, f"not a chunk size: {line!r}", recorded=True)
             size = int(found[1], 16)
             if size:
                 body += self._exactly(size)
@@ -371,7 +373,7 @@ def _form(body, boundary):
 
 
 def _part(head):
-    """A part's name, file name and media type, from a header block without anything odd in it."""
+    """A part's name, file name and media type; anything odd in its header block is a recorded 400."""
     headers = {}
     for line in head.split("\r\n"):
         name, separator, value = line.partition(": ")
@@ -386,6 +388,6 @@ def _part(head):
 
 
 def _unescaped(name):
-    r"""The name that was meant: `%22`, `%0D` and `%0A` are WHATWG's escapes, `\"` and `\\` those of RFC 9110."""
+    r"""The decoded name: `%22`, `%0D` and `%0A` are WHATWG's escapes, `\"` and `\\` those of RFC 9110."""
     name = re.sub(r'\\(["\\])', r"\1", name)
     return re.sub("%(22|0D|0A)", lambda found: unquote_to_bytes(found[0]).decode(), name)

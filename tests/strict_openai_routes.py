@@ -1,7 +1,7 @@
-"""Strict fakes of what passes through beside the files: chat, uploads, batches, fine-tuning jobs, responses; and Azure.
+"""Strict fakes of the operations that pass through, for OpenAI and Azure: chat, uploads, batches, jobs, responses.
 
-On the machinery of strict_openai and strict_azure, and with their rules: `problems` holds what a gateway must never
-send, a client's own mistakes are answered as OpenAI does. `bodies` holds the JSON that came, as (path, value).
+Built on strict_openai and strict_azure, with their rules: `problems` lists what a gateway must never send; a client's
+own mistakes are answered as OpenAI does. `bodies` lists the JSON that was received, as (path, value).
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ _NEXT_OF_JOB = {"cancel": "cancelled", "pause": "paused", "resume": "running"}
 _DONE = b"data: [DONE]\n\n"
 
 
-class _More:
-    """What the fakes have beside files; the first half of a fake's bases.
+class _Routes:
+    """The state of a fake's operations other than files; its first base class.
 
-    To make it misbehave: `chat_refusal` ((status, error, headers), what chat answers), `ignore_stream` (JSON although a
-    stream was asked for), `stream_cut` (events after which a stream breaks off), `stream_quiet_end` (events after which
-    it ends as HTTP does, without its last event), `answer_gate` and `stream_gate` (threading.Events, which a generated
-    answer waits for, and a stream before its 2nd event). `stream_gone` is set when the peer left while we had to say
-    something still.
+    To make it misbehave, set `chat_refusal` ((status, error, headers): the answer to a chat), `ignore_stream` (answer
+    JSON to a request for a stream), `stream_cut` (break a stream off after so many events), `stream_quiet_end` (end it
+    correctly for HTTP after so many events, without its last one), `answer_gate` or `stream_gate` (threading.Events: a
+    generated answer waits for the first, a stream for the second before its 2nd event). `stream_gone` is set if the
+    peer leaves before the end of a stream.
     """
 
     def __init__(self, keep=True):
@@ -80,22 +80,20 @@ class _More:
         self.behave()
 
     def behave(self):
-        """Misbehave no more, and wait for nothing."""
+        """Stop misbehaving and waiting."""
         self.chat_refusal = self.stream_cut = self.stream_quiet_end = self.answer_gate = self.stream_gate = None
         self.ignore_stream = False
         self.stream_gone = threading.Event()
 
     def stamp(self):
-        """What the next object is numbered and dated with: (suffix of its id, created_at)."""
+        """(suffix of the id, created_at) of the next object."""
         with self.lock:
             number = next(self._ids)
         return f"{secrets.token_hex(8)}{number:08d}", 1_700_000_000 + number
 
 
-class _MoreHandler:
-    """The operations; the first half of a handler's bases."""
-
-    disable_nagle_algorithm = True  # each event leaves at once
+class _RoutesHandler:
+    """The operations; the first base class of a handler."""
 
     def _operation(self):
         url = urlsplit(self.path)
@@ -109,17 +107,17 @@ class _MoreHandler:
         return "/v1"
 
     def _pass(self, name, groups, query, parameters):
-        """Read the whole request, then do it."""
+        """Read the whole request, then perform it."""
         self.query = self._pairs(query, parameters)
         self.body = self._read_body(name) if self.command == "POST" else None
         self._check_surface(name)
         return getattr(self, f"do_{name}")(*groups)
 
     def _check_surface(self, name):
-        """Refuse what this surface of the API has not."""
+        """Refuse an operation that this surface of the API does not have."""
 
     def _pairs(self, text, parameters):
-        """Parameter → value, or a list of values where the name ends in `[]`."""
+        """Parameter → value; a list of values if the name ends in `[]`."""
         query = {}
         for name, value in parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)):
             if re.sub(r"(?<=^metadata)\[[^\]]+\]$", "", name) not in parameters:
@@ -136,7 +134,7 @@ class _MoreHandler:
         try:
             super()._check_headers()
         except Refusal:
-            with contextlib.suppress(ValueError):  # what is not read would reset the connection under the answer
+            with contextlib.suppress(ValueError):  # unread bytes would reset the connection before the answer is read
                 self._exactly(min(int(self.headers.get("content-length", "0")), 1 << 20))
             raise
 
@@ -144,11 +142,11 @@ class _MoreHandler:
         if name in _FORM:
             return self._read_form()
         if "content-length" not in self.headers:
-            raise Refusal(411, "a body that is no form has a Content-Length", recorded=True)
+            raise Refusal(411, "a body that is not a form needs a Content-Length", recorded=True)
         raw = bytes(self._exactly(int(self.headers["content-length"])))
         if name in _BODYLESS:
             if raw:
-                raise Refusal(400, f"{self.path} takes no body, {len(raw)} bytes came", recorded=True)
+                raise Refusal(400, f"{self.path} has no body, but {len(raw)} bytes came", recorded=True)
             return None
         if self.headers.get("content-type") != "application/json":
             raise Refusal(400, f"the body is {self.headers['content-type']}", recorded=True)
@@ -158,17 +156,17 @@ class _MoreHandler:
         try:
             value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
         except ValueError as problem:
-            raise Refusal(400, f"the body is no JSON: {problem}", recorded=True) from None
+            raise Refusal(400, f"the body is not valid JSON: {problem}", recorded=True) from None
         if not isinstance(value, dict):
-            raise Refusal(400, "the body is no JSON object", recorded=True)
+            raise Refusal(400, "the body is not a JSON object", recorded=True)
         self.fake.bodies.append((urlsplit(self.path).path, value))
         return value
 
     def _read_form(self):
-        """The bytes of the one part, whose name is `data`."""
+        """The bytes of the only part, whose name is `data`."""
         found = _MULTIPART.fullmatch(self.headers.get("content-type", ""))
         if not found:
-            raise Refusal(400, f"no multipart/form-data: {self.headers['content-type']}", recorded=True)
+            raise Refusal(400, f"not multipart/form-data: {self.headers['content-type']}", recorded=True)
         is_chunked = "transfer-encoding" in self.headers
         body = self._chunks() if is_chunked else self._exactly(int(self.headers["content-length"]))
         return _only_part(bytes(body), found[1].encode())
@@ -196,11 +194,11 @@ class _MoreHandler:
         """The file that a field of the body names."""
         file = self.fake.files.get(self._field(name, str))
         if not file or file[0]["purpose"] != purpose:
-            raise Refusal(400, f"Invalid {name}: no file of the purpose {purpose}.", name)
+            raise Refusal(400, f"Invalid {name}: not a file with the purpose {purpose}.", name)
         return file
 
     def _page(self, objects, order="desc"):
-        """A page of these objects, which are oldest first."""
+        """A page of these objects, which are given oldest first."""
         limit = self.query.get("limit", "20")
         if not (re.fullmatch("[0-9]{1,3}", limit) and 1 <= int(limit) <= 100):
             raise Refusal(400, f"Invalid 'limit': {limit}", "limit")
@@ -214,10 +212,10 @@ class _MoreHandler:
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
         return {"object": "list", "data": page, **ends, "has_more": len(page) < len(objects)}
 
-    # answers that take their time
+    # slow answers
 
     def _wait(self, gate):
-        """Wait for the gate, and notice a peer that leaves meanwhile."""
+        """Wait for the gate, and note if the peer leaves meanwhile."""
         while gate and not gate.wait(0.02):
             self._notice_leaving()
 
@@ -231,7 +229,7 @@ class _MoreHandler:
         raise ConnectionResetError
 
     def _stream(self, events):
-        """Answer with server-sent events, each in a chunk of its own."""
+        """Answer with server-sent events, each in its own chunk."""
         self._head(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                          "transfer-encoding": "chunked"})  # fmt: skip
         for number, event in enumerate(events):
@@ -282,7 +280,7 @@ class _MoreHandler:
         if not isinstance(file, dict) or set(file) - {"file_id", "file_data", "filename"}:
             raise Refusal(400, f"{place}.file is {file!r:.200}", f"{place}.file", recorded=True)
         if ("file_id" in file) == ("file_data" in file):
-            raise Refusal(400, f"{place}.file has not one source", f"{place}.file", recorded=True)
+            raise Refusal(400, f"{place}.file does not have exactly one source", f"{place}.file", recorded=True)
         self._check_file_id(file, f"{place}.file")
 
     def _check_file_id(self, file, place):
@@ -323,7 +321,7 @@ class _MoreHandler:
         if len(content) != upload["bytes"]:
             raise Refusal(400, f"The parts have {len(content)} bytes, the upload {upload['bytes']}.", "part_ids")
         if self.body.get("md5") not in (None, hashlib.md5(content).hexdigest()):
-            raise Refusal(400, "The MD5 is another one.", "md5")
+            raise Refusal(400, "The MD5 does not match.", "md5")
         file = self.fake.store(upload["filename"], media_type, content, upload["purpose"], seconds)
         upload.update(status="completed", file=file)
         return upload
@@ -364,7 +362,7 @@ class _MoreHandler:
         return self._page(self.fake.batches.values())
 
     def do_batch(self, batch_id):
-        """The batch, a step further with each look at it."""
+        """The batch, one step further each time it is retrieved."""
         batch = self._stored(self.fake.batches, "Batch", batch_id)
         batch["status"] = _NEXT_OF_BATCH.get(batch["status"], batch["status"])
         if batch["status"] == "completed" and not batch["output_file_id"]:
@@ -506,17 +504,17 @@ class _MoreHandler:
 
 
 def _refuse_constant(text):
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not valid JSON")
 
 
 def _only_part(body, boundary):
-    """The bytes of a form's one part, which is named `data`; anything else is a recorded 400."""
+    """The bytes of a form's only part, which is named `data`; anything else is a recorded 400."""
     opening, closing = b"--" + boundary + b"\r\n", b"\r\n--" + boundary + b"--\r\n"
     if not body.startswith(opening) or not body.endswith(closing):
         raise Refusal(400, "the body does not start and end with its boundary", recorded=True)
     head, separator, content = body[len(opening) : -len(closing)].partition(b"\r\n\r\n")
     if not separator or b"\r\n--" + boundary in content:
-        raise Refusal(400, "the form has no header block, or more parts than one", recorded=True)
+        raise Refusal(400, "the form has no header block, or more than one part", recorded=True)
     name, _, _ = _part(head.decode("utf-8"))
     if name != "data":
         raise Refusal(400, f"the part is named {name!r}", recorded=True)
@@ -539,7 +537,7 @@ def _as_parts(content):
 
 
 def _last_text(messages):
-    """The text of the last message of a user, "" where there is none."""
+    """The text of the last user message; "" if there is none."""
     contents = [message.get("content") for message in messages if message.get("role") == "user"]
     last = contents[-1] if contents else ""
     return last if isinstance(last, str) else "".join(part.get("text", "") for part in last or ())
@@ -559,12 +557,12 @@ def _completion(model, text, stamp):
 
 
 def _pieces(text):
-    """The text in the pieces that a model makes of it; one "" of none."""
+    """The text in pieces, as a model streams it; one "" for an empty text."""
     return re.findall(r"\s*\S+|\s+$", text) or [""]
 
 
 def _chat_events(completion, with_usage):
-    """The events that a completion comes in: role, deltas, the finish, the usage if it was asked for, `[DONE]`."""
+    """The events of a completion: role, deltas, finish reason, usage if requested, `[DONE]`."""
     head = {name: completion[name] for name in ("id", "created", "model", "service_tier", "system_fingerprint")}
     head = {**head, "object": "chat.completion.chunk", **({"usage": None} if with_usage else {})}
     choice = {"index": 0, "logprobs": None, "finish_reason": None}
@@ -595,7 +593,7 @@ def _response(response_id, now, body, text):
 
 
 def _response_events(response, after=-1):
-    """The events that a response comes in, those behind a sequence number."""
+    """The events of a response, those with a sequence number greater than `after`."""
     begun = {**response, "status": "in_progress", "output": [], "usage": None}
     (item,) = response["output"]
     (content,) = item["content"]
@@ -619,17 +617,17 @@ def _response_events(response, after=-1):
             yield f"event: response.{kind}\ndata: {text}\n\n".encode()
 
 
-class _OpenAIMoreHandler(_MoreHandler, _Handler):
+class _OpenAIRoutesHandler(_RoutesHandler, _Handler):
     pass
 
 
-class StrictOpenAIMore(_More, StrictOpenAI):
-    """OpenAI with all that passes through, a context manager."""
+class StrictOpenAIRoutes(_Routes, StrictOpenAI):
+    """OpenAI with every operation; a context manager."""
 
-    handler = _OpenAIMoreHandler
+    handler = _OpenAIRoutesHandler
 
 
-class _AzureMoreHandler(_MoreHandler, _AzureHandler):
+class _AzureRoutesHandler(_RoutesHandler, _AzureHandler):
     def _answer(self):
         self.is_inference = False
         super()._answer()
@@ -653,11 +651,11 @@ class _AzureMoreHandler(_MoreHandler, _AzureHandler):
 
     def _check_surface(self, name):
         is_new = name in _RESPONSES or "/pause" in self.path or "/resume" in self.path
-        if is_new and not self.is_v1:  # the api-version of that day
+        if is_new and not self.is_v1:  # the dated version does not have it
             raise Refusal(404, "Resource not found")
 
     def _pairs(self, text, parameters):
-        """The query without the api-version that the surface wants."""
+        """The query without the api-version that the surface requires."""
         pairs = [pair for pair in text.split("&") if pair]
         versions = [pair.partition("=")[2] for pair in pairs if pair.startswith("api-version=")]
         if versions not in (([], ["v1"], ["preview"]) if self.is_v1 else ([VERSION],)):
@@ -666,7 +664,7 @@ class _AzureMoreHandler(_MoreHandler, _AzureHandler):
         return super()._pairs(rest, parameters)
 
     def _model(self):
-        """The deployment, which v1 takes from the body, and the dated surface from the path."""
+        """The deployment: v1 has it in the body, the dated surface in the path."""
         if self.deployment is not None and self.body.get("model", self.deployment) != self.deployment:
             raise Refusal(400, f"the deployment is {self.deployment}, the model {self.body['model']}", recorded=True)
         if self.deployment is not None:
@@ -685,7 +683,7 @@ class _AzureMoreHandler(_MoreHandler, _AzureHandler):
         return super()._result(line)
 
     def _json(self, status, value):
-        """Of what a model answers, errors look as OpenAI's do; an object may have a field `error`, which is null."""
+        """Errors of a model look like OpenAI's. Other objects may have a field `error` that is null."""
         if status < 400:
             return _Handler._json(self, 201 if self.is_created else status, value)
         if status != 401 and self.is_inference:
@@ -693,7 +691,7 @@ class _AzureMoreHandler(_MoreHandler, _AzureHandler):
         return super()._json(status, value)
 
     def _stream(self, events):
-        """Azure says first what its filter thought of the prompt."""
+        """Azure first reports the result of its content filter for the prompt."""
         if not self.path.partition("?")[0].endswith("/chat/completions"):
             return super()._stream(events)
         filtered = {"hate": {"filtered": False, "severity": "safe"}}
@@ -702,10 +700,10 @@ class _AzureMoreHandler(_MoreHandler, _AzureHandler):
         return super()._stream([b"data: " + json.dumps(first).encode() + b"\n\n", *events])
 
 
-class StrictAzureMore(_More, StrictAzure):
-    """Azure OpenAI with all that passes through, a context manager. `deployments` maps a deployment to its model."""
+class StrictAzureRoutes(_Routes, StrictAzure):
+    """Azure OpenAI with every operation; a context manager. `deployments` maps each deployment to its model."""
 
-    handler = _AzureMoreHandler
+    handler = _AzureRoutesHandler
 
     def __init__(self, keep=True):
         super().__init__(keep)

@@ -1,4 +1,4 @@
-"""The types that everything speaks: uploads that are read once, values that show no credential and do not change."""
+"""The shared types: uploads that are read once, and immutable values that show no credential."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALL = Call("list_files", "GET", "/files")
 CANARY = "sk-canary-7f3a9c"
 
 
-def test_upload_counts_what_is_read_and_is_read_once():
+def test_upload_counts_the_bytes_read_and_can_be_read_once():
     upload = Upload("a", "text/csv", {}, iter([b"abc", b"", b"de"]))
     assert upload.size == 0
     chunks = iter(upload)
@@ -24,7 +24,7 @@ def test_upload_counts_what_is_read_and_is_read_once():
     assert (upload.size, list(upload), upload.size) == (5, [], 5)
 
 
-def test_upload_shows_late_fields_in_the_mapping_that_it_was_given():
+def test_late_fields_appear_in_the_mapping_that_the_upload_was_given():
     def chunks():
         yield b"x"
         fields["late"] = "1"
@@ -38,7 +38,7 @@ def test_upload_shows_late_fields_in_the_mapping_that_it_was_given():
     assert upload.ignored == ["shade"]
 
 
-def test_upload_keeps_its_count_when_it_breaks_off():
+def test_upload_keeps_its_size_when_it_fails():
     def chunks():
         yield b"abc"
         raise UpstreamError("cut")
@@ -50,7 +50,7 @@ def test_upload_keeps_its_count_when_it_breaks_off():
 
 
 def planted():
-    """A call, an answer and a target with a canary in every field that can hold text."""
+    """A call, an answer and a target with a canary in every field that can contain text."""
     held = {CANARY: CANARY}
     call = Call("list_files", "GET", f"/{CANARY}", held, held, held, None, Content(1, CANARY, [CANARY.encode()]),
                 "json", CANARY, None, True, True, CANARY, f"https://{CANARY}", 1.0)  # fmt: skip
@@ -65,7 +65,7 @@ def test_secret_in_any_field_is_in_no_repr_and_no_format(value):
     shown = [repr(value), str(value), f"{value}", f"{value!r}", "{}".format(value), "%s %r" % (value, value),  # noqa: UP031, UP032
              repr([value]), repr({"a": value})]  # fmt: skip
     with pytest.raises(TypeError) as refused:
-        "%s" % value  # noqa: UP031  a tuple is unpacked by %
+        "%s" % value  # noqa: UP031  % unpacks a tuple
     shown.append(str(refused.value))
     assert not [text for text in shown if CANARY in text]
 
@@ -90,7 +90,7 @@ def test_secret_in_any_field_is_in_no_failure_that_pytest_reports(tmp_path):
     command = [sys.executable, "-m", "pytest", "-vv", "--showlocals", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=path_of_this_suite())
     assert "6 failed" in done.stdout, done.stdout + done.stderr
-    # pytest prints the source of the failing file, which does not hold the canary either
+    # pytest also prints the source of the failing file, which does not contain the canary
     assert CANARY not in done.stdout + done.stderr
 
 

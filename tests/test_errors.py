@@ -1,4 +1,4 @@
-"""The error tree: each class with its status, its type and its code, and OpenAI's envelope with all four keys."""
+"""The error classes: their status, type and code, and OpenAI's envelope with all four keys."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_error_is_in_this_table_and_in_the_tree_of_the_docstring():
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_error_has_its_face(name):
+def test_error_has_its_status_type_and_code(name):
     error = CLASSES[name]("What happened.")
     assert (error.status, error.type, error.code) == FACES[name]
     assert isinstance(error, FilesproxyError) and str(error) == error.message == "What happened."
@@ -69,22 +69,22 @@ def test_errors_share_no_headers():
     assert given == {"a": "b"}
 
 
-def test_code_of_one_error_is_not_that_of_its_class():
+def test_code_of_one_error_does_not_change_its_class():
     BadRequest("a", code="special")
     assert BadRequest("b").code is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503, 529])
-def test_answer_of_an_upstream_keeps_its_status_and_its_words(status):
+def test_error_of_an_upstream_keeps_its_status_and_text(status):
     words = {"message": "No.", "type": "rate_limit", "param": "p", "code": None}
     error = UpstreamAnswered(status, words, {"retry-after": "7"})
     assert (error.status, error.headers, error.envelope()) == (status, {"retry-after": "7"}, {"error": words})
 
 
-def test_times_out_at_the_clients_own_limit_as_a_kind_of_upstream_timeout():
+def test_request_timeout_is_an_upstream_timeout():
     assert issubclass(CLASSES["RequestTimeout"], CLASSES["UpstreamTimeout"])
 
 
-def test_words_of_a_saved_credentials_refusal_are_a_502_that_is_not_the_callers_fault():
+def test_refused_saved_credential_is_a_server_error():
     error = CLASSES["UpstreamError"]("Refused.", code="upstream_credential_rejected")
     assert (error.status, error.type, error.code) == (502, "server_error", "upstream_credential_rejected")

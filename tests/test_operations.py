@@ -1,4 +1,4 @@
-"""The table of operations: one row for each, ids in one function, and the places where ids are found."""
+"""The table of operations: one row each, the check of ids, and the places of ids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_each_operation_but_health_has_one_row():
     assert len(names) == len(set(names)) and set(names) == OPERATIONS.keys() == HANDLERS.keys()
 
 
-def test_bodies_come_with_the_methods_that_have_one():
+def test_only_post_has_a_body():
     assert not [route for route in ROUTES if route.body != "none" and route.method != "POST"]
 
 
-def test_routes_with_an_id_say_where_the_answer_has_it():
+def test_routes_with_an_id_name_the_place_of_ids_in_the_answer():
     assert not [route.path for route in ROUTES if ":id" in route.path and route.answer != "bytes"
                 and not route.answer_ids and "events" not in route.operation]  # fmt: skip
 
@@ -52,11 +52,11 @@ CHAT = {"messages": [{"content": "hi"}, {"content": [{"type": "text"}, {"file": 
         (None, "data[].id", []),
     ],
 )
-def test_ids_are_found_at_their_places_with_the_exact_place(value, place, found):
+def test_ids_are_found_with_their_exact_places(value, place, found):
     assert list(ids_at(value, place)) == found
 
 
-def test_places_of_the_table_can_be_read():
+def test_places_in_the_table_are_valid():
     for route in ROUTES:
         for place in (*route.request_ids, *route.answer_ids):
             assert all(step.removesuffix("[]").isidentifier() for step in place.split("."))

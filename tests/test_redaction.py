@@ -1,4 +1,4 @@
-"""Secrets: text everywhere but in a repr, several of them in one target, and texts without any of them."""
+"""Secrets: hidden in a repr, removed from text in every form, and several of them together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filesproxy.redaction import FixedCredentials, Secret, redact, single_creden
 ODD = 'sk "canary"/\\é+7f3a9c'
 
 
-def test_secret_is_its_text_everywhere_but_in_a_repr():
+def test_secret_behaves_as_its_text_except_in_a_repr():
     secret = Secret("sk-secret")
     assert (secret, f"Bearer {secret}", secret[:3], len(secret), bool(Secret())) == (
         "sk-secret", "Bearer sk-secret", "sk-", 9, False)  # fmt: skip
@@ -39,7 +39,7 @@ def test_every_form_of_a_secret_is_redacted(secret, ahead):
         assert secret not in clean and "7f3a9c" not in clean, name
 
 
-def test_every_secret_of_several_is_redacted_the_longest_first():
+def test_several_secrets_are_redacted_longest_first():
     secrets = [Secret("key-id-1"), Secret("key-id-1-and-more"), Secret("token-2"), Secret()]
     assert redact("a key-id-1-and-more b key-id-1 c token-2", secrets) == "a [redacted] b [redacted] c [redacted]"
 
@@ -49,14 +49,14 @@ def test_text_without_a_secret_is_unchanged():
     assert redact("some text", []) == redact("some text", [Secret()]) == "some text"
 
 
-def test_fixed_credentials_are_the_same_at_any_time_and_iterate_over_their_secrets():
+def test_fixed_credentials_never_change_and_iterate_over_their_secrets():
     both = FixedCredentials({"access_key_id": Secret("id"), "secret_access_key": Secret("key")})
     assert both.now() == both.now() == {"access_key_id": "id", "secret_access_key": "key"}
     assert list(both) == ["id", "key"]
     assert list(single_credential(Secret("one"))) == ["one"] and list(single_credential(Secret())) == []
 
 
-def test_redaction_replaces_a_secret_everywhere_in_each_form_and_knows_no_empty_one():
+def test_redaction_replaces_each_occurrence_in_each_form_and_ignores_an_empty_secret():
     assert redact("a sk-1 b sk-1, sk-2", [Secret("sk-1")]) == "a [redacted] b [redacted], sk-2"
     assert redact('s/"1 s/\\"1 s%2F%221 cy8iMQ==', [Secret('s/"1')]) == "[redacted] [redacted] [redacted] [redacted]"
     assert redact("nothing", [Secret("")]) == "nothing"
@@ -65,11 +65,11 @@ def test_redaction_replaces_a_secret_everywhere_in_each_form_and_knows_no_empty_
 @pytest.mark.parametrize("around", [("", ""), ("u:", ""), ("user:", "!"), ("a", "bc")])
 @pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
 @pytest.mark.parametrize("strip", ["", "="])
-def test_redaction_knows_base64_of_more_than_the_secret_in_both_alphabets_and_unpadded(around, encode, strip):
+def test_redaction_finds_base64_at_any_offset_in_both_alphabets_padded_or_not(around, encode, strip):
     text = encode(f"{around[0]}sk-?>~canary-0123{around[1]}".encode()).decode().rstrip(strip)
     left = redact(f"Basic {text}", [Secret("sk-?>~canary-0123")]).replace("Basic ", "")
     assert "[redacted]" in left and len(left.replace("[redacted]", "")) <= 10
 
 
-def test_redaction_knows_either_case_of_percent_encoding():
+def test_redaction_finds_percent_encoding_in_either_case():
     assert redact("sk%2f1 sk%2F1", [Secret("sk/1")]) == "[redacted] [redacted]"

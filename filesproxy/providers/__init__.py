@@ -1,7 +1,7 @@
-"""The provider table: a name, and how that provider differs from OpenAI. One module or folder for each provider.
+"""The provider table: for each name, how that provider differs from OpenAI. One module or folder per provider.
 
-Providers import the toolkit, `wire` and the ground floor (calls, operations, redaction, errors), and do no I/O. All
-that is special about a provider is in its own module.
+Providers import the toolkit, `wire` and the ground floor (calls, operations, redaction, errors), and do no I/O.
+Everything special about a provider is in its own module.
 """
 
 from __future__ import annotations

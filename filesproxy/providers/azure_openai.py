@@ -1,7 +1,7 @@
-"""Azure OpenAI: OpenAI's contract with a resource as host, an api-version in each call, and seven statuses of files.
+"""Azure OpenAI: OpenAI's contract at a host named after a resource, with an api-version and seven file statuses.
 
-It has two surfaces. Dated (2024-10-21): `…/openai/files?api-version=…`, a list without pages. v1: `…/openai/v1/files`,
-nearly OpenAI's own. https://learn.microsoft.com/azure/ai-foundry/openai/reference
+It has two API surfaces. The dated one (2024-10-21) is `…/openai/files?api-version=…`; its list has no pages. v1 is
+`…/openai/v1/files`, and is nearly OpenAI's own. https://learn.microsoft.com/azure/ai-foundry/openai/reference
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..operations import checked_id
 from .openai import OPENAI, error_object
 from .toolkit import AUTH, file_list, file_object, need, sliced, translated
 
-# Azure's statuses that OpenAI does not have (FileState in Azure's specification).
+# Azure's file statuses that OpenAI does not have (FileState in Azure's specification).
 _STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
 _RESOURCE_HEADER = "x-portkey-azure-resource-name"
 
 
 def resource(text: str) -> str:
-    """The name of an Azure resource, which becomes part of a host name. ValueError if it cannot."""
+    """The name of an Azure resource, which becomes part of a host name. ValueError if it is not valid there."""
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
         raise ValueError("1 to 64 letters, digits and hyphens")
     return text
@@ -44,7 +44,7 @@ SETTINGS = (
 
 
 def check_settings(settings: Mapping[str, Any]) -> str:
-    """What is wrong with a saved provider of this kind; "" if nothing is."""
+    """A sentence that says what is wrong with a saved provider's settings; "" if nothing is."""
     if settings["base_url"] and settings["resource"]:
         return "set base_url or resource, not both."
     if settings["credential"] and not (settings["base_url"] or settings["resource"]):
@@ -59,11 +59,11 @@ def describe(settings: Mapping[str, Any]) -> str:
 
 
 def base_url(target: Target) -> str:
-    """The URL of the resource, or of the provider's own address. BadRequest for no resource, or for both."""
+    """The URL of the resource, or the configured one. BadRequest if there is neither, or both."""
     named, own = target.settings["resource"], target.settings["base_url"]
-    if named and own:  # check_settings has refused both in the configuration, so the client named a resource
+    if named and own:  # check_settings refuses both in the configuration, so the resource is from the client
         raise BadRequest(
-            f"The header {_RESOURCE_HEADER} is not taken: this provider has an address of its own.",
+            f"The header {_RESOURCE_HEADER} is not accepted: this provider has a configured base_url.",
             param=_RESOURCE_HEADER,
         )
     if not (named or own):
@@ -73,7 +73,7 @@ def base_url(target: Target) -> str:
 
 
 def authorize(call: Call, target: Target) -> Call:
-    """The call with `api-key`, or an Entra token as bearer, never both; on the dated surface also the api-version."""
+    """The call with `api-key` or an Entra token as bearer, never both; on the dated surface also with api-version."""
     bearer = target.settings["auth"] == "bearer"
     own = {"authorization": f"Bearer {target.secret}"} if bearer else {"api-key": target.secret}
     return call._replace(headers={**call.headers, **own}, query=_query(call, target))
@@ -87,30 +87,30 @@ def _query(call: Call, target: Target) -> Mapping[str, Any]:
 
 
 def path(call: Call, target: Target) -> str:
-    """The call's path. On the dated surface a chat completion is below its deployment, which the model names."""
+    """The call's path. On the dated surface, a chat completion is under its deployment, which is the model's name."""
     if call.operation != "create_chat_completion" or call.json is None or _is_v1(target):
         return call.path
     return f"/deployments/{checked_id(call.json['model'], 'model')}{call.path}"
 
 
 def azure_file(obj: Any, call: Call) -> Json:
-    """A file object in OpenAI's three statuses. Azure may leave out `bytes`: then it is what was just relayed."""
+    """A file object with one of OpenAI's three statuses. If Azure leaves out `bytes`, it is the size just uploaded."""
     file = file_object(obj, call)
     status, size = str(file["status"]), file.get("bytes")
     if not isinstance(size, int):
-        size = call.upload.size if call.upload else 0  # 0: unknown, and the contract requires a number
+        size = call.upload.size if call.upload else 0  # 0 if unknown: the contract requires a number
     details = {"status_details": status} if status in ("deleting", "deleted") else {}
     return {**file, "bytes": size, "status": _STATUS.get(status, status), **details}
 
 
 def azure_list(obj: Any, call: Call) -> Json:
-    """A list: Azure's own page (v1), or one cut out of the single answer that the dated surface gives."""
+    """A list: Azure's own page (v1), or a page cut out of the dated surface's complete list."""
     data = [azure_file(item, call) for item in need(obj, "data", list)]
     return file_list({**obj, "data": data}, call) if "has_more" in obj else sliced(data, call.query)
 
 
 def azure_error(body: Any) -> Json:
-    """OpenAI's error object. Azure's has no `type`, or "error"; OpenAI's `param` may be called `target`."""
+    """OpenAI's error object. Azure's `type` is missing or "error", and its `param` may be called `target`."""
     error = error_object(body)
     inner = body.get("error") if isinstance(body, dict) else None
     target = inner.get("target") if isinstance(inner, dict) else None

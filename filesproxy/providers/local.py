@@ -1,4 +1,4 @@
-"""The gateway's own store as a provider: OpenAI's contract over the `local` transport, for hosts without a network."""
+"""The gateway's own store as a provider: OpenAI's Files contract on the transport `local`, without a network."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def _folder(text: str) -> str:
 
 
 def base_url(target: Target) -> str:
-    """The folder as a URL of the transport `local`."""
+    """The folder, as a URL of the transport `local`."""
     return f"local:{target.settings['folder']}"
 
 
 def unchanged(call: Call, target: Target) -> Call:
-    """The call as it is: the store needs no credential, and takes the owner from the target."""
+    """The call, unchanged: the store needs no credential, and takes the owner from the target."""
     return call
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """Where the files are."""
+    """Where the files are kept."""
     return f"files in {settings['folder']}"
 
 

@@ -1,4 +1,7 @@
-"""OpenAI: the identity that every other provider differs from. https://platform.openai.com/docs/api-reference/files"""
+"""OpenAI: the contract itself, from which other providers differ.
+
+https://platform.openai.com/docs/api-reference/files
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def bearer(call: Call, target: Target) -> Call:
 
 
 def error_object(body: Any) -> Json:
-    """The object inside OpenAI's envelope, from the forms that OpenAI-compatible hosts answer with.
+    """The object inside OpenAI's envelope, from each form in which OpenAI-compatible hosts report errors.
 
     `{"error": {…}}`, `{"error": "text"}` (xAI), `{"detail": "text" | [{"loc", "msg"}]}` (FastAPI), `{"message": …}`.
     """
@@ -46,7 +49,7 @@ def _problems(detail: list[Any]) -> Iterator[str]:
 
 
 def passed_through(call: Call, send: Send) -> Answer:
-    """The provider's own call and answer; a stream's events leave whole."""
+    """The call and the answer, both unchanged; a stream is relayed in complete events."""
     reply = send(call)
     if reply.body is None or not sse.is_stream(reply):
         return reply
@@ -55,12 +58,12 @@ def passed_through(call: Call, send: Send) -> Answer:
 
 
 def create_chat_completion(call: Call, send: Send) -> Answer:
-    """A chat completion. File parts go without `mime_type`, which only other providers know."""
+    """A chat completion. `mime_type` is removed from file parts, because only other providers know it."""
     return passed_through(call._replace(json=without_mime_types(call.json or {})), send)
 
 
 def without_mime_types(body: Json) -> Json:
-    """The body of a chat completion without what Portkey adds to OpenAI's file parts."""
+    """The body of a chat completion, without the `mime_type` that Portkey adds to OpenAI's file parts."""
     return {**body, "messages": [_plain_message(message) for message in body["messages"]]}
 
 
@@ -92,8 +95,8 @@ OPENAI: Provider = {
     "required_form_fields": ("purpose",),
     "client_headers": ("openai-organization", "openai-project"),
     "scope_prefixes": ("x-portkey-openai-",),
-    # Compatible hosts may be gateways, which hand on the headers of the provider that they call.
     "answer_headers": ("openai-processing-ms", "openai-version"),
+    # A compatible host may be a gateway, which passes on the headers of the provider that it calls.
     "answer_header_prefixes": ("anthropic-ratelimit-",),
     "request_id_headers": ("request-id", "apim-request-id"),
 }

@@ -1,4 +1,4 @@
-"""What the gateway reads of a whole provider table: is it well made, and which headers and settings does it know."""
+"""A whole provider table: whether it is valid, and which settings and headers its providers have."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..calls import Provider, Setting
 from ..errors import ConfigError
 from ..operations import OPERATIONS
 
-#: headers in which clients of any provider present a credential, whatever this table says
+#: headers in which clients present a credential for some provider, whether or not it is in the table
 FOREIGN_CREDENTIALS = frozenset({"api-key", "x-api-key"})
-#: headers of providers that may not be in the table; a client could change account or region by them
+#: headers that choose an account or a region at some provider, whether or not it is in the table
 FOREIGN_SCOPE = FOREIGN_CREDENTIALS | {"anthropic-workspace-id"}
 FOREIGN_SCOPE_PREFIXES = ("x-portkey-aws-", "x-portkey-amz-", "x-portkey-vertex-")
 
@@ -20,9 +20,9 @@ _REQUIRED = ("base_url", "authorize", "error", "operations")
 
 
 def check_table(table: Mapping[str, Provider]) -> None:
-    """ConfigError for an entry that lacks a key, has an unknown one, or names an operation that does not exist."""
+    """ConfigError for an entry that lacks a required key, has an unknown key, or names an unknown operation."""
     for name, entry in table.items():
-        keys: Mapping[str, Any] = entry  # whatever its author says: it may be made by hand
+        keys: Mapping[str, Any] = entry  # may be anything: its author need not use mypy
         for key in _REQUIRED:
             if key not in keys:
                 raise ConfigError(f"provider table: '{name}' has no '{key}'.")
@@ -48,35 +48,35 @@ def _check_settings(table: Mapping[str, Provider]) -> None:
 
 
 def settings_of(table: Mapping[str, Provider]) -> Iterator[Setting]:
-    """The settings that providers of this table have, each once."""
+    """The settings of the providers in this table, each once."""
     yield from dict.fromkeys(setting for entry in table.values() for setting in entry.get("settings", ()))
 
 
 def credential_headers(table: Mapping[str, Provider]) -> frozenset[str]:
-    """The headers, beside `authorization`, in which a client presents a provider's credential."""
+    """The headers other than `authorization` in which a client presents a provider's credential."""
     return FOREIGN_CREDENTIALS.union(*(entry.get("credential_headers", ()) for entry in table.values()))
 
 
 class Scope(NamedTuple):
-    """The headers by which a client says something about address, scope or authentication."""
+    """The headers by which a client changes the address, scope or authentication of a request."""
 
     headers: frozenset[str]
     prefixes: tuple[str, ...]
-    model_headers: frozenset[str]  # which model, not which account
+    model_headers: frozenset[str]  # they name a model, not an account
 
     def has(self, header: str) -> bool:
-        """Whether this header is one of them."""
+        """Whether this header changes one of them."""
         return header in self.headers or (header.startswith(self.prefixes) and header not in self.model_headers)
 
 
 def scope_of(table: Mapping[str, Provider]) -> Scope:
-    """The scope of a table, with Portkey's spelling of each header."""
-    said = {
+    """The scope headers of this table's providers, each also in Portkey's spelling."""
+    own = {
         name
         for entry in table.values()
         for name in (*entry.get("client_headers", ()), *entry.get("client_settings", ()))
     }
-    named = FOREIGN_SCOPE | said | credential_headers(table)
+    named = FOREIGN_SCOPE | own | credential_headers(table)
     portkey = {f"x-portkey-{name}" for name in named if not name.startswith("x-portkey-")}
     own_prefixes = [prefix for entry in table.values() for prefix in entry.get("scope_prefixes", ())]
     return Scope(

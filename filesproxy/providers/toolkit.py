@@ -1,6 +1,6 @@
-"""What authors of providers use: operations made of pure translations, and the parts of lists and file objects.
+"""What a provider's author uses: operations made of pure translations, and helpers for lists and file objects.
 
-Imports `wire` and the ground floor. A provider needs nothing but this module, `wire` and the ground floor.
+Imports `wire` and the ground floor. A provider needs only this module, `wire` and the ground floor.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = [
 def translated(
     request: Callable[[Call], Call] | None = None, answer: Callable[[Any, Call], Any] | None = None
 ) -> Operation:
-    """An operation of one call and one answer, each translated: nearly every operation of nearly every provider.
+    """An operation that sends one call and returns its answer, each translated. Most operations are like this.
 
-    `answer` gets the JSON of the upstream's answer (None for an empty one) and the client's call.
+    `answer` gets the JSON of the upstream's answer (None if it is empty) and the client's call.
     """
 
     def operation(call: Call, send: Send) -> Answer:
@@ -49,7 +49,7 @@ def _key_or_bearer(text: str) -> str:
     return text
 
 
-#: a setting of providers that take an API key or a token, each in its own header
+#: the setting of providers that accept an API key or a token, each in its own header
 AUTH = Setting(
     "auth",
     "key",

@@ -1,6 +1,6 @@
-"""Bytes and shapes: multipart forms, events, ranges, headers, JSON, HTTP/1 answers, list pages. No I/O.
+"""Formats: multipart forms, server-sent events, ranges, headers, JSON, HTTP/1 answers, list pages. No I/O.
 
-Imports the ground floor (calls, operations, redaction, errors) only. The bytes come from an iterator or a function.
+Imports only the ground floor (calls, operations, redaction, errors). Input comes from an iterator or a function.
 """
 
 from __future__ import annotations

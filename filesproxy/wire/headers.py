@@ -1,4 +1,4 @@
-"""Which headers pass, and what their values may hold: allow-lists in both directions, each rule in one place."""
+"""Which headers pass in each direction, and what their values may be. No I/O."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from email.message import Message
 
 from ..errors import BadRequest
 
-# RFC 9110 §5.6.2 token, §5.5 field value without control characters (TAB too: WSGI servers refuse it).
+# A token (RFC 9110 §5.6.2), and a field value (§5.5) without control characters, not even TAB, which WSGI servers
+# refuse.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
-# A single-valued header: no white space, and no comma, which is how servers join a header that came twice.
+# A single value: no white space, and no comma, which is how servers join a repeated header.
 _SINGLE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,4096}")
 
-MAX_WORDS = 32  # of a list; each beta of a provider is one
+MAX_WORDS = 32  # of a list; each of a provider's betas is one
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _HEADER_DEFECTS = (
@@ -30,11 +31,11 @@ _HEADER_DEFECTS = (
     MissingHeaderBodySeparatorDefect,
 )
 
-#: What operators and SDKs read of any provider's answer. Nothing else is relayed, cookies and server names included,
-#: but for what the provider's own entry adds (`answer_headers`).
+#: The headers of an answer that operators and SDKs read. Nothing else is relayed, such as cookies and server names,
+#: except what the provider's own entry adds (`answer_headers`).
 RELAYED = frozenset({"retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "content-range"})
 RELAYED_PREFIXES = ("x-ratelimit-",)
-#: What describes the bytes of a file, relayed with them (RFC 9110 §8).
+#: The headers that describe a file's bytes, and are relayed with them (RFC 9110 §8).
 RELAYED_WITH_CONTENT = frozenset(
     {
         "content-type",
@@ -49,7 +50,7 @@ RELAYED_WITH_CONTENT = frozenset(
 
 
 def single(headers: Mapping[str, str], name: str) -> str:
-    """The value of a header that must come once, "" when absent. BadRequest when it repeats or holds odd characters."""
+    """The value of a header that must come once; "" if it is absent. BadRequest if it repeats or is not one word."""
     value = headers.get(name)
     if value is None:
         return ""
@@ -60,25 +61,25 @@ def single(headers: Mapping[str, str], name: str) -> str:
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """The media type of a Content-Type without its parameters, in lower case; "" where there is none."""
+    """The media type of the Content-Type, without parameters, in lower case; "" if there is none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def words(headers: Mapping[str, str], *names: str) -> list[str]:
-    """The words of headers that hold comma lists (RFC 9110 §5.6.1), each once. BadRequest for anything else."""
+    """The words of headers that are comma-separated lists (RFC 9110 §5.6.1), each once. BadRequest if one is not."""
     found = [word.strip(" ") for name in names for word in headers.get(name, "").split(",")]
     if len(found) > MAX_WORDS or not all(_WORD.fullmatch(word) for word in found if word):
-        raise BadRequest(f"The header {names[0]} is a comma list of at most {MAX_WORDS} words.", param=names[0])
+        raise BadRequest(f"The header {names[0]} must be a list of at most {MAX_WORDS} words.", param=names[0])
     return [word for word in dict.fromkeys(found) if word]
 
 
 def are_tokens(names: Iterable[str]) -> bool:
-    """Whether all of these can be names of headers (RFC 9110 §5.6.2)."""
+    """Whether all of these are valid header names (RFC 9110 §5.6.2)."""
     return all(map(_TOKEN.fullmatch, names))
 
 
 def safe(name: str, value: str) -> bool:
-    """Whether this header can be sent on any server without splitting a message."""
+    """Whether any server can send this header without splitting the message."""
     return bool(_TOKEN.fullmatch(name) and _VALUE.fullmatch(value))
 
 
@@ -89,10 +90,10 @@ def relayed(
     request_ids: Sequence[str] = (),
     content: bool = False,
 ) -> dict[str, str]:
-    """The headers of an upstream's answer that the client gets; with `content`, those that describe it too.
+    """The headers of an upstream's answer that are relayed to the client. `content` adds those that describe content.
 
-    The provider's own: `names`, `prefixes` of names, and `request_ids`, headers that hold what the client gets as
-    `x-request-id` if the upstream has no header of that name.
+    The rest comes from the provider's entry: `names`, `prefixes` of names, and `request_ids`, the headers whose value
+    becomes `x-request-id` if the upstream sent none.
     """
     described = RELAYED_WITH_CONTENT if content else ()
     beginnings = RELAYED_PREFIXES + prefixes
@@ -108,8 +109,8 @@ def relayed(
 
 
 def misread(message: Message) -> bool:
-    """Whether `email` met a line that is not a header: it takes that line, and all after it, for the body.
+    """Whether `email` met a line that is not a header. It takes that line and everything after it for the body.
 
-    Its other defects are about bodies, which it never sees here.
+    Its other defects concern bodies, which it never gets here.
     """
     return any(isinstance(defect, _HEADER_DEFECTS) for defect in message.defects)

@@ -1,6 +1,6 @@
 """Reading JSON field by field. No I/O.
 
-A client's JSON: each complaint is a 400 whose `param` is the place. An upstream's: a 502 that names the field.
+A fault in a client's JSON is a 400 whose `param` is the place; one in an upstream's JSON is a 502 that names the field.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _KINDS: dict[Any, str] = {
 
 
 def at(place: str, name: str | int) -> str:
-    """The place of a field or an item inside another one: `messages[1].content`."""
+    """The place of a field or item inside another place: `messages[1].content`."""
     if isinstance(name, int):
         return f"{place}[{name}]"
     return f"{place}.{name}" if place else name
 
 
 def optional(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
-    """A field of this kind of a client's object; None if it is absent or null. BadRequest for anything else."""
+    """A field of a client's object; None if it is absent or null. BadRequest if it is not of this kind."""
     value = obj.get(name)
     if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
         return value
@@ -38,7 +38,7 @@ def optional(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
 
 
 def required(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
-    """A field of this kind that must be there. BadRequest if it is not."""
+    """A field of a client's object. BadRequest if it is absent, null, or not of this kind."""
     value = optional(obj, name, kind, place)
     if value is None:
         raise BadRequest(f"'{at(place, name)}' is missing.", param=at(place, name))
@@ -46,7 +46,7 @@ def required(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:
 
 
 def objects(items: list[Any], place: str) -> list[tuple[str, dict[str, Any]]]:
-    """(place, object) of each item of a list whose items must be objects. BadRequest for another item."""
+    """(place, object) of each item of a client's list. BadRequest if an item is not an object."""
     for index, item in enumerate(items):
         if not isinstance(item, dict):
             raise BadRequest(f"'{at(place, index)}' must be an object.", param=at(place, index))
@@ -54,7 +54,7 @@ def objects(items: list[Any], place: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def need(obj: Any, name: str, kind: type | tuple[type, ...]) -> Any:
-    """The field of an upstream's object. UpstreamError (502) that names it otherwise: nothing is invented."""
+    """A field of an upstream's object. UpstreamError (502) if it is missing or of another kind: nothing is invented."""
     value = obj.get(name) if isinstance(obj, dict) else None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise unusable(name)
@@ -62,5 +62,5 @@ def need(obj: Any, name: str, kind: type | tuple[type, ...]) -> Any:
 
 
 def unusable(name: str) -> UpstreamError:
-    """The 502 for a field of an upstream's answer that is missing or of another type."""
+    """The 502 for a field of an upstream's answer that is missing or of the wrong type."""
     return UpstreamError(f"The provider's answer has no usable field '{name}'.", code="upstream_invalid_answer")

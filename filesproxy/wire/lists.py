@@ -1,4 +1,4 @@
-"""Lists and file objects in OpenAI's shape, which every provider's answers are completed to. Pure functions."""
+"""Lists and file objects in OpenAI's complete shape, whatever the provider's answer lacks. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..errors import BadRequest, UpstreamError
 from ..operations import checked_id
 from .json_fields import need
 
-MAX_LIMIT = 10_000  # OpenAI's: 1 to 10,000, and the default is 10,000
+MAX_LIMIT = 10_000  # OpenAI's: from 1 to 10,000, which is also the default
 MAX_PAGES = 100  # of one walk through a provider's list
 _LIMIT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _PURPOSE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def list_query(query: dict[str, str]) -> dict[str, str]:
-    """The parameters of a list request that the contract knows. BadRequest for one with an invalid value."""
+    """The parameters of a list request that the contract has. BadRequest for an invalid value."""
     known = {name: query[name] for name in ("purpose", "limit", "after", "order") if query.get(name)}
     if "limit" in known and not (_LIMIT.fullmatch(known["limit"]) and 1 <= int(known["limit"]) <= MAX_LIMIT):
-        raise BadRequest(f"'limit' is a whole number from 1 to {MAX_LIMIT}.", param="limit")
+        raise BadRequest(f"'limit' must be a whole number from 1 to {MAX_LIMIT}.", param="limit")
     if known.get("order", "asc") not in ("asc", "desc"):
-        raise BadRequest("'order' is asc or desc.", param="order")
+        raise BadRequest("'order' must be asc or desc.", param="order")
     if "after" in known:
         checked_id(known["after"], "after")
     if "purpose" in known:
@@ -32,16 +32,16 @@ def list_query(query: dict[str, str]) -> dict[str, str]:
 
 
 def checked_purpose(purpose: str) -> str:
-    """The purpose. BadRequest if it is not a short word; the provider decides which words it knows."""
+    """The purpose. BadRequest if it is not a short word; which words are valid is for the provider to decide."""
     if not _PURPOSE.fullmatch(purpose):
-        raise BadRequest("'purpose' is a word like assistants, batch, fine-tune or user_data.", param="purpose")
+        raise BadRequest("'purpose' must be a word such as assistants, batch, fine-tune or user_data.", param="purpose")
     return purpose
 
 
 def file_object(obj: Any, call: Call) -> Json:
     """A file object with the fields that SDKs need: `id`, `object` and `status`, whatever else it holds.
 
-    OpenAI requires `status`. Compatible hosts leave it out; their files can be used immediately: `processed`.
+    OpenAI requires `status`. Compatible hosts leave it out; their files can be used immediately, which is `processed`.
     """
     file_id = need(obj, "id", str)
     return {"id": file_id, "object": "file", **obj, "status": obj.get("status") or "processed"}
@@ -50,7 +50,7 @@ def file_object(obj: Any, call: Call) -> Json:
 def file_list(obj: Any, call: Call) -> Json:
     """A list of file objects in OpenAI's complete envelope.
 
-    Without a boolean `has_more` openai-python never stops asking, and openai-node stops after the first page.
+    Without a boolean `has_more`, openai-python never stops asking and openai-node stops after the first page.
     """
     if len(need(obj, "data", list)) > MAX_LIMIT:
         raise UpstreamError("The provider's list is longer than any page.", code="upstream_invalid_answer")
@@ -59,7 +59,7 @@ def file_list(obj: Any, call: Call) -> Json:
 
 
 def page(data: list[Json], has_more: bool) -> Json:
-    """The list envelope; both ids are null when it is empty."""
+    """The list envelope. For an empty list, both ids are null."""
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
 
@@ -72,9 +72,9 @@ class Page(NamedTuple):
 
 
 def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
-    """The list operation of a provider whose pages are not OpenAI's, assembled from `pages(call, send)`.
+    """The list operation of a provider whose pages are not OpenAI's.
 
-    `pages` yields files of every purpose after `after`, newest first. The order `asc` needs all of them.
+    `pages(call, send)` yields its files of every purpose, from `after` on, newest first. Order `asc` needs all pages.
     """
 
     def operation(call: Call, send: Send) -> Answer:
@@ -93,7 +93,7 @@ def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
 
 
 def rest_after(pages: Iterator[Page], after: str) -> Iterator[Page]:
-    """What follows the file `after` in these pages. BadRequest if none of them holds it."""
+    """The files that follow the file `after` in these pages. BadRequest if no page has it."""
     pages = _bounded(pages)
     for each in pages:
         ids = [file["id"] for file in each.data]
@@ -115,11 +115,11 @@ def _with_purpose(data: list[Json], purpose: str | None) -> list[Json]:
     return [file for file in data if purpose in (None, file["purpose"])]
 
 
-_NO_AFTER = "No file of the list has the id that 'after' names."
+_NO_AFTER = "The list has no file with the id in 'after'."
 
 
 def sliced(data: list[Json], query: Mapping[str, Any]) -> Json:
-    """The requested page of a provider's whole list. BadRequest if `after` is not in the list."""
+    """The requested page of a provider's complete list. BadRequest if the list does not have `after`."""
     newest_first = query.get("order", "desc") == "desc"
     return _cut(sorted(data, key=lambda file: need(file, "created_at", int), reverse=newest_first), query)
 
@@ -134,7 +134,7 @@ def _cut(files: list[Json], query: Mapping[str, Any]) -> Json:
 
 
 def deletion(obj: Any, call: Call) -> Json:
-    """OpenAI's answer to a deletion, for providers that say `deleted`, answer with the id alone, or with nothing."""
+    """OpenAI's answer to a deletion, from one with `deleted`, one with the id alone, or an empty one."""
     if obj is None:
         return {"id": call.file_id, "object": "file", "deleted": True}
     file_id = need(obj, "id", str)

@@ -1,7 +1,7 @@
-"""multipart/form-data as it streams (RFC 7578, RFC 2046 §5.1): a scanner that pulls, and an encoder.
+"""Streaming multipart/form-data (RFC 7578, RFC 2046 §5.1): a scanner that pulls its input, and an encoder. No I/O.
 
-The sentence to hold: any bytes in any chunking either parse or raise MultipartError, in linear time, and what is
-held in memory is one block, one part's headers and one field, whatever the size of the file.
+The invariant: any bytes, however they are cut into blocks, either parse or raise MultipartError. That takes linear
+time, and memory for two blocks and the headers of one part, whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from urllib.parse import unquote_to_bytes
 from ..calls import Upload
 from ..errors import MultipartError
 
-MAX_HEADER_LINES = 32  # of a part; the contract has two, and email needs 100 us for each on a slow machine
-BLOCK_BYTES = 1 << 20  # one read; gunicorn 27 receives straight into a read of this size
+MAX_HEADER_LINES = 32  # of a part; the contract has two, and `email` takes up to 100 us for each
+BLOCK_BYTES = 1 << 20  # of one read; gunicorn 27 receives directly into a buffer of this size
 
-# RFC 2046 §5.1.1: 1 to 70 characters, the last one no space.
+# RFC 2046 §5.1.1: 1 to 70 characters, of which the last is not a space.
 _BOUNDARY = re.compile(r"[0-9a-zA-Z'()+_,\-./:=? ]{0,69}[0-9a-zA-Z'()+_,\-./:=?]")
-# RFC 9110 §5.6.6 parameter; each alternative starts with another character, so matching is linear.
+# A parameter (RFC 9110 §5.6.6). Each alternative starts with a different character, so matching is linear.
 _PARAMETER = re.compile(r'[ \t]*;[ \t]*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";]*)')
 _MEDIA_TYPE = re.compile(r"[!#$&\-^_.+0-9A-Za-z]+/[!#$&\-^_.+0-9A-Za-z]+")
-_HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:")  # email would take another line for the body
+_HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:")  # `email` takes any other line for the start of the body
 _CHARSET = re.compile(r"[A-Za-z0-9._:\-]{1,40}")
-# RFC 8187 §3.2.1, the charsets it requires.
+# The charsets that RFC 8187 §3.2.1 requires.
 _EXTENDED = re.compile(r"(?i:(utf-8|iso-8859-1))'[^']*'(.*)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Part(NamedTuple):
-    """One part: its field name, its file name (None for a plain field), its media type, and its bytes, read once."""
+    """One part: its field name, its file name (None for a plain field), its media type, and chunks to read once."""
 
     name: str
     filename: str | None
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary parameter of a multipart/form-data Content-Type. MultipartError if there is none that is valid."""
+    """The boundary of a multipart/form-data Content-Type. MultipartError if it is missing or invalid."""
     _, parameters = parse_header(content_type)
     boundary = parameters.get("boundary", "")
     if not _BOUNDARY.fullmatch(boundary):
@@ -55,13 +55,14 @@ def parts(
     boundary: bytes,
     *,
     block_bytes: int = BLOCK_BYTES,
-    max_parts: int = 32,  # the contract has 4; more is somebody trying
-    max_header_bytes: int = 4096,  # email needs 64 ms of CPU for the worst 4 KiB, four times that for 8
-    max_epilogue_bytes: int = 65536,  # RFC 2046 lets it hold anything, and nobody sends one
+    max_parts: int = 32,  # the contract has 4
+    max_header_bytes: int = 4096,  # the worst 4 KiB take `email` 64 ms, 8 KiB four times that
+    max_epilogue_bytes: int = 65536,  # RFC 2046 allows any text there; clients send none
 ) -> Iterator[Part]:
-    """The parts of a body that `read(size)` returns; b"" is its end. Taking the next part skips what is left of one.
+    """The parts of a body, in order. `read(size)` returns its next bytes, b"" at the end.
 
-    Ends only after the closing delimiter and the end of the body; raises MultipartError for anything else.
+    Taking the next part skips what was not read of the one before. The iterator ends only if the closing delimiter and
+    the end of the body were found; anything else raises MultipartError.
     """
     scanner = _Scanner(read, b"\r\n--" + boundary, block_bytes)
     scanner.open()
@@ -78,16 +79,16 @@ def parts(
 
 
 class _Scanner:
-    """A window on the body. `_buffer` starts at the next unread byte and never holds more than two blocks."""
+    """A window on the body: `_buffer` starts at the next unread byte and never holds more than two blocks."""
 
     def __init__(self, read: Callable[[int], bytes], delimiter: bytes, block_bytes: int) -> None:
         self._read = read
         self._delimiter = delimiter
         self._block_bytes = block_bytes
-        self._buffer = b"\r\n"  # the first delimiter has no CRLF of its own before it (RFC 2046 §5.1.1)
+        self._buffer = b"\r\n"  # no CRLF has to precede the first delimiter (RFC 2046 §5.1.1)
 
     def open(self) -> None:
-        """Pass the first delimiter. A preamble is refused, but for the one CRLF that old clients send."""
+        """Skip the first delimiter. A preamble is refused, except for the single CRLF that old clients send."""
         self._fill(len(self._delimiter) + 2)
         at = self._buffer.find(self._delimiter, 0, len(self._delimiter) + 2)
         if at not in (0, 2):
@@ -95,18 +96,18 @@ class _Scanner:
         self._buffer = self._buffer[at + len(self._delimiter) :]
 
     def next_part(self) -> bool:
-        """After a delimiter: True if a part follows, False if it was the closing one."""
+        """Called after a delimiter: True if a part follows, False if the delimiter was the closing one."""
         self._fill(2)
         if self._buffer[:2] == b"--":
             self._buffer = self._buffer[2:]
             return False
-        line = self._until(b"\r\n", 256, "A boundary line does not end.")
-        if line.strip(b" \t"):  # transport padding (RFC 2046 §5.1.1) is all that may stand here
+        line = self._until(b"\r\n", 256, "A boundary line does not end in CRLF.")
+        if line.strip(b" \t"):  # only transport padding may be here (RFC 2046 §5.1.1)
             raise MultipartError("A boundary is followed by other text.")
         return True
 
     def header_block(self, limit: int) -> bytes:
-        """The part's header lines, each with its CRLF, without the empty line behind them."""
+        """The part's header lines, each with its CRLF, without the empty line after them."""
         self._fill(2)
         if self._buffer[:2] == b"\r\n":
             self._buffer = self._buffer[2:]
@@ -114,7 +115,7 @@ class _Scanner:
         return self._until(b"\r\n\r\n", limit, f"The headers of a part do not end within {limit} bytes.") + b"\r\n"
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes up to the next delimiter, as they come."""
+        """The bytes up to the next delimiter, as they arrive."""
         while True:
             at = self._buffer.find(self._delimiter)
             if at >= 0:
@@ -129,7 +130,7 @@ class _Scanner:
             self._more("The body ends inside a part.")
 
     def finish(self, limit: int) -> None:
-        """Read the epilogue away, so that a wrong length shows before anybody calls the upload complete."""
+        """Read and discard the epilogue. A body cut short is found here, before the upload is completed upstream."""
         seen = len(self._buffer)
         while seen <= limit:
             block = self._read(self._block_bytes)
@@ -139,7 +140,10 @@ class _Scanner:
         raise MultipartError(f"More than {limit} bytes follow the closing boundary.")
 
     def _start_of_delimiter(self) -> int:
-        """Where a delimiter that the next block may complete starts, else the end. It holds one CR, its first byte."""
+        """Where a delimiter begins that the next block may complete; otherwise the buffer's end.
+
+        A delimiter begins with CR and has no other one, so the last CR of the buffer is the only candidate.
+        """
         at = self._buffer.rfind(b"\r", -(len(self._delimiter) - 1))
         return at if at >= 0 and self._delimiter.startswith(self._buffer[at:]) else len(self._buffer)
 
@@ -166,7 +170,7 @@ class _Scanner:
         self._buffer = self._buffer + block if self._buffer else block
 
 
-@lru_cache(maxsize=64)  # a form's fields have the same headers each time, and email needs 50 us for them
+@lru_cache(maxsize=64)  # clients send the same headers each time, and `email` takes 50 us for them
 def _described(block: bytes) -> tuple[str, str | None, str]:
     """(field name, file name, media type) of a part with these headers."""
     headers = _part_headers(block)
@@ -181,11 +185,11 @@ def _part_headers(block: bytes) -> Message:
     if len(lines) > MAX_HEADER_LINES + 1:
         raise MultipartError(f"A part has more than {MAX_HEADER_LINES} header lines.")
     if any(b"\r" in line or b"\n" in line or b"\0" in line for line in lines):
-        raise MultipartError("The headers of a part hold a bare CR, a bare LF or a NUL.")
-    if not all(_HEADER_LINE.match(line) for line in lines if line):  # which a folded line is not either
-        raise MultipartError("The headers of a part hold a line that is no header.")
+        raise MultipartError("The headers of a part contain a bare CR, a bare LF or a NUL.")
+    if not all(_HEADER_LINE.match(line) for line in lines if line):  # a folded line does not match either
+        raise MultipartError("The headers of a part contain a line that is not a header.")
     try:
-        text = block.decode("utf-8")  # what every client sends, RFC 7578 §5.1.2
+        text = block.decode("utf-8")  # what clients send (RFC 7578 §5.1.2)
     except UnicodeDecodeError:
         text = block.decode("latin-1")
     return HeaderParser().parsestr(text)
@@ -194,42 +198,42 @@ def _part_headers(block: bytes) -> Message:
 def _only(headers: Message, name: str) -> str:
     values = headers.get_all(name, [])
     if len(values) > 1:
-        raise MultipartError(f"A part has more than one {name}.")
+        raise MultipartError(f"A part has more than one {name} header.")
     return str(values[0]) if values else ""
 
 
 def _media_type(value: str) -> str:
     media_type, parameters = parse_header(value or "application/octet-stream")
     if not _MEDIA_TYPE.fullmatch(media_type):
-        raise MultipartError("A part has a Content-Type that is no media type.")
+        raise MultipartError("A part has a Content-Type that is not a media type.")
     charset = parameters.get("charset", "")
     return f"{media_type}; charset={charset}" if _CHARSET.fullmatch(charset) else media_type
 
 
 def _filename(parameters: dict[str, str]) -> str | None:
-    """The plain file name; `filename*`, which RFC 7578 §4.2 forbids, only where it stands alone."""
+    """The file name. `filename*`, which RFC 7578 §4.2 forbids, is read only if there is no `filename`."""
     name = parameters.get("filename")
     if name is None and "filename*" in parameters:
         name = _extended(parameters["filename*"])
     if name and _CONTROL.search(name):
-        raise MultipartError("A file name holds control characters.")
+        raise MultipartError("A file name contains control characters.")
     return name
 
 
 def _extended(value: str) -> str:
     found = _EXTENDED.fullmatch(value)
     if not found:
-        raise MultipartError("A filename* is not UTF-8 or ISO-8859-1 as RFC 8187 has it.")
+        raise MultipartError("A filename* is not UTF-8 or ISO-8859-1 text in the form of RFC 8187.")
     try:
         return unquote_to_bytes(found[2]).decode(found[1])
     except UnicodeDecodeError:
-        raise MultipartError("A filename* does not decode.") from None
+        raise MultipartError("A filename* is not valid in its own charset.") from None
 
 
 def parse_header(value: str) -> tuple[str, dict[str, str]]:
-    """A header's value in lower case, and its parameters (RFC 9110 §5.6.6). MultipartError if it does not parse.
+    """A header's value in lower case, and its parameters (RFC 9110 §5.6.6). MultipartError if they are malformed.
 
-    In quoted text only `\\"` and `\\\\` are escapes: browsers send `C:\\x` raw (WHATWG form-data).
+    In a quoted string only `\\"` and `\\\\` are escapes, because browsers send `C:\\x` unescaped (WHATWG form-data).
     """
     head, semicolon, _ = value.partition(";")
     parameters: dict[str, str] = {}
@@ -238,7 +242,7 @@ def parse_header(value: str) -> tuple[str, dict[str, str]]:
     while semicolon and at < len(rest):
         found = _PARAMETER.match(rest, at)
         if not found or found[1].lower() in parameters:
-            raise MultipartError("A header has parameters that do not parse, or one of them twice.")
+            raise MultipartError("A header has malformed parameters, or has one of them twice.")
         parameters[found[1].lower()] = _unquoted(found[2])
         at = found.end()
     return head.strip(" \t").lower(), parameters
@@ -251,10 +255,10 @@ def _unquoted(text: str) -> str:
 
 
 def encode(upload: Upload, boundary: str) -> Iterator[bytes]:
-    """The upload as multipart/form-data of our own making: known fields, the file, then fields that came behind it.
+    """The upload, encoded anew as multipart/form-data: the fields known so far, the file, the fields that followed it.
 
-    Only what was parsed goes out, so no other parser can see other parts than we did. The boundary is the caller's to
-    choose at random, 16 bytes or more. The closing delimiter follows only when the upload has ended whole.
+    Only parsed values are sent, so the upstream's parser cannot see other parts than the gateway did. `boundary` must
+    be random, from 16 bytes or more. The closing delimiter is sent only after the whole upload was read.
     """
     early = upload.sent_fields(upload.fields)
     yield _encoded_fields(early, boundary) + _file_headers(upload, boundary)

@@ -1,4 +1,4 @@
-"""Byte ranges of content (RFC 9110 §14), for providers that ignore them. One range at a time; no I/O."""
+"""Byte ranges of content (RFC 9110 §14), for providers that ignore Range. One range per request. No I/O."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ _RANGE = re.compile(r"(?i:bytes)=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
 
 
 def conditions(headers: Mapping[str, str]) -> dict[str, str]:
-    """The client's Range and If-Range if they ask for one range of bytes. Others are ignored (RFC 9110 §14.2)."""
+    """The client's Range and If-Range, if Range asks for one range of bytes; otherwise nothing (RFC 9110 §14.2).
+
+    BadRequest for an If-Range that cannot be sent.
+    """
     found = _RANGE.fullmatch(headers.get("range", "").strip())
     if not found or not (found[1] or found[2]):
         return {}
     asked = {"range": found[0]}
     if not safe("if-range", headers.get("if-range", "")):
-        raise BadRequest("The header if-range holds characters that cannot be sent.", param="if-range")
+        raise BadRequest("The header if-range contains characters that cannot be sent.", param="if-range")
     return {**asked, "if-range": headers["if-range"]} if "if-range" in headers else asked
 
 
 def partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
-    """The requested part, cut out of a complete answer of known length; any other answer is returned unchanged.
+    """The requested range, cut out of a complete answer of known length. Any other answer is returned unchanged.
 
-    RangeNotSatisfiable (416) if the content has no such part. The answer stays complete if If-Range does not name this
-    representation by a strong validator (RFC 9110 §13.1.5).
+    RangeNotSatisfiable (416) if the content has no such range; UpstreamError for a 206 that was not requested. The
+    answer stays complete if If-Range does not match it by a strong validator (RFC 9110 §13.1.5).
     """
     length = answer.headers.get("content-length")
     if answer.status == 206 and ("range" not in asked or "content-range" not in answer.headers):
@@ -66,7 +69,7 @@ def _bounds(asked: str, length: int) -> tuple[int, int]:
 
 
 class Slice:
-    """The bytes of a body from `start` up to, not including, `end`. Skips if the body can, else reads and discards."""
+    """The bytes of a body from `start` up to but not including `end`. What precedes them is skipped, or discarded."""
 
     def __init__(self, body: Body, start: int, end: int) -> None:
         self._body = body

@@ -1,4 +1,4 @@
-"""Server-sent events as they stream (WHATWG HTML §9.2): complete events out of blocks that are cut anywhere. No I/O."""
+"""Streaming server-sent events (WHATWG HTML §9.2): complete events out of blocks that are cut anywhere. No I/O."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from ..errors import FilesproxyError, UpstreamError
 from .headers import media_type
 from .strict_json import Unreadable, dumps, loads
 
-MAX_EVENT_BYTES = 8 << 20  # the last event of a response repeats all of it
+MAX_EVENT_BYTES = 8 << 20  # the last event of a response repeats the whole response
 MEDIA_TYPE = "text/event-stream"
 _BOM = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 
-#: the types of a response's last event; that of a chat completion is `[DONE]`
+#: the types of event that end a response; a chat completion ends with `[DONE]`
 RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
 
 def is_stream(answer: Answer) -> bool:
-    """Whether an answer is a stream of events."""
+    """Whether the answer is a stream of events."""
     return answer.body is not None and media_type(answer.headers) == MEDIA_TYPE
 
 
 def frames(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> Iterator[list[bytes]]:
-    """The events that each block completes, without the empty line after them; their lines end in LF.
+    """For each block, the events that it completes, if any: without the empty line after them, with LF as line end.
 
-    Holds one incomplete event, which is dropped at the end of the stream (§9.2.6) unless it is `[DONE]`. UpstreamError
-    for an event of more than `max_bytes`.
+    An incomplete event at the end of the stream is dropped (§9.2.6), unless it is `[DONE]`. UpstreamError for an event
+    of more than `max_bytes`.
     """
     held = bytearray()
     for text in _lines(_without_mark(blocks)):
@@ -60,7 +60,7 @@ def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks with LF in place of each CR LF and CR. A CR at the end of a block waits for the next one."""
+    """The blocks with LF for each CR LF and each CR. A CR at the end of a block waits for the next block."""
     is_open = False
     for block in blocks:
         text = b"\r" + block if is_open else block
@@ -76,13 +76,13 @@ def _split(held: bytearray) -> list[bytes]:
 
 
 def data(frame: bytes) -> bytes:
-    """The data of an event, its lines joined by LF; b"" if it has none, like a comment."""
+    """The data of an event, its lines joined by LF; b"" for an event without data, such as a comment."""
     fields = (line[5:] for line in frame.split(b"\n") if line.startswith(b"data:"))
     return b"\n".join(value[1:] if value.startswith(b" ") else value for value in fields)
 
 
 def passed_through(blocks: Iterator[bytes], last_types: Sequence[str] = ()) -> Generator[bytes, None, None]:
-    """Complete events as they come. UpstreamError if they stop before `[DONE]`, an error, or one of the last types."""
+    """The complete events of each block. UpstreamError if the last one is not `[DONE]`, an error or of `last_types`."""
     last = b""
     for whole in frames(blocks):
         last = next((text for text in map(data, reversed(whole)) if text), last)
@@ -92,7 +92,7 @@ def passed_through(blocks: Iterator[bytes], last_types: Sequence[str] = ()) -> G
 
 
 def _is_last(text: bytes, last_types: Sequence[str]) -> bool:
-    """Whether an event with this data ends a stream."""
+    """Whether an event with this data may end a stream."""
     if text == b"[DONE]":
         return True
     try:
@@ -103,10 +103,10 @@ def _is_last(text: bytes, last_types: Sequence[str]) -> bool:
 
 
 def event(value: Any) -> bytes:
-    """An event with this JSON as its data."""
+    """An event whose data is this value as JSON."""
     return b"data: " + dumps(value) + b"\n\n"
 
 
 def error_event(error: FilesproxyError) -> bytes:
-    """The last event of a stream that fails after its status was sent. OpenAI's SDKs raise it."""
+    """The last event of a stream that fails after its status was sent. OpenAI's SDKs raise an exception for it."""
     return event(error.envelope())

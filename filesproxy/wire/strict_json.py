@@ -1,4 +1,4 @@
-"""JSON read strictly (RFC 8259): a value that could not be written as JSON again is refused. No I/O."""
+"""JSON, read strictly (RFC 8259): a value that could not be written as JSON again is refused. No I/O."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import json
 import math
 from typing import Any
 
-MAX_DEPTH = 100  # levels of lists and objects; Python's own limit differs between its versions
-MAX_VALUES = 1_000_000  # 24 bytes of memory for each byte of text, and a second of CPU for these, at the worst
+MAX_DEPTH = 100  # of lists and objects in each other; Python's own limit differs between versions
+MAX_VALUES = 1_000_000  # at worst, these cost a second of CPU and 24 times the text in memory
 _SLICE_BYTES = 1 << 20
-MAX_DIGITS = 400  # of a whole number: converting more costs time that grows with their square
+MAX_DIGITS = 400  # of a whole number; the time to convert one grows with the square of its length
 
 
 class Unreadable(ValueError):
-    """The text is not JSON as it is read here. The message completes "it cannot be used: …" and quotes nothing."""
+    """The text is not JSON that is accepted here. The message completes "it cannot be used: …" and quotes nothing."""
 
 
 def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
-    """The value of a JSON text in UTF-8. Unreadable for anything else, NaN, numbers out of range, and over the limits.
+    """The value of a JSON text in UTF-8.
 
-    `unique_keys` refuses an object that holds a key twice: two readers could take different values (RFC 8259 §4).
+    Unreadable if it is invalid or exceeds a limit, or if a number is NaN or out of range. `unique_keys` also refuses
+    an object that has a key twice: two readers could take different values (RFC 8259 §4).
     """
     decoder = _UNIQUE if unique_keys else _SHORT if len(text) <= MAX_DIGITS else _PLAIN
     if len(text) > MAX_VALUES and marks(text) > MAX_VALUES and _has_too_many_values(text):
-        raise Unreadable(f"it holds more than {MAX_VALUES} values")
+        raise Unreadable(f"it has more than {MAX_VALUES} values")
     try:
         value = decoder.decode(text.decode("utf-8"))
     except Unreadable:
@@ -32,7 +33,7 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
         raise Unreadable(_TOO_DEEP) from None
     except ValueError:
         raise Unreadable("it is not valid JSON in UTF-8") from None
-    if len(text) > MAX_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DEPTH:  # else it cannot be that deep
+    if len(text) > MAX_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DEPTH:  # otherwise it cannot be too deep
         _check_depth(value)
     return value
 
@@ -41,7 +42,7 @@ _TOO_DEEP = f"its lists and objects are more than {MAX_DEPTH} levels deep"
 
 
 def dumps(value: Any) -> bytes:
-    """The value as compact JSON in UTF-8, or in ASCII if it holds lone surrogates, which UTF-8 cannot encode."""
+    """The value as compact JSON, in UTF-8; in ASCII if it contains lone surrogates, which UTF-8 cannot encode."""
     try:
         return _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
@@ -49,12 +50,12 @@ def dumps(value: Any) -> bytes:
 
 
 def marks(text: bytes | bytearray) -> int:
-    """An upper bound for the number of values: brackets, braces and commas, those inside strings included."""
+    """An upper bound for the number of values: brackets, braces and commas, including those inside strings."""
     return text.count(b"[") + text.count(b"{") + text.count(b",")
 
 
 def _has_too_many_values(text: bytes | bytearray) -> bool:
-    """Whether there are too many outside strings. Works on slices: splitting costs 40 bytes for each quote."""
+    """Whether too many of the marks are outside strings. Works in slices: splitting costs 40 bytes for each quote."""
     plain = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     count, is_inside = 0, 0
     for start in range(0, len(plain), _SLICE_BYTES):
@@ -69,20 +70,20 @@ def _has_too_many_values(text: bytes | bytearray) -> bool:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise Unreadable("it holds NaN or a number out of range")
+        raise Unreadable("it has NaN or a number out of range")
     return number
 
 
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise Unreadable(f"it holds a number of more than {MAX_DIGITS} digits")
+        raise Unreadable(f"it has a number of more than {MAX_DIGITS} digits")
     return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise Unreadable("an object holds a key twice")
+        raise Unreadable("an object has a key twice")
     return found
 
 
@@ -98,8 +99,8 @@ def _check_depth(value: Any) -> None:
         level = [child for children in inside for child in children if type(child) in (dict, list)]
 
 
-# Made once: json.loads and json.dumps would make one for each call with options.
-_SHORT = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)  # no number in it can have too many digits
+# Made once, because json.loads and json.dumps make a new one for each call that has options.
+_SHORT = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)  # for short text: no number can be too long
 _PLAIN = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer)
 _UNIQUE = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)

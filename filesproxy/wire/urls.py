@@ -1,4 +1,4 @@
-"""Absolute URLs (RFC 3986): split without an exception, and compared by origin (RFC 6454 §4). No I/O."""
+"""Absolute URLs (RFC 3986): split without exceptions, compared by origin (RFC 6454 §4). No I/O."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import UpstreamError
 
 
 def split(text: str) -> SplitResult | None:
-    """The parts of a URL; None if it is malformed, or has a port that is not one."""
+    """The parts of a URL; None if it is malformed or its port is invalid."""
     try:
         parts = urlsplit(text)
         return parts if parts.port is None or parts.port else None
@@ -17,12 +17,12 @@ def split(text: str) -> SplitResult | None:
 
 
 def is_at(base_url: str, url: str) -> bool:
-    """Whether both have one origin: scheme, host and port. UpstreamError for a URL that is malformed."""
+    """Whether both URLs have the same origin: scheme, host and port. UpstreamError if one is malformed."""
     return url.startswith(base_url + "/") or origin(url) == origin(base_url)
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port of a URL. UpstreamError if it is malformed."""
+    """The scheme, host and port of a URL. UpstreamError if it is malformed."""
     try:
         parts = urlsplit(url)
         return parts.scheme, parts.hostname, parts.port

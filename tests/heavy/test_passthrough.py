@@ -15,7 +15,7 @@ import pytest
 import strict_azure
 import strict_openai
 from servers import running
-from strict_openai_routes import StrictAzureMore, StrictOpenAIMore
+from strict_openai_routes import StrictAzureRoutes, StrictOpenAIRoutes
 
 openai = pytest.importorskip("openai", reason="needs the openai package")
 pytest.importorskip("gunicorn", reason="needs gunicorn")
@@ -94,7 +94,7 @@ OPERATIONS = (
 @pytest.fixture(scope="module")
 def upstreams():
     """The fakes by provider."""
-    with StrictOpenAIMore() as saved, StrictOpenAIMore() as compat, StrictAzureMore() as azure:
+    with StrictOpenAIRoutes() as saved, StrictOpenAIRoutes() as compat, StrictAzureRoutes() as azure:
         yield {"@openai": saved, "compat": compat, "@azure-dated": azure, "@azure-v1": azure}
 
 

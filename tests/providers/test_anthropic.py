@@ -1,4 +1,4 @@
-"""Anthropic's Files API behind OpenAI's contract: names, types, betas, both shapes of a list, errors, and look-ups."""
+"""Anthropic's Files API in OpenAI's contract: names, types, betas, both shapes of list, errors, and lookups."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def upload(client, *parts, headers=PLAIN, status=200):
 
 
 def sent_parts(upstream):
-    """The name, file name, type and order of the parts that went out in the last upload."""
+    """The name, file name and type of each part of the last upload, in order."""
     body = b"".join(encode(upstream.calls[-1].upload, BOUNDARY)).decode()
     return re.findall(r'name="([^"]*)"(?:; filename="([^"]*)")?(?:\r\nContent-Type: (\S+))?', body)
 
 
 class Pages:
-    """An upstream that lists `count` files, newest first, in the shape of the beta, or in the later one."""
+    """An upstream that lists `count` files, newest first, in the beta's shape or the later one."""
 
     def __init__(self, count=0, beta=True, files=None):
         self.files = files if files is not None else [file(number) for number in range(count, 0, -1)]
@@ -100,7 +100,7 @@ class Pages:
 
 @pytest.fixture
 def listed(make_client):
-    """List with a query at an upstream of pages: the answer's JSON."""
+    """A function that lists with a query at a `Pages` upstream, and returns the answer's JSON."""
 
     def get(upstream, query="", status=200, headers=PLAIN, config=None):
         client = make_client(config, transports={"https": upstream})
@@ -129,7 +129,7 @@ def test_upload_needs_no_purpose_and_sends_none(client, upstream):
 
 @pytest.mark.parametrize("purpose", ["assistants", "user_data", "batch", "vision"])
 @pytest.mark.parametrize("is_first", [True, False])
-def test_upload_repeats_the_purpose_that_the_client_gave_but_does_not_send_it(purpose, is_first, client, upstream):
+def test_answer_to_an_upload_has_the_clients_purpose_which_is_not_sent(purpose, is_first, client, upstream):
     upstream.answers(FILE)
     parts = [("purpose", purpose), ("file", "a.pdf", "application/pdf", b"hello")]
     answer = upload(client, *(parts if is_first else reversed(parts)))
@@ -138,7 +138,7 @@ def test_upload_repeats_the_purpose_that_the_client_gave_but_does_not_send_it(pu
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_expiry_has_another_name_and_no_anchor(is_first, make_client):
+def test_expiry_is_sent_under_another_name_and_without_its_anchor(is_first, make_client):
     bodies = []
 
     def transport(call, target):
@@ -155,7 +155,7 @@ def test_expiry_has_another_name_and_no_anchor(is_first, make_client):
     assert (answer.json["purpose"], answer.json["status"]) == ("batch", "processed")
 
 
-def test_unknown_field_is_named_and_not_sent(client, upstream):
+def test_unknown_field_is_reported_and_not_sent(client, upstream):
     upstream.answers(FILE)
     answer = upload(client, ("shade", "blue"), ("file", "a.pdf", "", b""))
     assert answer.headers["x-filesproxy-ignored"] == "shade" and len(sent_parts(upstream)) == 1
@@ -172,14 +172,14 @@ TYPES = {
 
 
 @pytest.mark.parametrize("name", [name for name in TYPES if name != "pdf"])
-@pytest.mark.parametrize("said", ["application/octet-stream", "Application/Octet-Stream", ""])
-def test_type_is_guessed_from_the_name_where_the_client_says_octet_stream_or_nothing(name, said, client, upstream):
+@pytest.mark.parametrize("sent", ["application/octet-stream", "Application/Octet-Stream", ""])
+def test_type_is_taken_from_the_extension_if_the_client_sends_octet_stream_or_none(name, sent, client, upstream):
     upstream.answers(FILE)
-    upload(client, ("file", name, said, b"x"))
+    upload(client, ("file", name, sent, b"x"))
     assert sent_parts(upstream) == [("file", name, TYPES[name])]
 
 
-def test_type_that_the_client_says_is_kept(client, upstream):
+def test_type_that_the_client_sends_is_kept(client, upstream):
     upstream.answers(FILE)
     upload(client, ("file", "a.pdf", "text/plain", b"x"))
     assert sent_parts(upstream) == [("file", "a.pdf", "text/plain")]
@@ -189,20 +189,20 @@ def test_type_that_the_client_says_is_kept(client, upstream):
     "name", ["a<b", "a>b", "a:b", "a|b", "a?b", "a*b", "a\\\\b", "a/b", "/etc/passwd", "../x", "c:\\\\a", "a" * 256,
              "a%22b", "%22"],
 )  # fmt: skip
-def test_name_that_anthropic_refuses_is_400_and_says_why_before_anything_is_sent(name, client, upstream):
+def test_name_that_anthropic_refuses_is_a_400_that_says_why_and_nothing_is_sent(name, client, upstream):
     error = upload(client, ("file", name, "text/plain", b"x"), status=400).json["error"]
     assert error["param"] == "file" and "255 characters" in error["message"]
     assert upstream.calls == []
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "é" * 255, "a b.pdf", "🎉.pdf", "a%b", "a;b", "'", ".pdf", "a\u2028b"])
-def test_name_that_anthropic_takes_goes_as_it_is(name, client, upstream):
+def test_name_that_anthropic_accepts_is_unchanged(name, client, upstream):
     upstream.answers(FILE)
     upload(client, ("file", name, "text/plain", b"x"))
     assert upstream.calls[0].upload.filename == name
 
 
-def test_upload_over_the_limit_and_broken_forms_send_nothing(make_client, upstream):
+def test_upload_over_the_limit_or_malformed_sends_nothing(make_client, upstream):
     upload(make_client(max_upload_bytes=50), status=413)
     upload(make_client(), ("purpose", "assistants"), status=400)
     assert upstream.calls == []
@@ -260,13 +260,13 @@ def test_every_call_has_version_key_and_beta_and_no_bearer(client, upstream):
     assert (VERSION, FILES_BETA) == ("2023-06-01", "files-api-2025-04-14")
 
 
-def test_every_call_of_a_saved_provider_has_the_saved_key_only(make_client, upstream):
+def test_every_call_of_a_saved_provider_has_only_the_saved_key(make_client, upstream):
     headers = {**BY_SLUG, "authorization": "Bearer OPENAI_API_KEY"}
     for sent in all_five(make_client(SAVED), upstream, headers):
         assert sent["x-api-key"] == "sk-ant-saved" and "authorization" not in sent
 
 
-def test_oauth_token_goes_as_bearer_and_not_as_a_key(make_client, upstream):
+def test_oauth_token_is_sent_as_bearer_and_not_as_a_key(make_client, upstream):
     config = {**SAVED, "provider:anthropic": {"credential": "token", "auth": "bearer"}}
     for sent in all_five(make_client(config), upstream, BY_SLUG):
         assert sent["authorization"] == "Bearer token" and "x-api-key" not in sent
@@ -282,7 +282,7 @@ def test_callers_credential_may_come_in_any_of_its_headers(headers, client, upst
     assert upstream.calls[0].headers["x-api-key"] == "sk-mine" and "authorization" not in upstream.calls[0].headers
 
 
-def test_authorize_replaces_what_a_call_may_hold_already():
+def test_authorize_replaces_headers_that_the_call_already_has():
     call = Call("list_files", "GET", "/files", headers={"anthropic-version": "x", "x-api-key": "y"})
     target = Target("anthropic", ANTHROPIC, BASE, {"auth": "key"}, secrets={"credential": Secret("z")})
     assert authorize(call, target).headers == {"anthropic-version": VERSION, "x-api-key": "z"}
@@ -320,13 +320,13 @@ def test_betas_are_merged_each_once(headers, sent, client, upstream, make_client
 
 @pytest.mark.parametrize("value", ["a b", "a;b", "é", "-a", "a" * 101, ",".join(f"b{n}" for n in range(40)), '"a"'])
 @pytest.mark.parametrize("header", ["anthropic-beta", "x-portkey-anthropic-beta"])
-def test_beta_that_is_no_list_of_words_is_400(value, header, client, upstream):
+def test_beta_that_is_not_a_list_of_words_is_400(value, header, client, upstream):
     answer = client.get("/v1/files/file_1", headers={**PLAIN, header: value.encode().decode("latin-1")}, status=400)
     assert answer.json["error"]["param"] == "anthropic-beta" and upstream.calls == []
 
 
 @pytest.mark.parametrize("header", ["anthropic-workspace-id", "x-portkey-anthropic-workspace-id"])
-def test_workspace_goes_with_the_callers_own_credential(header, client, upstream):
+def test_workspace_is_sent_with_the_callers_own_credential(header, client, upstream):
     upstream.answers(FILE)
     client.get("/v1/files/file_1", headers={**PLAIN, header: "wrkspc_1"})
     assert upstream.calls[0].headers["anthropic-workspace-id"] == "wrkspc_1"
@@ -336,12 +336,12 @@ def test_workspace_goes_with_the_callers_own_credential(header, client, upstream
     "header",
     ["anthropic-workspace-id", "x-portkey-anthropic-workspace-id", "x-api-key", "x-portkey-x-api-key", "api-key"],
 )
-def test_scope_of_a_saved_provider_is_not_the_clients_to_change(header, make_client, upstream):
+def test_client_cannot_change_the_scope_of_a_saved_provider(header, make_client, upstream):
     answer = make_client(SAVED).get("/v1/files/file_1", headers={**BY_SLUG, header: "other"}, status=400)
     assert answer.json["error"]["param"] == header and upstream.calls == []
 
 
-def test_other_headers_of_a_client_stay_here(client, upstream):
+def test_other_headers_of_a_client_are_not_sent(client, upstream):
     upstream.answers(FILE)
     client.get("/v1/files/file_1", headers={**PLAIN, "openai-organization": "o", "x-other": "x", "cookie": "a=b"})
     assert set(upstream.calls[0].headers) == {"x-api-key", "anthropic-version", "anthropic-beta"}
@@ -399,7 +399,7 @@ def test_times_are_whole_seconds(text, seconds):
 
 @pytest.mark.parametrize("text", NO_TIMES)
 @pytest.mark.parametrize("name", ["created_at", "expires_at"])
-def test_what_is_no_time_is_502_and_names_the_field(text, name):
+def test_invalid_time_is_a_502_that_names_the_field(text, name):
     with pytest.raises(UpstreamError, match=f"'{name}'") as refused:
         file_object({**FILE, name: text}, CALL)
     assert (refused.value.status, refused.value.code) == (502, "upstream_invalid_answer")
@@ -407,7 +407,7 @@ def test_what_is_no_time_is_502_and_names_the_field(text, name):
 
 @pytest.mark.parametrize("name", ["id", "filename", "mime_type", "size_bytes", "created_at"])
 @pytest.mark.parametrize("value", ["absent", None, [], {}, True, 1.5])
-def test_missing_or_wrong_field_is_502_and_names_it(name, value):
+def test_missing_or_wrong_field_is_a_502_that_names_it(name, value):
     obj = {**FILE, name: value}
     if value == "absent":
         del obj[name]
@@ -417,13 +417,13 @@ def test_missing_or_wrong_field_is_502_and_names_it(name, value):
 
 
 @pytest.mark.parametrize("value", [5, True, [], {}])
-def test_expiry_of_another_type_is_502_and_names_it(value):
+def test_expiry_of_another_type_is_a_502_that_names_it(value):
     with pytest.raises(UpstreamError, match="'expires_at'"):
         file_object({**FILE, "expires_at": value}, CALL)
 
 
 @pytest.mark.parametrize("obj", [None, [], "file_1", 5, True, {}])
-def test_what_is_no_file_is_502(obj):
+def test_answer_that_is_not_a_file_is_502(obj):
     with pytest.raises(UpstreamError):
         file_object(obj, CALL)
 
@@ -433,7 +433,7 @@ def test_file_object_in_the_later_shape():
     assert found == OURS
 
 
-def test_expired_file_is_an_error_and_one_about_to_expire_is_not():
+def test_status_of_an_expired_file_is_error():
     for second, status, details in ((9, "error", "expired"), (10, "error", "expired"), (11, "processed", None)):
         found = file_object({**FILE, "expires_at": f"2025-04-15T18:37:{24 + second:02d}Z"}, CALL)
         assert (found["status"], found["status_details"]) == (status, details)
@@ -471,7 +471,7 @@ def test_list_without_a_limit_is_walked_to_its_end(beta, count, listed):
     "limit,count,more", [(1, 5, True), (5, 5, False), (6, 5, False), (1000, 1000, False), (1000, 1001, True),
                          (1500, 2500, True), (2500, 2500, False), (10000, 2500, False), (2000, 2001, True)],
 )  # fmt: skip
-def test_limit_is_kept_whatever_the_pages_are(beta, limit, count, more, listed):
+def test_limit_is_kept_for_any_size_of_page(beta, limit, count, more, listed):
     answer = listed(Pages(count, beta), f"?limit={limit}")
     assert ids(answer) == [f"file_{number}" for number in range(count, 0, -1)][:limit]
     assert answer["has_more"] is more
@@ -497,7 +497,7 @@ def test_paging_through_2500_files_gives_each_exactly_once(beta, limit, listed):
 
 
 @SHAPES
-def test_after_is_where_the_list_goes_on(beta, listed):
+def test_list_continues_after_the_given_file(beta, listed):
     assert ids(listed(Pages(10, beta), "?after=file_4")) == ["file_3", "file_2", "file_1"]
     assert ids(listed(Pages(10, beta), "?after=file_4&limit=2")) == ["file_3", "file_2"]
     answer = listed(Pages(10, beta), "?after=file_1")
@@ -506,7 +506,7 @@ def test_after_is_where_the_list_goes_on(beta, listed):
 
 @SHAPES
 @pytest.mark.parametrize("query", ["?after=file_99", "?after=file_99&limit=2", "?after=file_99&order=asc"])
-def test_after_that_is_in_no_page_is_400_and_no_empty_list(beta, query, listed):
+def test_after_that_is_in_no_page_is_a_400_and_not_an_empty_list(beta, query, listed):
     error = listed(Pages(10, beta), query, 400)["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", "after")
 
@@ -523,20 +523,20 @@ def test_after_that_is_in_no_page_is_400_and_no_empty_list(beta, query, listed):
         ("?order=desc&after=file_3", [2, 1], False),
     ],
 )
-def test_oldest_first_is_the_whole_list_turned_round(beta, query, expected, more, listed):
+def test_oldest_first_is_the_whole_list_reversed(beta, query, expected, more, listed):
     answer = listed(Pages(2500, beta), query)
     assert ids(answer) == [f"file_{number}" for number in expected]
     assert answer["has_more"] is more
 
 
 def mixed(count, every):
-    """Files of which each so many is an output."""
+    """Files, one in `every` of which is an output."""
     return [file(number, downloadable=number % every == 0) for number in range(count, 0, -1)]
 
 
 @SHAPES
 @pytest.mark.parametrize("order", ["", "&order=desc", "&order=asc"])
-def test_purpose_is_filtered_here(beta, order, listed):
+def test_purpose_is_filtered_by_the_gateway(beta, order, listed):
     answer = listed(Pages(beta=beta, files=mixed(30, 10)), f"?purpose=assistants_output{order}")
     assert sorted(ids(answer)) == ["file_10", "file_20", "file_30"]
     assert {each["purpose"] for each in answer["data"]} == {"assistants_output"}
@@ -547,10 +547,10 @@ def test_purpose_is_filtered_here(beta, order, listed):
 
 @SHAPES
 @pytest.mark.parametrize("query", ["", "&after=file_2400"])
-def test_purpose_that_is_rare_is_found_at_the_end_of_a_long_list(beta, query, listed):
+def test_rare_purpose_is_found_at_the_end_of_a_long_list(beta, query, listed):
     upstream = Pages(beta=beta, files=mixed(2500, 2500 if not query else 2399))
     if not query:
-        upstream.files.reverse()  # the only output is the last of all
+        upstream.files.reverse()  # the only output is now the last file
     answer = listed(upstream, "?purpose=assistants_output&limit=1" + query)
     assert len(ids(answer)) == 1 and answer["has_more"] is False
     assert len(upstream.calls) <= 8
@@ -567,7 +567,7 @@ def test_has_more_of_a_filtered_list_is_about_files_of_that_purpose(beta, listed
     assert (len(ids(exact)), exact["has_more"]) == (3, False)
 
 
-def test_list_with_the_keys_of_both_shapes_goes_by_has_more(listed):
+def test_has_more_decides_in_a_list_with_the_keys_of_both_shapes(listed):
     class Both(Pages):
         def page(self, query):
             assert "page" not in query
@@ -578,7 +578,7 @@ def test_list_with_the_keys_of_both_shapes_goes_by_has_more(listed):
 
 
 class Endless(Pages):
-    """A list without an end: every page has new files and a new cursor."""
+    """An endless list: every page has new files and a new cursor."""
 
     def page(self, query):
         if not self.beta and "after_id" in query:
@@ -589,7 +589,7 @@ class Endless(Pages):
 
 
 class Circle(Endless):
-    """A list whose cursor comes back after so many pages."""
+    """A list whose cursor repeats after some pages."""
 
     def __init__(self, size, beta):
         super().__init__(beta=beta)
@@ -604,7 +604,7 @@ class Circle(Endless):
 
 @SHAPES
 @pytest.mark.parametrize("query", ["", "?order=asc", "?purpose=batch", "?purpose=batch&limit=1", "?after=file_x"])
-def test_list_without_an_end_is_an_error_and_no_endless_walk(beta, query, listed):
+def test_list_without_an_end_is_an_error(beta, query, listed):
     upstream = Endless(beta=beta)
     error = listed(upstream, query, 502)["error"]
     assert error["code"] == "upstream_answer_too_large"
@@ -614,7 +614,7 @@ def test_list_without_an_end_is_an_error_and_no_endless_walk(beta, query, listed
 @SHAPES
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("query", ["", "?order=asc", "?after=file_x"])
-def test_list_that_goes_round_in_a_circle_is_an_error(beta, size, query, listed):
+def test_list_that_repeats_a_page_is_an_error(beta, size, query, listed):
     upstream = Circle(size, beta)
     assert listed(upstream, query, 502)["error"]["type"] == "server_error"
     assert len(upstream.calls) <= MAX_PAGES + 3
@@ -630,7 +630,7 @@ BAD_LISTS = [
 
 @pytest.mark.parametrize("answer,name", BAD_LISTS)
 @pytest.mark.parametrize("query", ["", "?order=asc"])
-def test_list_with_a_missing_or_wrong_field_is_502_and_names_it(answer, name, query, client, upstream):
+def test_list_with_a_missing_or_wrong_field_is_a_502_that_names_it(answer, name, query, client, upstream):
     upstream.answers(answer)
     error = client.get(f"/v1/files{query}", headers=PLAIN, status=502).json["error"]
     assert f"'{name}'" in error["message"] and error["code"] == "upstream_invalid_answer"
@@ -639,21 +639,21 @@ def test_list_with_a_missing_or_wrong_field_is_502_and_names_it(answer, name, qu
 
 @pytest.mark.parametrize("query", ["", "?order=asc", "?purpose=batch", "?limit=5"])
 @pytest.mark.parametrize("last_id", [None, "file_1"])
-def test_empty_page_with_more_behind_it_is_no_quiet_end_of_the_list(last_id, query, client, upstream):
+def test_empty_page_before_others_is_an_error(last_id, query, client, upstream):
     upstream.answers({"data": [], "has_more": True, "first_id": None, "last_id": last_id})
     client.get(f"/v1/files{query}", headers=PLAIN, status=502)
     assert len(upstream.calls) <= MAX_PAGES + 1
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 529])
-def test_error_of_a_list_behind_after_is_the_providers_own(status, client, upstream):
+def test_error_of_a_list_with_after_is_the_providers_own(status, client, upstream):
     upstream.answers({"type": "error", "error": {"type": "x", "message": "no"}}, status)
     client.get("/v1/files?after=file_1", headers=PLAIN, status=status)
     assert len(upstream.calls) == 1
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=10001", "after=../x", "order=up", "purpose=a%20b"])
-def test_query_out_of_form_is_400_here_too(query, client, upstream):
+def test_invalid_query_is_400_here_too(query, client, upstream):
     client.get(f"/v1/files?{query}", headers=PLAIN, status=400)
     assert upstream.calls == []
 
@@ -683,7 +683,7 @@ def anthropic_error(kind, message="Reason.", **more):
 
 
 @pytest.mark.parametrize("status,kind,openais,code", ERRORS)
-def test_error_has_openais_envelope_the_providers_status_and_its_request_id(
+def test_error_has_openais_envelope_and_the_providers_status_and_request_id(
     status, kind, openais, code, client, upstream
 ):
     upstream.answers(anthropic_error(kind), status, request_id="req_1", retry_after="7", server="cf")
@@ -694,7 +694,7 @@ def test_error_has_openais_envelope_the_providers_status_and_its_request_id(
 
 
 @pytest.mark.parametrize("code", ["file_not_downloadable", "storage_quota_exceeded", "file_expired"])
-def test_detail_of_an_error_is_its_code(code, client, upstream):
+def test_error_code_in_the_details_is_the_code(code, client, upstream):
     upstream.answers(anthropic_error("invalid_request_error", details={"error_code": code}), 400)
     answer = client.get("/v1/files/file_1/content", headers=PLAIN, status=400)
     assert answer.json["error"]["code"] == code and answer.json["error"]["type"] == "invalid_request_error"
@@ -703,7 +703,7 @@ def test_detail_of_an_error_is_its_code(code, client, upstream):
 @pytest.mark.parametrize(
     "message", ["File file_1 is not downloadable.", "This file cannot be downloaded", "can't be downloaded"]
 )
-def test_file_that_is_not_downloadable_is_told_by_the_message_of_older_answers(message, client, upstream):
+def test_file_that_is_not_downloadable_is_recognised_by_the_message_of_older_versions(message, client, upstream):
     upstream.answers(anthropic_error("invalid_request_error", message), 400)
     error = client.get("/v1/files/file_1/content", headers=PLAIN, status=400).json["error"]
     assert (error["code"], error["message"]) == ("file_not_downloadable", message)
@@ -712,7 +712,7 @@ def test_file_that_is_not_downloadable_is_told_by_the_message_of_older_answers(m
 @pytest.mark.parametrize(
     "details", [None, [], "x", {"error_code": 5}, {"error_code": None}, {"error_code": ["a"]}, {}, {"error_code": {}}]
 )
-def test_detail_of_another_type_is_no_code(details):
+def test_details_of_another_type_give_no_code(details):
     assert translated_error(anthropic_error("not_found_error", details=details))["code"] == "not_found"
 
 
@@ -733,7 +733,7 @@ def test_detail_of_another_type_is_no_code(details):
         {"error": {"message": {"a": 1}}},
     ],
 )
-def test_error_of_any_shape_is_openais(body):
+def test_error_of_any_shape_becomes_openais(body):
     found = translated_error(body)
     assert set(found) == {"message", "type", "param", "code"}
     assert isinstance(found["message"], str) and found["message"]
@@ -744,7 +744,7 @@ PAGE = b"<!DOCTYPE html><html><title>cloudflare</title></html>"
 
 
 @pytest.mark.parametrize("status,expected", [(400, 502), (502, 502), (520, 502), (503, 502), (413, 413), (429, 429)])
-def test_web_page_of_an_edge_is_a_clean_502_or_what_only_an_edge_says(status, expected, client, upstream):
+def test_web_page_of_an_edge_is_a_502_or_keeps_a_status_that_only_an_edge_sends(status, expected, client, upstream):
     upstream.status, upstream.headers, upstream.chunks = status, {"content-type": "text/html; charset=UTF-8"}, [PAGE]
     answer = client.get("/v1/files/file_1", headers=PLAIN, status=expected)
     assert set(answer.json["error"]) == {"message", "type", "param", "code"}
@@ -752,7 +752,7 @@ def test_web_page_of_an_edge_is_a_clean_502_or_what_only_an_edge_says(status, ex
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_saved_credential_that_is_refused_is_502_and_none_of_the_callers_doing(status, make_client, upstream):
+def test_refused_saved_credential_is_a_502_and_not_the_callers_fault(status, make_client, upstream):
     upstream.answers(anthropic_error("authentication_error", "invalid x-api-key sk-ant-saved"), status)
     answer = make_client(SAVED).get("/v1/files/file_1", headers=BY_SLUG, status=502)
     assert answer.json["error"]["code"] == "upstream_credential_rejected" and "sk-ant" not in answer.text
@@ -764,11 +764,11 @@ def test_credential_that_an_error_repeats_is_redacted(client, upstream):
     assert "sk-ant-caller" not in client.get("/v1/files/file_1", headers=PLAIN, status=401).text
 
 
-# Chat: files without a type are looked up
+# Chat: the types of files are looked up
 
 
 class Chat(Pages):
-    """An upstream that knows the types of files, and answers messages."""
+    """An upstream that knows the types of files and answers messages."""
 
     def __init__(self, **types):
         super().__init__()
@@ -792,7 +792,7 @@ def pdf(mime_type="application/pdf", **fields):
 
 
 def chat(make_client, upstream, *files, headers=PLAIN, status=200, **body):
-    """A chat with file parts of these ids, or of these objects."""
+    """Send a chat with a file part for each of these ids or objects."""
     parts = [{"type": "file", "file": each if isinstance(each, dict) else {"file_id": each}} for each in files]
     parts.append({"type": "text", "text": "hi"})
     body = {"model": "m", "messages": [{"role": "user", "content": parts}], **body}
@@ -837,7 +837,7 @@ def test_lookups_are_bounded(make_client):
     assert error["param"] == "messages" and upstream.calls == []
 
 
-def test_file_that_there_is_not_is_named_by_its_place(make_client):
+def test_missing_file_is_named_by_its_place(make_client):
     upstream = Chat(file_a=pdf())
     error = chat(make_client, upstream, "file_a", "file_x", "file_x", status=404)["error"]
     assert (error["param"], error["code"]) == ("messages[0].content[1].file.file_id", "not_found")
@@ -860,7 +860,7 @@ def test_chat_without_files_has_no_files_beta_and_keeps_the_clients_betas(make_c
     assert upstream.calls[1].headers["anthropic-beta"] == "a-1"
 
 
-def test_what_is_ignored_is_named(make_client, upstream):
+def test_ignored_fields_are_reported(make_client, upstream):
     upstream.answers({"id": "m", "model": "m", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}})
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "seed": 5, "store": True, "logit_bias": None}
     answer = make_client().post_json("/v1/chat/completions", body, headers=PLAIN)
@@ -868,7 +868,7 @@ def test_what_is_ignored_is_named(make_client, upstream):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_stream_is_asked_for_and_json_in_its_place_is_502(stream, make_client, upstream):
+def test_json_in_place_of_a_stream_is_502(stream, make_client, upstream):
     upstream.answers({"id": "m", "model": "m", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}})
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
     make_client().post_json("/v1/chat/completions", body, headers=PLAIN, status=502 if stream else 200)
@@ -879,13 +879,13 @@ def test_stream_is_asked_for_and_json_in_its_place_is_502(stream, make_client, u
     assert upstream.bodies[0].closed
 
 
-def test_query_of_a_chat_does_not_go_to_messages(make_client, upstream):
+def test_query_of_a_chat_is_not_sent(make_client, upstream):
     upstream.answers({"id": "m", "model": "m", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}})
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
     make_client().post_json("/v1/chat/completions?beta=x", body, headers=PLAIN)
     assert upstream.calls[0].query == {}
 
 
-def test_table_has_anthropic_with_all_that_a_provider_needs():
+def test_table_has_a_complete_entry_for_anthropic():
     assert PROVIDERS["anthropic"] is ANTHROPIC
     assert {"base_url", "authorize", "error", "operations"} <= set(ANTHROPIC)

@@ -1,4 +1,4 @@
-"""Anthropic's message as a chat completion: each reason and count, and a 502 that names what is missing."""
+"""Anthropic's message as a chat completion: each finish reason and count, and a 502 that names a missing field."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ OURS = {
 
 
 def message(content, is_strict=True, **fields):
-    """The assistant's message that these blocks make."""
+    """The assistant's message for these blocks."""
     answer = completion({**MESSAGE, "content": content, **fields}, is_strict, 0)
     return answer["choices"][0]["message"]
 
@@ -74,14 +74,14 @@ def refused(obj, is_strict=True):
     return error.value.message
 
 
-def test_message_is_a_completion_and_is_not_changed_by_it():
+def test_message_becomes_a_completion_and_is_not_changed():
     given = copy.deepcopy(MESSAGE)
     assert completion(given, True, 1700000000.9) == OURS
     assert given == MESSAGE
     assert type(completion(given, True, 1.9)["created"]) is int
 
 
-def test_client_that_is_not_strict_gets_the_blocks_too_but_no_other_reason():
+def test_client_that_is_not_strict_also_gets_the_blocks_but_the_same_reason():
     answer = completion(MESSAGE, False, 1700000000.9)
     extended = copy.deepcopy(OURS)
     extended["choices"][0]["message"]["content_blocks"] = [THOUGHT, HI]
@@ -130,7 +130,7 @@ def test_finish_reason_may_be_left_out():
         ([{"type": "something_new"}, HI, {"type": "web_search_tool_result", "content": 5}], "Hi", 0),
     ],
 )
-def test_text_is_joined_tools_are_calls_and_other_blocks_are_ignored(content, text, calls):
+def test_text_is_joined_tools_become_calls_and_other_blocks_are_ignored(content, text, calls):
     found = message(content)
     assert found["content"] == text and len(found.get("tool_calls", [])) == calls
     assert set(found) == {"role", "content", "refusal", *(["tool_calls"] if calls else [])}
@@ -140,7 +140,7 @@ def test_text_is_joined_tools_are_calls_and_other_blocks_are_ignored(content, te
 
 
 @pytest.mark.parametrize("content", [[], [THOUGHT]])
-def test_answer_without_text_and_tools_has_content_all_the_same(content):
+def test_answer_without_text_or_tools_has_empty_content(content):
     assert message(content)["content"] in ("", None) and "tool_calls" not in message(content)
 
 
@@ -177,7 +177,7 @@ def test_arguments_are_json_that_reads_back(given):
         ({"input_tokens": 1, "output_tokens": 2, "server_tool_use": {"x": 1}, "service_tier": "standard"}, 1, 2, 3),
     ],
 )
-def test_tokens_of_the_cache_are_of_the_prompt(counts, prompt, answer, total):
+def test_cache_tokens_are_counted_as_prompt_tokens(counts, prompt, answer, total):
     found = usage(counts)
     assert (found["prompt_tokens"], found["completion_tokens"], found["total_tokens"]) == (prompt, answer, total)
     assert found["prompt_tokens_details"]["cached_tokens"] == (counts.get("cache_read_input_tokens") or 0)
@@ -185,7 +185,7 @@ def test_tokens_of_the_cache_are_of_the_prompt(counts, prompt, answer, total):
 
 @pytest.mark.parametrize("name", ["id", "model", "content", "usage"])
 @pytest.mark.parametrize("value", ["absent", None, 5, True, 1.5])
-def test_missing_or_wrong_field_is_502_and_names_it(name, value):
+def test_missing_or_wrong_field_is_a_502_that_names_it(name, value):
     obj = {**MESSAGE, name: value}
     if value == "absent":
         del obj[name]
@@ -194,7 +194,7 @@ def test_missing_or_wrong_field_is_502_and_names_it(name, value):
 
 @pytest.mark.parametrize("value", ["absent", None, "5", 1.5, True, []])
 @pytest.mark.parametrize("name", ["input_tokens", "output_tokens"])
-def test_missing_or_wrong_count_is_502_and_names_it(name, value):
+def test_missing_or_wrong_count_is_a_502_that_names_it(name, value):
     counts = {**USAGE, name: value}
     if value == "absent":
         del counts[name]
@@ -203,12 +203,12 @@ def test_missing_or_wrong_count_is_502_and_names_it(name, value):
 
 @pytest.mark.parametrize("value", ["5", 1.5, True, []])
 @pytest.mark.parametrize("name", ["cache_read_input_tokens", "cache_creation_input_tokens"])
-def test_wrong_count_of_the_cache_is_502_and_names_it(name, value):
+def test_wrong_count_of_cache_tokens_is_a_502_that_names_it(name, value):
     assert f"'{name}'" in refused({**MESSAGE, "usage": {**USAGE, name: value}})
 
 
 @pytest.mark.parametrize("value", ["5", 1.5, True, []])
-def test_wrong_count_of_thoughts_is_502_and_names_it(value):
+def test_wrong_count_of_thinking_tokens_is_a_502_that_names_it(value):
     counts = {**USAGE, "output_tokens_details": {"thinking_tokens": value}}
     assert "'thinking_tokens'" in refused({**MESSAGE, "usage": counts})
 
@@ -223,10 +223,10 @@ def test_wrong_count_of_thoughts_is_502_and_names_it(value):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_strict", [True, False])
-def test_wrong_block_is_502_and_names_the_field(block, name, is_strict):
+def test_malformed_block_is_a_502_that_names_the_field(block, name, is_strict):
     assert f"'{name}'" in refused({**MESSAGE, "content": [HI, block]}, is_strict)
 
 
 @pytest.mark.parametrize("obj", [None, [], "x", 5, True, {}, [MESSAGE]])
-def test_what_is_no_message_is_502(obj):
+def test_answer_that_is_not_a_message_is_502(obj):
     assert refused(obj)

@@ -1,4 +1,4 @@
-"""OpenAI's chat request as Anthropic's: each row of the translation, and each 400 with the place it points at."""
+"""OpenAI's chat request as Anthropic's: each field and part, and each 400 with the place it names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOOP = [
 
 
 def translated(known=None, **body):
-    """What the handler and the translator make of a chat, which must not be changed by it."""
+    """The translation of a chat, after the handler's checks. Must not change the chat."""
     body = {"model": NEW, "messages": [{"role": "user", "content": "hi"}], **body}
     before = copy.deepcopy(body)
     check_messages(body)
@@ -54,7 +54,7 @@ def conversation(*messages, known=None, **body):
 
 
 def blocks(*parts, known=None, **body):
-    """The blocks of one user's message."""
+    """The blocks of one user message."""
     _, (message,) = conversation({"role": "user", "content": list(parts)}, known=known, **body)
     assert message["role"] == "user"
     return message["content"]
@@ -79,10 +79,10 @@ def file(**fields):
     return {"type": "file", "file": fields}
 
 
-# The whole
+# Whole requests
 
 
-def test_least_request():
+def test_smallest_request():
     assert translated() == ({"model": NEW, "max_tokens": DEFAULT_MAX_TOKENS, "messages": HI}, [])
     assert DEFAULT_MAX_TOKENS == 4096
 
@@ -199,7 +199,7 @@ def test_field_is_translated_and_nothing_is_ignored(given, sent):
         ({"name": "f", "strict": None, "parameters": SCHEMA}, {"name": "f", "input_schema": SCHEMA}),
     ],
 )
-def test_function_is_a_tool(function, sent):
+def test_function_becomes_a_tool(function, sent):
     assert request(tools=[{"type": "function", "function": function}])["tools"] == [sent]
 
 
@@ -222,13 +222,13 @@ def test_tools_keep_their_order_and_a_cache_mark():
         ({"a b": 1, "é": 1, "a\r\nb": 1, "": 1, "a" * 65: 1, "ok": 1}, ["ok"]),
     ],
 )
-def test_what_has_no_meaning_there_is_ignored_and_named(given, ignored):
+def test_field_without_a_meaning_for_anthropic_is_ignored_and_reported(given, ignored):
     request, named = translated(**given)
     assert named == ignored
     assert set(request) <= {"model", "max_tokens", "messages", "temperature"}
 
 
-def test_not_all_of_many_ignored_fields_are_named():
+def test_number_of_reported_fields_is_limited():
     assert len(translated(**{f"field_{number}": 1 for number in range(1000)})[1]) == 20
 
 
@@ -337,7 +337,7 @@ BAD_FIELDS = [
 @pytest.mark.parametrize(
     "given,param", BAD_FIELDS, ids=[f"{number}-{param}" for number, (_, param) in enumerate(BAD_FIELDS)]
 )
-def test_field_that_cannot_be_translated_is_400_and_named(given, param):
+def test_field_that_cannot_be_translated_is_a_400_that_names_it(given, param):
     assert refused(**given) == param
 
 
@@ -348,7 +348,7 @@ def test_field_that_cannot_be_translated_is_400_and_named(given, param):
 @pytest.mark.parametrize(
     "model", [NEW, "claude-opus-4-6", "claude-sonnet-5", "claude-opus-4-10", "claude-sonnet-4-6-20260101"]
 )
-def test_effort_is_adaptive_thinking_on_new_models(effort, model):
+def test_effort_becomes_adaptive_thinking_on_new_models(effort, model):
     made, ignored = translated(reasoning_effort=effort, model=model)
     assert made["thinking"] == {"type": "adaptive"}
     assert made["output_config"] == {"effort": "low" if effort == "minimal" else effort}
@@ -362,7 +362,7 @@ OLDER = ["claude-3-7-sonnet-20250219", "claude-3-7-sonnet-latest", "claude-opus-
 
 @pytest.mark.parametrize("effort", BUDGETS)
 @pytest.mark.parametrize("model", OLDER)
-def test_effort_is_a_budget_on_older_models(effort, model):
+def test_effort_becomes_a_budget_on_older_models(effort, model):
     made, ignored = translated(reasoning_effort=effort, model=model)
     assert made["thinking"] == {"type": "enabled", "budget_tokens": BUDGETS[effort]}
     assert made["max_tokens"] == 4096 + BUDGETS[effort] and "output_config" not in made and ignored == []
@@ -378,19 +378,19 @@ def test_budget_is_within_anthropics_bounds_and_the_clients_limit(effort, name, 
 
 
 @pytest.mark.parametrize("limit", [1, 1000, 1024])
-def test_limit_without_room_for_a_budget_has_no_thinking(limit):
+def test_limit_too_small_for_a_budget_has_no_thinking(limit):
     made, ignored = translated(reasoning_effort="high", model=OLD, max_tokens=limit)
     assert "thinking" not in made and made["max_tokens"] == limit and ignored == ["reasoning_effort"]
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
-def test_budget_does_not_go_with_a_forced_tool(choice):
+def test_forced_tool_has_no_budget(choice):
     made, ignored = translated(reasoning_effort="low", model=OLD, tools=[TOOL], tool_choice=choice)
     assert "thinking" not in made and ignored == ["reasoning_effort"] and made["max_tokens"] == 4096
     assert "thinking" in request(reasoning_effort="low", model=OLD, tools=[TOOL], tool_choice="auto")
 
 
-def test_budget_does_not_go_with_a_loop_whose_thoughts_are_gone():
+def test_tool_loop_without_thinking_has_no_budget():
     made, ignored = translated(reasoning_effort="low", model=OLD, messages=LOOP, tools=[TOOL])
     assert "thinking" not in made and ignored == ["reasoning_effort"]
     thoughts = {**LOOP[1], "content_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]}
@@ -400,7 +400,7 @@ def test_budget_does_not_go_with_a_loop_whose_thoughts_are_gone():
 
 
 @pytest.mark.parametrize("model", [NEW, OLD])
-def test_sampling_does_not_go_with_thinking(model):
+def test_sampling_fields_are_dropped_with_thinking(model):
     made, ignored = translated(reasoning_effort="low", model=model, temperature=0.5, top_p=0.5, top_k=3)
     assert not {"temperature", "top_p", "top_k"} & set(made)
     assert sorted(ignored) == ["temperature", "top_k", "top_p"]
@@ -413,7 +413,7 @@ def test_effort_and_a_schema_share_the_output_config():
     assert "format" in request(reasoning_effort="high", response_format=schema, model=OLD)["output_config"]
 
 
-def test_thinking_of_the_client_wins_over_an_effort():
+def test_thinking_of_the_client_takes_precedence_over_effort():
     given = {"type": "enabled", "budget_tokens": 3000}
     made = request(thinking=given, reasoning_effort="low", max_tokens=5000)
     assert made["thinking"] == given and made["max_tokens"] == 5000
@@ -422,7 +422,7 @@ def test_thinking_of_the_client_wins_over_an_effort():
 # The conversation
 
 
-def test_system_and_developer_are_system_blocks_in_their_order():
+def test_system_and_developer_messages_become_system_blocks_in_order():
     system, messages = conversation(
         {"role": "system", "content": "a"},
         user("hi"),
@@ -434,11 +434,11 @@ def test_system_and_developer_are_system_blocks_in_their_order():
     assert messages == HI
 
 
-def test_no_system_is_sent_where_there_is_none():
+def test_no_system_is_sent_without_a_system_message():
     assert "system" not in request(messages=[{"role": "system", "content": ""}, user("hi")])
 
 
-def test_neighbours_of_one_role_are_one_message():
+def test_consecutive_messages_of_one_role_are_merged():
     _, messages = conversation(
         user("a"), user([text("b")]), {"role": "system", "content": "s"}, user("c"),
         {"role": "assistant", "content": "d"}, {"role": "assistant", "content": [text("e")]}, user("f"),
@@ -451,7 +451,7 @@ def test_neighbours_of_one_role_are_one_message():
 
 
 @pytest.mark.parametrize("content", ["", None, [], [text("")]])
-def test_message_that_says_nothing_is_not_sent(content):
+def test_empty_message_is_not_sent(content):
     assert conversation(user(content), user("hi"))[1] == HI
     assert conversation({"role": "assistant", "content": content}, user("hi"))[1] == HI
 
@@ -465,7 +465,7 @@ def test_tool_calls_and_results():
     ]
 
 
-def test_consecutive_results_are_one_message_and_stand_before_its_text():
+def test_consecutive_results_are_merged_and_precede_text():
     two = {
         **LOOP[1],
         "content": "I call.",
@@ -484,7 +484,7 @@ def test_consecutive_results_are_one_message_and_stand_before_its_text():
     "content,sent",
     [("done", "done"), ([text("a"), text("b")], [text("a"), text("b")]), ([text("a"), text("")], [text("a")])],
 )
-def test_result_is_text_or_text_blocks(content, sent):
+def test_tool_result_is_text_or_text_blocks(content, sent):
     _, messages = conversation(*LOOP[:2], {**LOOP[2], "content": content})
     assert messages[2]["content"] == [{"type": "tool_result", "tool_use_id": "t1", "content": sent}]
 
@@ -504,7 +504,7 @@ def test_arguments_are_parsed(arguments, sent):
     assert messages[1]["content"] == [{"type": "tool_use", "id": "t", "name": "f", "input": sent}]
 
 
-def test_assistants_refusal_is_its_text():
+def test_refusal_of_an_assistant_becomes_text():
     _, messages = conversation(user("hi"), {"role": "assistant", "content": None, "refusal": "No."}, user("why?"))
     assert messages[1]["content"] == [text("No.")]
     parts = [{"type": "refusal", "refusal": "No."}, text("Sorry.")]
@@ -512,7 +512,7 @@ def test_assistants_refusal_is_its_text():
     assert messages[1]["content"] == [text("No."), text("Sorry.")]
 
 
-def test_content_blocks_of_a_client_that_is_not_strict_win_over_content_and_keep_their_thoughts():
+def test_content_blocks_take_precedence_over_content_and_keep_thinking():
     thought = {"type": "thinking", "thinking": "t", "signature": "s"}
     hidden = {"type": "redacted_thinking", "data": "x"}
     given = {
@@ -641,7 +641,7 @@ BAD_MESSAGES = [
 @pytest.mark.parametrize(
     "messages,param", BAD_MESSAGES, ids=[f"{number}-{param}" for number, (_, param) in enumerate(BAD_MESSAGES)]
 )
-def test_message_that_cannot_be_translated_is_400_and_named_by_its_place(messages, param):
+def test_message_that_cannot_be_translated_is_a_400_that_names_its_place(messages, param):
     assert refused(messages=messages) == param
 
 
@@ -741,14 +741,14 @@ PARTS = [
 
 
 @pytest.mark.parametrize("part,block", PARTS, ids=range(len(PARTS)))
-def test_part_is_a_block(part, block):
+def test_part_becomes_a_block(part, block):
     assert blocks(part) == [block]
 
 
 @pytest.mark.parametrize(
     "kind,block", [(PDF, "document"), (TEXT, "document"), ("image/gif", "image"), ("text/plain;x=y", "document")]
 )
-def test_file_without_a_type_has_the_one_that_was_looked_up(kind, block):
+def test_file_without_a_type_has_the_type_that_was_looked_up(kind, block):
     assert blocks(file(file_id="file_1"), known={"file_1": kind}) == [{"type": block, "source": FILE_SOURCE}]
     own = file(file_id="file_1", mime_type="image/png")
     assert blocks(own, known={"file_1": kind}) == [{"type": "image", "source": FILE_SOURCE}]
@@ -758,7 +758,7 @@ def test_file_without_a_type_has_the_one_that_was_looked_up(kind, block):
     "kind", ["text/csv", "application/json", "application/vnd.ms-excel", "image/tiff", "x", "text/markdown"]
 )
 @pytest.mark.parametrize("is_known", [True, False])
-def test_file_of_another_type_is_for_the_code_execution_tool_or_a_400(kind, is_known):
+def test_file_of_another_type_goes_to_the_code_execution_tool_or_is_a_400(kind, is_known):
     part = file(file_id="file_1", **({} if is_known else {"mime_type": kind}))
     known = {"file_1": kind} if is_known else {}
     assert blocks(part, known=known, tools=[CODE]) == [{"type": "container_upload", "file_id": "file_1"}]
@@ -773,10 +773,10 @@ def test_file_of_another_type_is_for_the_code_execution_tool_or_a_400(kind, is_k
         {"file_data": f"data:application/octet-stream;base64,{BYTES}"},
         {"file_data": f"data:;base64,{BYTES}"},
     ],
-    ids=["said", "in_the_url", "nothing"],
+    ids=["mime_type", "in_the_url", "nothing"],
 )
 @pytest.mark.parametrize("name,kind", [("a.pdf", PDF), ("a.PNG", "image/png")])
-def test_octet_stream_says_nothing_and_the_name_says_the_type(fields, name, kind):
+def test_type_of_an_octet_stream_is_taken_from_the_extension(fields, name, kind):
     (block,) = blocks(file(**fields, filename=name))
     assert block["source"] == {"type": "base64", "media_type": kind, "data": BYTES}
 
@@ -866,12 +866,12 @@ BAD_PARTS = [
 @pytest.mark.parametrize(
     "part,param", BAD_PARTS, ids=[f"{number}-{param}" for number, (_, param) in enumerate(BAD_PARTS)]
 )
-def test_part_that_cannot_be_translated_is_400_and_named(part, param):
+def test_part_that_cannot_be_translated_is_a_400_that_names_it(part, param):
     assert refused(messages=[user([part])]) == param
 
 
-def test_large_file_costs_neither_many_times_its_size_nor_seconds():
-    """Files of 20 MB come inline; a request that is sent may not cost more than its own size a few times over."""
+def test_large_inline_file_costs_little_memory_and_time():
+    """Inline files may have 20 MB; translating one must not take many times its size."""
     data = BYTES[:4] * 5_000_000
     size = len(data)
     tracemalloc.start()
@@ -890,13 +890,13 @@ def test_large_file_costs_neither_many_times_its_size_nor_seconds():
     "data",
     ["A" * 5_000_001, "A" * 5_000_000 + "!", "=" * 5_000_000, "data:" + ";" * 5_000_000, "data:" + "a" * 5_000_000],
 )
-def test_large_file_that_is_none_is_refused_in_linear_time(data):
+def test_large_invalid_base64_is_refused_in_linear_time(data):
     started = time.process_time()
     assert refused(messages=[user([file(file_data=data)])]) == f"{PLACE}.file.file_data"
     assert time.process_time() - started < 2
 
 
-# Which files a chat refers to
+# References to files
 
 
 def test_file_ids_come_with_their_places():
@@ -913,24 +913,24 @@ def test_file_ids_come_with_their_places():
     ]
 
 
-def test_choice_of_tools_without_tools_is_ignored_and_named():
+def test_tool_choice_without_tools_is_ignored_and_reported():
     made, ignored = translated(parallel_tool_calls=False, tool_choice="auto")
     assert ("tool_choice" in made, ignored) == (False, ["tool_choice", "parallel_tool_calls"])
 
 
-def test_budget_of_the_clients_own_is_added_to_the_default_limit():
+def test_budget_of_the_client_is_added_to_the_default_limit():
     made, _ = translated(thinking={"type": "enabled", "budget_tokens": 10_000})
     assert made["max_tokens"] == DEFAULT_MAX_TOKENS + 10_000
 
 
-def test_effort_beside_thinking_and_on_models_without_it_is_named():
+def test_effort_with_thinking_or_on_models_without_it_is_reported():
     for more in ({"thinking": {"type": "disabled"}}, {"model": "claude-3-5-haiku-20241022"}):
         made, ignored = translated(reasoning_effort="high", **more)
         assert ignored == ["reasoning_effort"] and made.get("thinking", {}).get("type") != "adaptive"
 
 
-def test_arguments_of_all_tool_calls_together_hold_no_more_values_than_a_request():
-    """Each of them had a million of its own: 30 of them took 13 s."""
+def test_values_in_all_arguments_together_are_limited():
+    """When each could have a million, 30 of them took 13 s."""
     call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a":[' + "[]," * 200_000 + "[]]}"}}
     calls = [{**call, "id": f"t{number}"} for number in range(6)]
     asked = [user("a"), {"role": "assistant", "content": None, "tool_calls": calls}]
@@ -943,7 +943,7 @@ def test_key_twice_in_arguments_is_refused():
     assert refused(messages=asked) == "messages[1].tool_calls[0].function.arguments"
 
 
-def test_content_is_not_lost_beside_blocks_without_text():
+def test_content_is_kept_with_content_blocks_that_have_no_text():
     thought = {"type": "thinking", "thinking": "t", "signature": "s"}
     _, messages = conversation(
         user("a"), {"role": "assistant", "content": "said", "content_blocks": [thought]}, user("b")
@@ -951,7 +951,7 @@ def test_content_is_not_lost_beside_blocks_without_text():
     assert [block["type"] for block in messages[1]["content"]] == ["thinking", "text"]
 
 
-def test_name_of_a_speaker_is_ignored_and_named():
+def test_name_of_a_message_is_ignored_and_reported():
     assert translated(messages=[{**user("a"), "name": "ann"}])[1] == ["messages.name"]
 
 

@@ -1,4 +1,4 @@
-"""Anthropic's events as OpenAI's chunks: each event, in every chunking, and never a quiet end."""
+"""Anthropic's events as OpenAI's chunks: each event, every chunking, and an error for a stream that is cut."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def blocks(*events):
 
 
 def run(source, is_strict=True, with_usage=False):
-    """What comes out, [DONE] and comments as text, and the error that ends it."""
+    """(the chunks, with `[DONE]` and comments as text; the error that ended the stream, if any)."""
     out = []
     try:
         for block in chunks(iter(source), is_strict, with_usage, 1700000000.9):
@@ -101,7 +101,7 @@ def joined(out):
 
 
 def accumulated(out):
-    """The tools as an SDK puts them together: by index, each index begun before it goes on."""
+    """The tool calls, assembled by index as an SDK does; each must begin before it continues."""
     tools = []
     for each in deltas(out):
         for call in each.get("tool_calls", []):
@@ -140,7 +140,7 @@ WHOLE = (
 # The events, one by one
 
 
-def test_start_is_the_chunk_of_the_role():
+def test_message_start_becomes_the_chunk_with_the_role():
     out = good(START, delta(), STOP)
     assert out[0] == {
         "id": "msg_1",
@@ -153,7 +153,7 @@ def test_start_is_the_chunk_of_the_role():
     }
 
 
-def test_every_chunk_repeats_the_head():
+def test_every_chunk_has_the_same_id_and_model():
     out = good(*WHOLE, with_usage=True)
     heads = [
         tuple(chunk[name] for name in ("id", "object", "created", "model")) for chunk in out if isinstance(chunk, dict)
@@ -177,7 +177,7 @@ EVENTS = [
     (more(0, "signature_delta", signature="s"), []),
     (more(0, "citations_delta", citation={}), []),
     (more(0, "something_new", x=1), []),
-    (partial(7, "{}"), []),  # of a tool that the provider runs itself
+    (partial(7, "{}"), []),  # a tool that the provider runs itself
     (end(0), []),
     (PING, []),
     ({"type": "something_new", "index": "x"}, []),
@@ -186,7 +186,7 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("event,made", EVENTS)
-def test_event_is_its_chunks(event, made):
+def test_event_becomes_its_chunks(event, made):
     assert deltas(good(START, event, delta(), STOP)) == [{"role": "assistant", "content": ""}, *made, {}]
 
 
@@ -239,7 +239,7 @@ def test_several_message_deltas_have_one_finish():
 # Tools
 
 
-def test_tools_are_counted_from_zero_whatever_stands_between_them():
+def test_tool_calls_are_numbered_from_zero_without_the_blocks_between_them():
     out = good(*WHOLE)
     assert accumulated(out) == [("toolu_2", "f", '{"a":1}'), ("toolu_3", "g", "{}")]
     assert joined(out) == "Grüße 🎉" and reasons(out) == ["tool_calls"]
@@ -263,7 +263,7 @@ def test_tool_that_begins_with_its_arguments_keeps_them():
     assert [(each[0], json.loads(each[2])) for each in accumulated(out)] == [("t", {"a": "é"})]
 
 
-def test_tool_of_the_provider_is_no_tool_of_the_client():
+def test_tool_of_the_provider_is_not_a_tool_call():
     out = good(START, begin(0, type="server_tool_use", id="s", name="web_search", input={}), partial(0, '{"q":"x"}'),
                end(0), tool(1), partial(1, "{}"), end(1), delta("tool_use"), STOP)  # fmt: skip
     assert accumulated(out) == [("toolu_1", "f", "{}")]
@@ -272,7 +272,7 @@ def test_tool_of_the_provider_is_no_tool_of_the_client():
 # Usage
 
 
-def test_usage_is_a_chunk_of_its_own_before_the_end_and_null_until_then():
+def test_usage_is_a_separate_last_chunk_and_null_before():
     out = good(*WHOLE, with_usage=True)
     assert out[-1] == DONE
     assert out[-2]["choices"] == [] and out[-2]["usage"] == {
@@ -286,7 +286,7 @@ def test_usage_is_a_chunk_of_its_own_before_the_end_and_null_until_then():
     assert all(chunk["usage"] is None for chunk in earlier)
 
 
-def test_usage_is_not_sent_unasked():
+def test_usage_is_not_sent_unless_requested():
     assert not any("usage" in chunk for chunk in good(*WHOLE) if isinstance(chunk, dict))
 
 
@@ -302,7 +302,7 @@ def test_usage_is_not_sent_unasked():
         ({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": None}, 12, 1),
     ],
 )
-def test_usage_is_cumulative_and_what_is_null_stays(last, prompt, answer):
+def test_usage_is_cumulative_and_null_changes_nothing(last, prompt, answer):
     found = good(START, last, STOP, with_usage=True)[-2]["usage"]
     assert (found["prompt_tokens"], found["completion_tokens"]) == (prompt, answer)
 
@@ -332,7 +332,7 @@ def test_chunks_are_the_same_cut_at_every_offset():
         assert run([whole[:at], whole[at:]])[0] == expected, at
 
 
-def test_each_event_leaves_with_the_block_that_brings_it():
+def test_each_event_is_yielded_with_the_block_that_completes_it():
     source = iter(blocks(START, text(0, "a"), delta(), STOP))
     stream = chunks(source, True, False, 0)
     assert b'"role":"assistant"' in next(stream)
@@ -346,20 +346,20 @@ def test_events_need_no_name_and_may_have_any():
     assert run(plain) == run(odd) == run(blocks(START, text(0, "a"), delta(), STOP))
 
 
-def test_event_without_data_is_passed_over():
+def test_event_without_data_is_skipped():
     out, error = run([b"event: ping\n\n", b": hi\n\n", *blocks(START), b"id: 5\n\n", *blocks(delta(), STOP)])
     assert error is None and out[-1] == DONE
 
 
-@pytest.mark.parametrize("behind", [PING, text(0, "more"), START, failure(), delta("max_tokens"), {"type": 5}])
+@pytest.mark.parametrize("later", [PING, text(0, "more"), START, failure(), delta("max_tokens"), {"type": 5}])
 @pytest.mark.parametrize("is_one_block", [True, False])
-def test_what_comes_behind_the_stop_is_not_read(behind, is_one_block):
-    events = (START, text(0, "a"), delta(), STOP, behind)
+def test_events_after_message_stop_are_ignored(later, is_one_block):
+    events = (START, text(0, "a"), delta(), STOP, later)
     out, error = run([wire(*events)] if is_one_block else blocks(*events))
     assert error is None and out[-1] == DONE and out == good(*events[:-1])
 
 
-def test_nothing_is_read_behind_the_stop():
+def test_nothing_is_read_after_message_stop():
     source = iter([wire(START, delta(), STOP), b"more"])
     list(chunks(source, True, False, 0))
     assert next(source) == b"more"
@@ -384,7 +384,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize("kind,status", STATUSES)
-def test_error_that_comes_first_has_its_status(kind, status):
+def test_error_as_first_event_has_its_status(kind, status):
     out, error = run(blocks(failure(kind)))
     assert out == [] and isinstance(error, UpstreamAnswered)
     assert (error.status, error.message) == (status, "Busy")
@@ -400,19 +400,19 @@ def test_error_that_comes_first_has_its_status(kind, status):
         ("new", "server_error"),
     ],
 )
-def test_error_in_the_middle_ends_the_stream_behind_what_came(kind, openais):
+def test_error_in_the_middle_ends_the_stream_after_the_chunks_before_it(kind, openais):
     out, error = run(blocks(START, text(0, "a"), failure(kind), text(0, "never"), STOP))
     assert joined(out) == "a" and DONE not in out
     assert (error.message, error.type) == ("Busy", openais)
 
 
-def test_text_that_came_with_an_error_in_one_block_is_not_lost():
+def test_text_before_an_error_in_the_same_block_is_not_lost():
     out, error = run([wire(START), wire(text(0, "a"), text(0, "b"), failure(), text(0, "c"))])
     assert joined(out) == "ab" and error.message == "Busy"
 
 
 @pytest.mark.parametrize("bad", [b"data: {\n\n", b'data: {"type":5}\n\n', b"data: 5\n\n"])
-def test_text_that_came_with_garbage_in_one_block_is_not_lost(bad):
+def test_text_before_invalid_data_in_the_same_block_is_not_lost(bad):
     out, error = run([wire(START), wire(text(0, "a")) + bad])
     assert joined(out) == "a" and error.code == "upstream_invalid_answer"
 
@@ -433,7 +433,7 @@ def test_error_of_any_shape_is_an_error(event):
     assert error.status == 500 and error.message and error.type == "server_error"
 
 
-def test_every_stream_that_is_cut_raises_and_has_no_end():
+def test_stream_cut_anywhere_raises_and_has_no_end():
     events = [event for event in WHOLE if event is not STOP]
     for count in range(len(events) + 1):
         out, error = run(blocks(*events[:count]))
@@ -445,7 +445,7 @@ def test_every_stream_that_is_cut_raises_and_has_no_end():
         assert error is not None and DONE not in out, at
 
 
-def test_failure_of_the_transport_passes():
+def test_failure_of_the_transport_is_raised():
     def source():
         yield wire(START)
         raise UpstreamError("The provider broke off.")
@@ -493,14 +493,14 @@ def test_event_with_a_missing_or_wrong_field_is_an_error_that_names_it(events, n
 
 
 @pytest.mark.parametrize("counts", [{}, {"output_tokens": "x"}, {"output_tokens": 1.5}, {"output_tokens": True}])
-def test_usage_that_cannot_be_counted_is_an_error_where_it_was_asked_for(counts):
+def test_invalid_usage_is_an_error_if_usage_was_requested(counts):
     start = {**START, "message": {**MESSAGE, "usage": {"input_tokens": 1}}}
     out, error = run(blocks(start, delta("end_turn", **counts), STOP), with_usage=True)
     assert "'output_tokens'" in error.message and DONE not in out
 
 
 @pytest.mark.parametrize("event", [begin(0, type="text"), text(0, "a"), end(0), delta(), STOP])
-def test_stream_that_does_not_begin_at_its_start_is_an_error(event):
+def test_stream_without_message_start_is_an_error(event):
     out, error = run(blocks(event, START, delta(), STOP))
     assert out == [] and error.code == "upstream_invalid_answer"
 
@@ -509,12 +509,12 @@ def test_stream_that_does_not_begin_at_its_start_is_an_error(event):
     "garbage", [b"{", b"x", b"[]", b"5", b"null", b'"a"', b'{"type":NaN}', b'{"type":"ping"', b"\xff", b"[" * 100_000,
                 b'{"type":"ping","x":' + b"9" * 10_000 + b"}", b"[DONE]"],
 )  # fmt: skip
-def test_data_that_is_no_event_is_an_error(garbage):
+def test_data_that_is_not_an_event_is_an_error(garbage):
     out, error = run([wire(START), b"data: " + garbage + b"\n\n", wire(delta(), STOP)])
     assert error.code == "upstream_invalid_answer" and DONE not in out
 
 
-def test_stream_of_many_events_costs_flat_memory():
+def test_memory_does_not_grow_with_the_number_of_events():
     def source():
         yield wire(START)
         for _ in range(20_000 // 50):

@@ -1,4 +1,4 @@
-"""Azure OpenAI: both surfaces, two ways to authenticate, a client's resource, seven statuses, four error shapes."""
+"""Azure OpenAI: both surfaces, both ways to authenticate, the client's resource, file statuses, error shapes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def post(client, body=UPLOAD, headers=PLAIN, status=200):
 
 
 def all_five(client, upstream, headers):
-    """Each operation once; the calls that went upstream."""
+    """Perform each operation once; the calls that were sent upstream."""
     upstream.answers(FILE, 201)
     post(client, headers=headers)
     upstream.answers({"object": "list", "data": [FILE]})
@@ -89,7 +89,7 @@ def test_v1_list_is_the_page_that_azure_made(client, upstream):
     assert (answer["first_id"], answer["last_id"], answer["has_more"]) == ("file-2", "file-1", True)
 
 
-def test_v1_list_folds_the_status_of_each_file(client, upstream):
+def test_v1_list_translates_the_status_of_each_file(client, upstream):
     upstream.answers({"object": "list", "data": [file(1, status="running", bytes=None)], "has_more": False})
     (item,) = client.get("/v1/files", headers=V1).json["data"]
     assert (item["status"], item["bytes"]) == ("uploaded", 0)
@@ -111,9 +111,9 @@ PAGES = {
 
 
 @pytest.mark.parametrize("query", PAGES)
-def test_dated_list_is_cut_into_pages_here(query, client, upstream):
+def test_dated_list_is_cut_into_pages_by_the_gateway(query, client, upstream):
     numbers, has_more = PAGES[query]
-    upstream.answers({"object": "list", "data": [file(2), file(3), file(1)]})  # in no order that can be relied on
+    upstream.answers({"object": "list", "data": [file(2), file(3), file(1)]})  # unordered
     answer = client.get(f"/v1/files{query}", headers=PLAIN).json
     ids = [f"file-{number}" for number in numbers]
     assert [item["id"] for item in answer["data"]] == ids
@@ -123,7 +123,7 @@ def test_dated_list_is_cut_into_pages_here(query, client, upstream):
     assert upstream.calls[0].query == {"api-version": "2024-10-21"}
 
 
-def test_pages_of_a_dated_list_meet_without_gap_or_double(client, upstream):
+def test_pages_of_a_dated_list_have_no_gap_and_no_duplicate(client, upstream):
     upstream.answers({"object": "list", "data": [file(number // 3, id=f"file-{number}") for number in range(20)]})
     for order in ("asc", "desc"):
         whole = [item["id"] for item in client.get(f"/v1/files?order={order}", headers=PLAIN).json["data"]]
@@ -136,14 +136,14 @@ def test_pages_of_a_dated_list_meet_without_gap_or_double(client, upstream):
         assert len(set(seen)) == 20
 
 
-def test_after_that_no_file_of_a_dated_list_has_is_400(client, upstream):
+def test_unknown_after_of_a_dated_list_is_400(client, upstream):
     upstream.answers({"object": "list", "data": [file(1)]})
     error = client.get("/v1/files?after=file-7", headers=PLAIN, status=400).json["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", "after")
     assert upstream.bodies[0].closed
 
 
-def test_empty_dated_list_has_the_whole_envelope(client, upstream):
+def test_empty_dated_list_has_a_complete_envelope(client, upstream):
     upstream.answers({"object": "list", "data": []})
     assert client.get("/v1/files", headers=PLAIN).json == {
         "object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False,
@@ -151,7 +151,7 @@ def test_empty_dated_list_has_the_whole_envelope(client, upstream):
 
 
 @pytest.mark.parametrize("answer", [{}, {"data": None}, {"data": [{"id": 5}]}, {"data": [{"id": "file-1"}]}, []])
-def test_dated_list_without_what_pages_are_cut_by_is_502(answer, client, upstream):
+def test_dated_list_with_a_missing_or_wrong_field_is_502(answer, client, upstream):
     upstream.answers(answer)
     assert client.get("/v1/files", headers=PLAIN, status=502).json["error"]["code"] == "upstream_invalid_answer"
 
@@ -160,20 +160,20 @@ def test_dated_list_without_what_pages_are_cut_by_is_502(answer, client, upstrea
 
 
 @pytest.mark.parametrize("headers", [PLAIN, V1], ids=["dated", "v1"])
-def test_key_goes_as_api_key_and_alone(headers, client, upstream):
+def test_key_is_sent_as_api_key_alone(headers, client, upstream):
     for call in all_five(client, upstream, headers):
         assert call.headers == {"api-key": "caller-key"}
 
 
 @pytest.mark.parametrize("headers", [PLAIN, V1], ids=["dated", "v1"])
-def test_entra_token_goes_as_bearer_and_alone(headers, client, upstream):
+def test_entra_token_is_sent_as_bearer_alone(headers, client, upstream):
     headers = {**headers, "x-portkey-azure-ad-token": "entra.token"}
     del headers["api-key"]
     for call in all_five(client, upstream, headers):
         assert call.headers == {"authorization": "Bearer entra.token"}
 
 
-def test_key_as_a_bearer_token_of_an_openai_client_goes_as_api_key(client, upstream):
+def test_bearer_token_of_an_openai_client_is_sent_as_api_key(client, upstream):
     upstream.answers(FILE)
     headers = {**PLAIN, "authorization": "Bearer caller-key"}
     del headers["api-key"]
@@ -196,14 +196,14 @@ def test_neither_key_nor_token_is_401(client, upstream):
 
 @pytest.mark.parametrize("header", ["api-key", "x-portkey-azure-ad-token"])
 @pytest.mark.parametrize("value", ["a b", "a,b", "a\tb", "clé", "x" * 4097])
-def test_credential_of_odd_characters_is_400(header, value, client, upstream):
+def test_credential_with_invalid_characters_is_400(header, value, client, upstream):
     headers = {**PLAIN}
     del headers["api-key"]
     client.get("/v1/files", headers={**headers, header: value}, status=400)
     assert upstream.calls == []
 
 
-def test_authorize_adds_one_header_and_keeps_what_the_call_has():
+def test_authorize_adds_one_header_and_keeps_the_others():
     query = {"purpose": "batch", "limit": "1"}
     call = Call("list_files", "GET", "/files", query=query, headers={"range": "bytes=0-1"})
     version = {"api-version": "2024-10-21"}
@@ -231,7 +231,7 @@ NO_RESOURCE = ["evil#", "evil/..", "evil@x", "a.b", "evil?", "evil:443", "[::1]"
 
 @pytest.mark.parametrize("resource", NO_RESOURCE)
 @pytest.mark.parametrize("surface", ["2024-10-21", "v1"])
-def test_resource_that_could_be_another_host_is_400_and_calls_nobody(resource, surface, client, upstream):
+def test_resource_that_could_be_another_host_is_400_and_nothing_is_sent(resource, surface, client, upstream):
     headers = {**PLAIN, "x-portkey-azure-resource-name": resource, "x-portkey-azure-api-version": surface}
     error = client.get("/v1/files/file-1", headers=headers, status=400).json["error"]
     assert error["param"] == "x-portkey-azure-resource-name"
@@ -240,7 +240,7 @@ def test_resource_that_could_be_another_host_is_400_and_calls_nobody(resource, s
 
 
 @pytest.mark.parametrize("resource", [None, "", " "])
-def test_no_resource_is_400_and_calls_nobody(resource, client, upstream):
+def test_missing_resource_is_400_and_nothing_is_sent(resource, client, upstream):
     headers = {**PLAIN, "x-portkey-azure-resource-name": resource}
     error = client.get("/v1/files", headers={k: v for k, v in headers.items() if v is not None}, status=400)
     assert error.json["error"]["code"] == "missing_resource"
@@ -248,7 +248,7 @@ def test_no_resource_is_400_and_calls_nobody(resource, client, upstream):
 
 
 @pytest.mark.parametrize("version", ["v2", "V1", "2024", "2024-10-21&x=y", "2024-10-21-beta", "latest", "v1#", "../v1"])
-def test_api_version_that_is_none_is_400_and_calls_nobody(version, client, upstream):
+def test_invalid_api_version_is_400_and_nothing_is_sent(version, client, upstream):
     headers = {**PLAIN, "x-portkey-azure-api-version": version}
     error = client.get("/v1/files", headers=headers, status=400).json["error"]
     assert error["param"] == "x-portkey-azure-api-version"
@@ -267,8 +267,8 @@ KEY_HEADERS = ["x-portkey-azure-resource-name", "x-portkey-azure-api-version", "
 
 @pytest.mark.parametrize("key", ["fp_of-any-gateway", "team-key"])
 @pytest.mark.parametrize("header", KEY_HEADERS)
-def test_gateway_key_in_an_azure_header_is_400_and_calls_nobody(header, key, make_client, upstream):
-    """D2: a key in the name of a resource became a part of a host name, and one in a deployment a part of a URL."""
+def test_gateway_key_in_an_azure_header_is_400_and_nothing_is_sent(header, key, make_client, upstream):
+    """A key as resource name would become part of a host name, and one as deployment part of a URL."""
     client = make_client({"key:team": {"sha256": hashed("team-key"), "caller_credentials": "yes"}})
     headers = {**PLAIN, "x-portkey-api-key": "team-key", "authorization": "Bearer caller-key", header: key}
     for method, path in (("GET", "/v1/files"), ("POST", "/v1/chat/completions")):
@@ -278,7 +278,7 @@ def test_gateway_key_in_an_azure_header_is_400_and_calls_nobody(header, key, mak
     assert upstream.calls == []
 
 
-def test_provider_with_an_address_of_its_own_takes_no_resource(make_client, upstream):
+def test_provider_with_a_base_url_refuses_a_resource(make_client, upstream):
     own = {"kind": "azure-openai", "base_url": "https://azure.internal/openai"}
     client = make_client({"provider:house": own})
     upstream.answers(FILE)
@@ -292,7 +292,7 @@ def test_provider_with_an_address_of_its_own_takes_no_resource(make_client, upst
     assert upstream.calls[0].query == {"api-version": "2024-10-21"}
 
 
-def test_base_url_is_the_resources_own():
+def test_base_url_is_made_from_the_resource():
     assert base_url(target()) == "https://my-res.openai.azure.com/openai"
     assert base_url(target(api_version="v1")) == "https://my-res.openai.azure.com/openai/v1"
     with pytest.raises(BadRequest):
@@ -320,14 +320,14 @@ def test_saved_provider_goes_where_its_section_says(name, make_client, upstream)
 
 @pytest.mark.parametrize("header", ["x-portkey-azure-resource-name", "x-portkey-azure-api-version", "api-key",
                                     "x-portkey-azure-ad-token"])  # fmt: skip
-def test_saved_provider_takes_no_word_of_a_client(header, make_client, upstream):
+def test_saved_provider_refuses_azure_headers_of_a_client(header, make_client, upstream):
     client = make_client({"provider:azure": SAVED}, open_access=True)
     headers = {"x-portkey-provider": "@azure", header: "v1"}
     assert client.get("/v1/files", headers=headers, status=400).json["error"]["param"] == header
     assert upstream.calls == []
 
 
-def test_saved_key_that_azure_refuses_is_no_fault_of_the_clients(make_client, upstream):
+def test_refused_saved_key_is_not_the_clients_fault(make_client, upstream):
     client = make_client({"provider:azure": SAVED}, open_access=True)
     upstream.answers({"error": {"code": "401", "message": "Access denied for saved-key."}}, 401)
     answer = client.get("/v1/files", headers={"x-portkey-provider": "@azure"}, status=502)
@@ -338,14 +338,14 @@ def test_saved_key_that_azure_refuses_is_no_fault_of_the_clients(make_client, up
 # Uploads
 
 
-def test_created_becomes_ok_and_its_location_stays_behind(client, upstream):
+def test_created_becomes_ok_and_its_location_is_not_relayed(client, upstream):
     upstream.answers(FILE, 201, location=f"{DATED_URL}/file-abc123?api-version=2024-10-21")
     answer = post(client)
     assert (answer.status_int, answer.json) == (200, FILE)
     assert "location" not in answer.headers
 
 
-def test_expires_after_is_not_sent_to_a_dated_surface_and_named(client, upstream):
+def test_expires_after_is_not_sent_to_a_dated_surface_and_is_reported(client, upstream):
     upstream.answers(FILE, 201)
     answer = post(client, EXPIRING)
     assert answer.headers["x-filesproxy-ignored"] == "expires_after[anchor], expires_after[seconds]"
@@ -362,12 +362,12 @@ def test_expires_after_is_sent_to_v1(client, upstream):
     }  # fmt: skip
 
 
-def test_fields_are_those_of_the_surface():
+def test_form_fields_depend_on_the_surface():
     assert form_fields(target()) == ("purpose",)
     assert form_fields(target(api_version="v1")) == ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
-def test_upload_without_purpose_is_400_and_completes_nothing(client, upstream):
+def test_upload_without_purpose_is_400_and_is_not_completed(client, upstream):
     upstream.answers(FILE, 201)
     error = post(client, form(("file", "a", "", b"x")), status=400).json["error"]
     assert (error["param"], error["code"]) == ("purpose", "missing_purpose")
@@ -409,13 +409,13 @@ WITHOUT_BYTES = {"absent": {k: v for k, v in FILE.items() if k != "bytes"}, "nul
 
 
 @pytest.mark.parametrize("name", WITHOUT_BYTES)
-def test_size_that_azure_leaves_out_is_what_was_just_relayed(name, client, upstream):
+def test_missing_size_is_the_number_of_bytes_just_uploaded(name, client, upstream):
     upstream.answers(WITHOUT_BYTES[name], 201)
     assert post(client).json["bytes"] == len(b"hello")
 
 
 @pytest.mark.parametrize("name", WITHOUT_BYTES)
-def test_size_that_nobody_knows_is_0(name, client, upstream):
+def test_unknown_size_is_0(name, client, upstream):
     upstream.answers(WITHOUT_BYTES[name])
     assert client.get("/v1/files/file-1", headers=PLAIN).json["bytes"] == 0
     upstream.answers({"object": "list", "data": [WITHOUT_BYTES[name]]})
@@ -431,14 +431,14 @@ def test_size_that_azure_gives_is_kept(client, upstream):
 
 
 @pytest.mark.parametrize("answer", [{}, [], None, "x", {"id": 5}])
-def test_answer_that_is_no_file_is_an_upstream_error(answer):
+def test_answer_that_is_not_a_file_is_an_upstream_error(answer):
     call = Call("list_files", "GET", "/files")
     for translate, value in ((azure_file, answer), (azure_list, {"data": [answer]})):
         with pytest.raises(UpstreamError):
             translate(value, call)
 
 
-def test_deletion_is_openais(client, upstream):
+def test_deletion_has_openais_shape(client, upstream):
     upstream.answers({"object": "file", "deleted": True, "id": "file-1"})
     assert client.delete("/v1/files/file-1", headers=PLAIN).json == {"object": "file", "deleted": True, "id": "file-1"}
 
@@ -483,7 +483,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_error_of_azures_is_told_in_openais_envelope(name, client, upstream):
+def test_error_of_azure_has_openais_envelope(name, client, upstream):
     status, body, (message, kind, param, code) = ERRORS[name]
     upstream.answers(body, status)
     answer = client.get("/v1/files/file-1", headers=PLAIN, status=status)
@@ -493,13 +493,13 @@ def test_error_of_azures_is_told_in_openais_envelope(name, client, upstream):
 
 @pytest.mark.parametrize("body", [None, [], "text", 5, {}, {"error": None}, {"error": []}, {"error": {"message": 5}},
                                   {"error": {"target": 5, "type": {}}}, {"innererror": {}}])  # fmt: skip
-def test_error_in_no_known_shape_is_still_one(body):
+def test_error_of_unknown_shape_still_has_openais_envelope(body):
     error = azure_error(body)
     assert set(error) == {"message", "type", "param", "code"}
     assert isinstance(error["message"], str) and error["message"]
 
 
-def test_key_in_an_error_is_replaced(client, upstream):
+def test_key_in_an_error_is_redacted(client, upstream):
     upstream.answers({"error": {"code": "401", "message": "Key caller-key is wrong.", "target": "caller-key"}}, 401)
     assert "caller-key" not in client.get("/v1/files", headers=PLAIN, status=401).text
 
@@ -516,13 +516,13 @@ def test_apim_request_id_is_the_request_id(client, upstream):
     assert client.get("/v1/files/file-1", headers=PLAIN).headers["x-request-id"] == "own"
 
 
-def test_dict_shares_nothing_with_openais_that_it_changes():
+def test_entry_does_not_change_openais_entry():
     assert PROVIDERS["azure-openai"] is AZURE_OPENAI
     assert PROVIDERS["openai"]["operations"]["list_files"] is not AZURE_OPENAI["operations"]["list_files"]
     assert PROVIDERS["openai"]["client_headers"] and not AZURE_OPENAI["client_headers"]
 
 
-def test_organisation_of_openais_is_not_sent_to_azure(client, upstream):
+def test_openais_organisation_is_not_sent_to_azure(client, upstream):
     upstream.answers(FILE)
     client.get("/v1/files/file-1", headers={**PLAIN, "openai-organization": "org-1"})
     assert upstream.calls[0].headers == {"api-key": "caller-key"}

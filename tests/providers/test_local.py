@@ -1,4 +1,4 @@
-"""The local store as a provider: OpenAI's contract, files that belong to gateway keys, no credential anywhere."""
+"""The local store as a provider: OpenAI's contract, files that belong to gateway keys, no credentials."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ALICE, BOB = ({"authorization": f"Bearer fp_{name}"} for name in ("alice", "bob"
 
 @pytest.fixture
 def local(make_client, tmp_path):
-    """A client of a gateway without keys, whose default is the store."""
+    """A client of a gateway without keys, with the store as default provider."""
     return make_client(transports={"local": LocalTransport()}, folder=str(tmp_path), default_provider="local")
 
 
 @pytest.fixture
 def keyed(make_client, tmp_path):
-    """The same with two gateway keys, and a third that may not use the store."""
+    """The same with two gateway keys that may use the store, and a third that may not."""
     keys = {
         f"key:{name}": {"sha256": sha256(f"fp_{name}".encode()).hexdigest(), "providers": providers}
         for name, providers in (("alice", "local"), ("bob", "*"), ("carol", ""))
@@ -63,7 +63,7 @@ def test_expiry_is_kept(local):
     assert (stored["bytes"], stored["expires_at"] - stored["created_at"]) == (0, 3600)
 
 
-def test_files_belong_to_the_gateway_key_that_brought_them(keyed):
+def test_files_belong_to_the_gateway_key_that_uploaded_them(keyed):
     hers, his = post(keyed, ALICE), post(keyed, BOB)
     assert [file["id"] for file in keyed.get("/v1/files", headers=ALICE).json["data"]] == [hers["id"]]
     assert [file["id"] for file in keyed.get("/v1/files", headers=BOB).json["data"]] == [his["id"]]
@@ -73,21 +73,21 @@ def test_files_belong_to_the_gateway_key_that_brought_them(keyed):
 
 
 @pytest.mark.parametrize("owner", ["alice", "", "*"])
-def test_owner_is_never_a_clients_to_say(owner, keyed):
+def test_client_cannot_name_the_owner(owner, keyed):
     hers = post(keyed, {**ALICE, "x-filesproxy-owner": "bob"})
-    said = {**BOB, "x-filesproxy-owner": owner}
-    assert keyed.get("/v1/files", headers=said).json["data"] == []
-    keyed.get(f"/v1/files/{hers['id']}", headers=said, status=404)
+    sent = {**BOB, "x-filesproxy-owner": owner}
+    assert keyed.get("/v1/files", headers=sent).json["data"] == []
+    keyed.get(f"/v1/files/{hers['id']}", headers=sent, status=404)
     keyed.get(f"/v1/files/{hers['id']}", headers=ALICE)
 
 
-def test_key_that_is_not_for_the_store_is_403_and_no_key_is_401(keyed):
+def test_key_without_access_to_the_store_is_403_and_no_key_is_401(keyed):
     keyed.get("/v1/files", headers={"authorization": "Bearer fp_carol"}, status=403)
     keyed.get("/v1/files", headers={"authorization": "Bearer fp_nobody"}, status=401)
     keyed.get("/v1/files", status=401)
 
 
-def test_store_is_never_asked_over_the_net(local, upstream):
+def test_store_uses_no_network(local, upstream):
     for name in ("local", "@local"):
         local.get("/v1/files", headers={"x-portkey-provider": name, "authorization": "Bearer sk-caller"})
     assert upstream.calls == []
@@ -98,6 +98,6 @@ def test_there_is_no_local_without_a_folder(client):
     assert error["code"] == "unknown_provider"
 
 
-def test_limit_of_time_is_checked_here_too(local):
+def test_invalid_request_timeout_is_refused_here_too(local):
     local.get("/v1/files", headers={"x-portkey-request-timeout": "60000"})
     local.get("/v1/files", headers={"x-portkey-request-timeout": "soon"}, status=400)

@@ -1,4 +1,4 @@
-"""OpenAI, which every other provider is a difference from: its functions alone, and through the application."""
+"""OpenAI, from which other providers differ: its functions, alone and through the application."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ URL = "https://api.openai.com/v1/files"
 
 
 def performed(operation, reply, **call):
-    """What the dict's operation makes of this JSON of the provider's."""
+    """The answer of this operation to this JSON of the provider."""
     asked = Call(operation, "GET", "/files", **call)
     return OPENAI_DICT["operations"][operation](asked, lambda sent: Answer(200, json=reply)).json
 
 
-def test_credential_is_a_bearer_token_beside_what_the_call_has():
+def test_credential_is_added_as_a_bearer_token():
     call = Call("retrieve_file", "GET", "/files/file-1", headers={"openai-project": "p"})
     target = Target("openai", OPENAI_DICT, "", {}, secrets={"credential": Secret("sk-1")})
     assert bearer(call, target).headers == {"openai-project": "p", "authorization": "Bearer sk-1"}
@@ -28,7 +28,7 @@ def test_credential_is_a_bearer_token_beside_what_the_call_has():
     assert "sk-1" not in repr(bearer(call, target))
 
 
-def test_five_operations_go_to_five_routes(client, upstream):
+def test_five_operations_have_five_paths(client, upstream):
     upload = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
     upstream.answers(FILE)
     client.post("/v1/files", upload, {**OPENAI, "content-type": form_type()})
@@ -49,14 +49,14 @@ def test_five_operations_go_to_five_routes(client, upstream):
     assert all(call.headers == {"authorization": "Bearer sk-caller"} for call in upstream.calls)
 
 
-def test_answer_of_openais_own_is_handed_on_as_it_is():
+def test_answer_of_openai_is_unchanged():
     whole = {**FILE, "expires_at": 1680202602, "status_details": None, "news": {"a": [1]}}
     assert performed("retrieve_file", whole) == performed("upload_file", whole) == whole
     page = {"object": "list", "data": [whole], "first_id": FILE["id"], "last_id": FILE["id"], "has_more": True}
     assert performed("list_files", page) == page
 
 
-def test_compatible_host_may_leave_out_what_can_be_known():
+def test_compatible_host_may_leave_out_what_the_gateway_knows():
     bare = {name: FILE[name] for name in FILE if name not in ("object", "status")}
     assert performed("retrieve_file", bare) == FILE
     assert performed("list_files", {"data": [bare]}) == {
@@ -65,7 +65,7 @@ def test_compatible_host_may_leave_out_what_can_be_known():
     assert performed("delete_file", {"id": "file-1"}) == {"id": "file-1", "object": "file", "deleted": True}
 
 
-def test_content_is_not_touched():
+def test_content_is_unchanged():
     answer = Answer(200, {"content-type": "text/csv"}, body=None)
     call = Call("retrieve_file_content", "GET", "/files/file-1/content", expects="bytes")
     assert OPENAI_DICT["operations"]["retrieve_file_content"](call, lambda sent: answer) is answer
@@ -105,15 +105,15 @@ def test_error_without_a_type_gets_one_by_its_status(status, kind, client, upstr
 
 
 @pytest.mark.parametrize("header", ["openai-organization", "openai-project"])
-def test_scope_may_be_said_in_two_spellings_of_which_portkeys_wins(header, client, upstream):
+def test_scope_headers_have_two_spellings_and_portkeys_takes_precedence(header, client, upstream):
     upstream.answers(FILE)
-    for said, wanted in (({header: "a"}, "a"), ({f"x-portkey-{header}": "b"}, "b"),
+    for sent, wanted in (({header: "a"}, "a"), ({f"x-portkey-{header}": "b"}, "b"),
                          ({header: "a", f"x-portkey-{header}": "b"}, "b")):  # fmt: skip
-        client.get("/v1/files/file-1", headers={**OPENAI, **said})
+        client.get("/v1/files/file-1", headers={**OPENAI, **sent})
         assert upstream.calls[-1].headers == {"authorization": "Bearer sk-caller", header: wanted}
 
 
-def test_headers_of_azure_mean_nothing_here(client, upstream):
+def test_headers_of_azure_are_ignored(client, upstream):
     upstream.answers(FILE)
     azure = {"x-portkey-azure-resource-name": "evil#", "api-key": "k", "x-portkey-azure-ad-token": "t"}
     client.get("/v1/files/file-1", headers={**OPENAI, **azure})

@@ -1,4 +1,4 @@
-"""A provider table: what an entry must have and may have, and what the gateway reads of the whole table."""
+"""A provider table: the required and optional keys of an entry, and what the gateway reads from the whole table."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_private_provider_is_one_entry():
     assert found.providers["mine"]["base_url"] == "https://mine.example/v1"
 
 
-def test_built_in_table_is_well_made():
+def test_built_in_table_is_valid():
     check_table(PROVIDERS)
     assert set(Provider.__required_keys__) == {"base_url", "authorize", "error", "operations"}
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_every_provider_has_or_explains_each_operation(name):
+def test_every_provider_has_each_operation_or_says_why_not(name):
     provider = PROVIDERS[name]
     assert {*provider["operations"], *provider.get("unsupported", {})} == OPERATIONS.keys()
     assert not set(provider["operations"]) & set(provider.get("unsupported", {}))
@@ -56,14 +56,14 @@ def test_every_provider_has_or_explains_each_operation(name):
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_headers_that_clients_send_are_lower_case_names_in_one_group_only(name):
+def test_client_headers_are_lower_case_names_in_only_one_group(name):
     provider = PROVIDERS[name]
     groups = [set(provider.get(key, ())) for key in ("client_headers", "client_settings", "credential_headers")]
     assert all(header == header.lower() for group in groups for header in group)
     assert sum(map(len, groups)) == len(set().union(*groups))
 
 
-def test_settings_that_clients_may_choose_are_no_address_and_no_credential():
+def test_clients_cannot_choose_an_address_or_a_credential():
     for provider in PROVIDERS.values():
         chosen = set(provider.get("client_settings", {}).values())
         assert not chosen & {"base_url", "credential", "folder", "proxy", "ca_file", "ca_extra", "kind", "auth"}
@@ -75,7 +75,7 @@ def test_settings_of_a_table_come_once_each():
     assert [setting.name for setting in settings_of(PROVIDERS)] == ["resource", "api_version", "auth", "folder"]
 
 
-def test_scope_is_every_header_that_could_change_account_or_address():
+def test_scope_has_every_header_that_could_change_account_or_address():
     scope = scope_of(PROVIDERS)
     for header in ("openai-project", "x-portkey-openai-organization", "x-portkey-azure-resource-name", "api-key",
                    "x-portkey-azure-anything", "x-portkey-aws-region", "x-portkey-vertex-project-id"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""What authors of providers use: operations made of translations, and fields that an answer must have."""
+"""What a provider's author uses: operations made of translations, and required fields of an answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CALL = Call("list_files", "GET", "/files")
     [("a", str), ("", str), (5, int), (0, int), ([], list), ({}, dict), (True, bool), (1.5, float),
      (None, (str, type(None))), (5, (int, float))],
 )  # fmt: skip
-def test_field_of_the_right_type_is_given_back(value, kind):
+def test_field_of_the_right_type_is_returned(value, kind):
     assert need({"x": value}, "x", kind) is value
 
 
@@ -32,7 +32,7 @@ def test_missing_or_wrong_field_is_a_502_that_names_it(obj, kind):
     assert (refused.value.status, refused.value.code) == (502, "upstream_invalid_answer")
 
 
-def test_value_of_a_wrong_field_is_not_repeated():
+def test_value_of_a_wrong_field_is_not_quoted():
     with pytest.raises(UpstreamError) as refused:
         need({"x": "sk-secret"}, "x", int)
     assert "sk-secret" not in str(refused.value)
@@ -52,7 +52,7 @@ def test_operation_translates_the_call_and_the_answer():
         return Answer(200, {"a": "b"}, {"id": 1})
 
     operation = translated(lambda call: Call(call.operation, "POST", "/x"), lambda json, call: [json, call])
-    # the answer's side sees the client's call
+    # `answer` gets the client's call
     assert operation(CALL, send) == Answer(200, {"a": "b"}, [{"id": 1}, CALL])
     assert sent == [Call("list_files", "POST", "/x")]
 

@@ -1,4 +1,4 @@
-"""The allow-lists: single values, what may be sent, which headers are relayed, redaction, misread blocks."""
+"""Headers: single values, safe values, which headers are relayed, and header blocks that `email` misreads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_absent_header_is_empty():
 @pytest.mark.parametrize(
     "value", ["a,b", ",", "a b", "a\tb", "\ta", "a\r\nb", "a\n", "a\0", "\x7f", "é", "日本", "a" * 4097]
 )
-def test_value_that_repeats_or_holds_odd_characters_is_400_and_not_repeated(value):
+def test_value_that_repeats_or_has_invalid_characters_is_400_and_is_not_quoted(value):
     with pytest.raises(BadRequest) as refused:
         single({"x-key": value}, "x-key")
     assert refused.value.param == "x-key" and value not in refused.value.message.replace("x-key", "").split()
@@ -93,7 +93,7 @@ def test_only_listed_headers_are_relayed():
         "openai-version", "anthropic-ratelimit-requests-limit"}  # fmt: skip
 
 
-def test_what_describes_content_is_relayed_with_content():
+def test_headers_that_describe_content_are_relayed_with_content():
     assert set(relayed(UPSTREAM, content=True)) - set(relayed(UPSTREAM)) == {
         "content-type", "content-length", "content-disposition", "content-encoding", "etag", "last-modified",
     }  # fmt: skip
@@ -118,10 +118,10 @@ def test_block_of_headers_is_not_misread(block):
     ["A: b\r\nno header\r\nC: d\r\n", " A: b\r\n", ": b\r\n", "A: b\r\nFrom me\r\nC: d\r\n", "A : b\r\n", "é: b\r\n",
      "\x00: b\r\n"],
 )  # fmt: skip
-def test_line_that_is_no_header_shows(block):
+def test_line_that_is_not_a_header_is_noticed(block):
     assert misread(HeaderParser(policy=compat32).parsestr(block))
 
 
-def test_body_that_is_never_read_is_no_defect():
+def test_body_that_is_never_read_is_not_a_defect():
     block = "Content-Type: multipart/mixed\r\nContent-Transfer-Encoding: base64\r\n"
     assert not misread(HeaderParser(policy=compat32).parsestr(block))

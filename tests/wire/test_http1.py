@@ -1,4 +1,4 @@
-"""The reader of upstreams' answers, without any I/O: the same bytes mean the same in whatever pieces they come."""
+"""The reader of HTTP/1 answers: the result does not depend on how the bytes are cut into pieces."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def framed(fields=EMPTY, body=b"", line=b"HTTP/1.1 200 OK"):
 
 
 def receiving(*blocks):
-    """A connection's `receive(size)` on which these blocks come one by one, and then its end."""
+    """A connection's `receive(size)` that returns these blocks one by one, and then its end."""
     left = [block for block in blocks if block]
 
     def receive(size):
@@ -47,7 +47,7 @@ def receiving(*blocks):
 
 
 class Read(NamedTuple):
-    """What a reader made of an answer."""
+    """What a reader found in an answer."""
 
     status: int
     headers: dict
@@ -64,7 +64,7 @@ def read(*blocks):
 
 
 def outcome(*blocks):
-    """What was read, without what depends on what has come by then; the error's class and words if there was one."""
+    """What was read, without the fields that depend on the chunking; or the error's class and message."""
     try:
         return read(*blocks)[:3]
     except UpstreamError as error:
@@ -72,14 +72,14 @@ def outcome(*blocks):
 
 
 def chunkings(raw):
-    """Whole, in every two pieces, and byte by byte."""
+    """The bytes whole, in any two pieces, and one by one."""
     yield (raw,)
     yield from ((raw[:at], raw[at:]) for at in range(1, len(raw)))
     yield tuple(raw[at : at + 1] for at in range(len(raw)))
 
 
 def refuses(raw):
-    """Whether this answer is an error in any chunking, and never for want of an answer."""
+    """Whether this answer is an error in every chunking, and never counts as unanswered."""
     kinds = {outcome(*blocks)[0] for blocks in chunkings(raw)}
     return kinds == {UpstreamError}
 
@@ -91,7 +91,7 @@ ANSWERS = {
     "to_the_end": framed(b"x-a: b\r\n", b"hello\r\n\r\nyo"),
     "empty": framed(),
     "without_content": framed(b"x-a: b\r\n", line=b"HTTP/1.1 204 No Content"),
-    "behind_informational": GO_ON + HINTS + framed(b"content-length: 2\r\n", b"ab"),
+    "after_informational": GO_ON + HINTS + framed(b"content-length: 2\r\n", b"ab"),
     "with_lf_only": b"HTTP/1.1 200 OK\nx-a: b\ncontent-length: 2\n\nab",
     "folded": framed(b"x-a: 1\r\n\tcontent-length: 5\r\ncontent-length: 2\r\n", b"ab"),
     "without_a_reason": framed(b"content-length: 2\r\n", b"ab", b"HTTP/1.1 200"),
@@ -106,11 +106,11 @@ def test_answer_is_the_same_in_every_chunking(name):
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_answer_that_is_cut_at_any_byte_is_an_error_and_never_a_shorter_one(name):
+def test_answer_cut_at_any_byte_is_an_error_and_never_a_shorter_answer(name):
     raw = ANSWERS[name]
     whole = read(raw)
     head = raw.index(b"x-a: b\r\n\r\n") + 10 if name == "to_the_end" else len(raw)
-    end = raw.index(b"\r\n0") + 5 if name.startswith("in_chunks") else head  # a trailer says nothing of the bytes
+    end = raw.index(b"\r\n0") + 5 if name.startswith("in_chunks") else head  # the body is complete without its trailer
     for at in range(end):
         with pytest.raises(UpstreamError) as caught:
             read(raw[:at])
@@ -118,17 +118,17 @@ def test_answer_that_is_cut_at_any_byte_is_an_error_and_never_a_shorter_one(name
     assert read(raw[:end]).body == (b"" if name == "to_the_end" else whole.body)
 
 
-def test_bodies_are_what_was_sent():
+def test_body_is_what_was_sent():
     for name in ("by_length", "in_chunks", "to_the_end"):
         assert read(ANSWERS[name]).body == b"hello\r\n\r\nyo", name
-    for name in ("behind_informational", "with_lf_only", "folded", "without_a_reason"):
+    for name in ("after_informational", "with_lf_only", "folded", "without_a_reason"):
         assert read(ANSWERS[name]).body == b"ab", name
 
 
 # Heads
 
 
-def test_names_of_headers_are_in_lower_case_and_values_as_they_stand():
+def test_header_names_become_lower_case_and_values_are_unchanged():
     raw = framed(b"X-Request-ID: Req-1\r\nx-b:\t a:b \r\nx-c:\r\nX-D: \xe9\r\n" + EMPTY)
     assert read(raw).headers == {"x-request-id": "Req-1", "x-b": "a:b ", "x-c": "", "x-d": "\xe9",
                                  "content-length": "0"}  # fmt: skip
@@ -136,7 +136,7 @@ def test_names_of_headers_are_in_lower_case_and_values_as_they_stand():
 
 def test_folded_value_is_one_header_and_never_two():
     found = read(framed(b"x-a: 1\r\n\tset-cookie: a=b\r\n  connection: close\r\n" + EMPTY))
-    assert found.headers == {"x-a": "1\n\tset-cookie: a=b\n  connection: close", "content-length": "0"}
+    assert found.headers == {"x-a": "1\r\n\tset-cookie: a=b\r\n  connection: close", "content-length": "0"}
     assert found.is_reusable
 
 
@@ -145,7 +145,7 @@ def test_reason_may_be_anything(line):
     assert read(framed(line=line)).status == 200
 
 
-def test_informational_answers_are_passed_over_but_not_for_ever():
+def test_informational_answers_are_skipped_up_to_a_limit():
     final = framed(b"content-length: 2\r\n", b"ab")
     assert read(HINTS * (MAX_INFORMATIONAL - 1) + final)[0] == 200
     assert read(*[HINTS] * (MAX_INFORMATIONAL - 1), final).headers == {"content-length": "2"}
@@ -153,13 +153,13 @@ def test_informational_answers_are_passed_over_but_not_for_ever():
         read(HINTS * MAX_INFORMATIONAL + final)
 
 
-def test_end_behind_an_informational_answer_is_not_for_want_of_an_answer():
+def test_end_after_an_informational_answer_is_not_unanswered():
     assert refuses(GO_ON) and refuses(HINTS * 2)
 
 
 BAD_HEADS = {
     "101": framed(b"connection: upgrade\r\nupgrade: x\r\n", line=b"HTTP/1.1 101 Switching Protocols"),
-    "101_behind_100": GO_ON + framed(b"upgrade: x\r\n", line=b"HTTP/1.1 101 Switching Protocols"),
+    "101_after_100": GO_ON + framed(b"upgrade: x\r\n", line=b"HTTP/1.1 101 Switching Protocols"),
     "bare_cr_in_a_value": framed(b"x-a: 1\rset-cookie: a=b\r\n" + EMPTY),
     "bare_cr_in_a_name": framed(b"x-\ra: 1\r\n" + EMPTY),
     "bare_cr_in_the_status_line": framed(line=b"HTTP/1.1 200 OK\rx-a: b"),
@@ -197,7 +197,7 @@ def test_head_that_two_readers_could_read_differently_is_an_error(name):
 
 
 def padded(size):
-    """An answer whose head is of this size."""
+    """An answer whose head has this size in bytes."""
     return framed(b"x-a: " + b"a" * (size - len(framed(b"x-a: \r\n" + EMPTY))) + b"\r\n" + EMPTY)
 
 
@@ -206,7 +206,7 @@ def in_blocks(raw, size):
 
 
 @pytest.mark.parametrize("size", [7, 1000, HEAD_BYTES - 1, HEAD_BYTES, 2 * HEAD_BYTES])
-def test_head_may_be_so_large_and_not_a_byte_larger(size):
+def test_head_may_have_the_limit_and_not_a_byte_more(size):
     raw = padded(HEAD_BYTES)
     assert len(raw) == HEAD_BYTES
     assert read(*in_blocks(raw, size)).is_reusable
@@ -214,7 +214,7 @@ def test_head_may_be_so_large_and_not_a_byte_larger(size):
         assert outcome(*in_blocks(larger, size))[0] is UpstreamError
 
 
-def test_head_without_an_end_is_not_read_for_ever():
+def test_head_without_an_end_is_read_up_to_the_limit():
     received = []
 
     def receive(size):
@@ -226,7 +226,7 @@ def test_head_without_an_end_is_not_read_for_ever():
     assert sum(received) <= 2 * HEAD_BYTES
 
 
-def test_head_may_have_so_many_headers_and_not_one_more():
+def test_head_may_have_the_limit_of_headers_and_not_one_more():
     lines = b"x-a: 1\r\n" * (MAX_HEADERS - 1)
     assert read(framed(lines + EMPTY)).headers == {"x-a": "1", "content-length": "0"}
     with pytest.raises(UpstreamError, match=f"{MAX_HEADERS} headers"):
@@ -241,7 +241,7 @@ def test_connection_that_ends_without_a_byte_is_unanswered():
 
 
 @pytest.mark.parametrize("begins", [b"", b"H"])
-def test_failure_of_the_connection_passes_and_tells_whether_anything_had_come(begins):
+def test_failure_of_the_connection_is_raised_and_has_begun_says_whether_a_byte_had_come(begins):
     blocks = iter([begins] if begins else [])
 
     def receive(size):
@@ -273,7 +273,7 @@ BAD_FRAMING = {
     "length_in_two_words": b"content-length: 5 5\r\n",
     "length_of_20_digits": b"content-length: 00000000000000000005\r\n",
     "length_that_is_folded": b"content-length: 5\r\n 5\r\n",
-    "length_behind_a_fold": b"content-length:\r\n 5\r\n",
+    "length_after_a_fold": b"content-length:\r\n 5\r\n",
     "no_length": b"content-length:\r\n",
     "length_that_is_a_word": b"content-length: five\r\n",
     "gzip": b"transfer-encoding: gzip\r\n",
@@ -314,14 +314,14 @@ def test_length_of_19_digits_is_waited_for():
         read(framed(b"content-length: 9999999999999999999\r\n", b"abc"))
 
 
-def test_bytes_of_the_body_are_given_as_they_come():
+def test_bytes_of_the_body_are_returned_as_they_arrive():
     response = AnswerReader(receiving(framed(b"content-length: 6\r\n", b"a"), b"bc", b"def"))
     response.begin()
     assert [response.read() for _ in range(4)] == [b"a", b"bc", b"def", b""]
 
 
 @pytest.mark.parametrize("raw", [framed(b"content-length: 2\r\n", b"ab"), framed(CHUNKED, chunked(b"ab")), framed()])
-def test_nothing_is_received_behind_the_end_of_the_body(raw):
+def test_nothing_is_received_after_the_end_of_the_body(raw):
     receive = receiving(raw)
     response = AnswerReader(lambda size: receive(size) or pytest.fail("this would wait"))
     response.begin()
@@ -329,14 +329,14 @@ def test_nothing_is_received_behind_the_end_of_the_body(raw):
     assert response.is_reusable
 
 
-# Whether the connection may be used again
+# Whether the connection can be reused
 
 AB = b"content-length: 2\r\n"
 REUSABLE = {
     "length": (framed(AB, b"ab"), True),
     "length_of_nothing": (framed(), True),
     "error": (framed(AB, b"ab", b"HTTP/1.1 404 Not Found"), True),
-    "behind_informational": (GO_ON + HINTS + framed(AB, b"ab"), True),
+    "after_informational": (GO_ON + HINTS + framed(AB, b"ab"), True),
     "with_lf_only": (b"HTTP/1.1 200 OK\ncontent-length: 2\n\nab", True),
     "keep_alive": (framed(b"connection: keep-alive\r\n" + AB, b"ab"), True),
     "another_option": (framed(b"connection: x-close, closed, not-close\r\n" + AB, b"ab"), True),
@@ -344,10 +344,10 @@ REUSABLE = {
         framed(b"connection: close\r\n", line=b"HTTP/1.1 103 X") + framed(AB, b"ab"),
         True,
     ),
-    "a_byte_behind": (framed(AB, b"abc"), False),
-    "line_end_behind": (framed(AB, b"ab\r\n"), False),
-    "an_answer_behind": (framed(AB, b"ab") * 2, False),
-    "a_byte_behind_nothing": (framed(body=b"a"), False),
+    "a_byte_after": (framed(AB, b"abc"), False),
+    "line_end_after": (framed(AB, b"ab\r\n"), False),
+    "an_answer_after": (framed(AB, b"ab") * 2, False),
+    "a_byte_after_nothing": (framed(body=b"a"), False),
     "http_1_0": (framed(AB, b"ab", b"HTTP/1.0 200 OK"), False),
     "http_1_0_that_would_keep_it": (framed(b"connection: keep-alive\r\n" + AB, b"ab", b"HTTP/1.0 200 OK"), False),
     "close": (framed(b"connection: close\r\n" + AB, b"ab"), False),
@@ -363,21 +363,21 @@ REUSABLE = {
     "chunks_with_half_a_trailer": (framed(CHUNKED, chunked(b"ab", trailer=b"x-md5: a\r\n")[:-2]), False),
     "chunks_without_a_trailer": (framed(CHUNKED, chunked(b"ab")[:-2]), False),
     "chunks_with_half_a_line_end": (framed(CHUNKED, chunked(b"ab")[:-1]), False),
-    "a_byte_behind_chunks": (framed(CHUNKED, chunked(b"ab") + b"a"), False),
-    "an_answer_behind_chunks": (framed(CHUNKED, chunked(b"ab")) + framed(), False),
+    "a_byte_after_chunks": (framed(CHUNKED, chunked(b"ab") + b"a"), False),
+    "an_answer_after_chunks": (framed(CHUNKED, chunked(b"ab")) + framed(), False),
     "to_the_end": (framed(b"", b"ab"), False),
     "to_the_end_at_once": (framed(b""), False),
 }
 
 
 @pytest.mark.parametrize("name", REUSABLE)
-def test_connection_is_reusable_behind_a_whole_and_clean_answer_only(name):
+def test_connection_is_reusable_only_after_a_complete_and_clean_answer(name):
     raw, is_reusable = REUSABLE[name]
     assert read(raw).is_reusable == is_reusable
 
 
-@pytest.mark.parametrize("name", [name for name in REUSABLE if not REUSABLE[name][1] and "behind" not in name])
-def test_connection_that_is_not_reusable_is_not_so_in_any_chunking(name):
+@pytest.mark.parametrize("name", [name for name in REUSABLE if not REUSABLE[name][1] and "after" not in name])
+def test_connection_that_is_not_reusable_is_not_in_any_chunking(name):
     raw = REUSABLE[name][0]
     assert not any(read(*blocks).is_reusable for blocks in chunkings(raw))
 
@@ -423,7 +423,7 @@ GOOD_CHUNKS = {
     "padding_zeros": b"000000000000005\r\nhello\r\n000\r\n\r\n",
     "blanks_around_the_size": b" \t5 \t\r\nhello\r\n0 \r\n\r\n",
     "blanks_before_the_extension": b"5 ; a\r\nhello\r\n0\r\n\r\n",
-    "lf_behind_the_size": b"5\nhello\r\n0\n\r\n",
+    "lf_after_the_size": b"5\nhello\r\n0\n\r\n",
     "trailer": b"5\r\nhello\r\n0\r\nx-a: b\r\nx-c: d\r\n\r\n",
 }
 BAD_CHUNKS = {
@@ -437,12 +437,12 @@ BAD_CHUNKS = {
     "extension_without_a_semicolon": b"5 a=b\r\nhello\r\n",
     "size_of_16_digits": b"0000000000000005\r\nhello\r\n",
     "bare_cr_in_an_extension": b"5;a\rb\r\nhello\r\n",
-    "bare_cr_behind_the_size": b"5\rhello\r\n0\r\n\r\n",
-    "nothing_behind_a_chunk": b"5\r\nhello0\r\n\r\n",
-    "lf_behind_a_chunk": b"5\r\nhello\n0\r\n\r\n",
+    "bare_cr_after_the_size": b"5\rhello\r\n0\r\n\r\n",
+    "nothing_after_a_chunk": b"5\r\nhello0\r\n\r\n",
+    "lf_after_a_chunk": b"5\r\nhello\n0\r\n\r\n",
     "longer_chunk": b"4\r\nhello\r\n0\r\n\r\n",
     "shorter_chunk": b"6\r\nhello\r\n0\r\n\r\n",
-    "two_line_ends_behind_a_chunk": b"5\r\nhello\r\n\r\n0\r\n\r\n",
+    "two_line_ends_after_a_chunk": b"5\r\nhello\r\n\r\n0\r\n\r\n",
 }
 
 
@@ -467,7 +467,7 @@ def test_bytes_before_a_bad_chunk_are_never_a_whole_body():
         assert not chunks.is_over and not chunks.is_clean
 
 
-def test_what_comes_behind_the_last_chunk_is_told_apart():
+def test_bytes_after_the_last_chunk_are_kept_apart():
     body, chunks = fed(b"1\r\na\r\n0\r\nx-a: b\r\n\r\nHTTP/1.1 200 OK\r\n")
     assert (body, chunks.is_clean, chunks.rest) == (b"a", True, b"HTTP/1.1 200 OK\r\n")
     body, chunks = fed(b"1\r\na\r\n0\r\nx-a: b\r\n")
@@ -475,7 +475,7 @@ def test_what_comes_behind_the_last_chunk_is_told_apart():
 
 
 @pytest.mark.parametrize("size", [7, 100, 1 << 16])
-def test_chunk_line_may_be_so_long_and_not_without_an_end(size):
+def test_chunk_line_may_be_long_but_must_end(size):
     fits = b"1;" + b"a" * (MAX_CHUNK_LINE_BYTES - 4) + b"\r\n" + b"a\r\n0\r\n\r\n"
     assert fed(*in_blocks(fits, size))[0] == b"a"
     for endless in (b"0" * (1 << 16), b"1;" + b"a" * (1 << 16), b" " * (1 << 16), b"1\r\na\r\n1;" + b"a" * (1 << 16)):
@@ -533,7 +533,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_strange_head_costs_linear_time(name):
+def test_odd_head_costs_linear_time(name):
     started = time.process_time()
     outcome(framed(STRANGE[name] + b"\r\n"))
     outcome(framed(STRANGE[name] + b"nocolon\r\n"))
@@ -546,11 +546,11 @@ def test_helper_of_other_tests_makes_answers_that_are_reusable():
 
 @pytest.mark.parametrize("lines", [b"connection: close\r\nconnection: keep-alive\r\n", b"connection: x,\r\n close\r\n"],
                          ids=["two_lines", "folded"])  # fmt: skip
-def test_close_is_heard_in_any_line_of_connection(lines):
+def test_close_is_found_in_every_line_of_connection(lines):
     assert not read(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n" + lines + b"\r\n").is_reusable
 
 
-def test_name_of_a_header_is_no_longer_than_any_that_there_is():
+def test_length_of_a_header_name_is_limited():
     assert read(framed(b"x" * 256 + b": 1\r\n" + EMPTY)).headers["x" * 256] == "1"
     with pytest.raises(UpstreamError, match="framing"):
         read(framed(b"x" * 257 + b": 1\r\n" + EMPTY))

@@ -1,4 +1,4 @@
-"""Reading a client's JSON: each kind of field takes its own and nothing else, and a complaint points at the place."""
+"""Reading a client's JSON: fields of each kind, and errors that name the place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES = [(kind, value) for kind in KINDS for value in SAMPLES]
 
 
 @pytest.mark.parametrize("kind,value", CASES)
-def test_field_is_of_its_kind_or_a_400_that_names_it(kind, value):
+def test_field_of_another_kind_is_a_400_that_names_it(kind, value):
     wanted, types = KINDS[kind]
     body = {"f": value}
     for read in (optional, required):
@@ -40,7 +40,7 @@ def test_field_is_of_its_kind_or_a_400_that_names_it(kind, value):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("body", [{}, {"f": None}, {"F": "x"}])
-def test_absent_and_null_are_none_where_a_field_is_optional_and_missing_where_it_is_required(kind, body):
+def test_absent_or_null_field_is_none_if_optional_and_a_400_if_required(kind, body):
     wanted, _ = KINDS[kind]
     assert optional(body, "f", wanted) is None
     with pytest.raises(BadRequest, match="'p.f' is missing") as refused:
@@ -58,17 +58,17 @@ def test_required_field_may_be_empty(value):
     "place,name,whole",
     [("", "a", "a"), ("a", "b", "a.b"), ("a", 0, "a[0]"), ("a[0]", "b", "a[0].b"), ("a[0].b", 12, "a[0].b[12]")],
 )
-def test_place_is_written_as_code_would_reach_it(place, name, whole):
+def test_place_is_written_like_code(place, name, whole):
     assert at(place, name) == whole
 
 
-def test_objects_are_given_with_their_places():
+def test_objects_come_with_their_places():
     assert objects([{"a": 1}, {}], "m") == [("m[0]", {"a": 1}), ("m[1]", {})]
     assert objects([], "m") == []
 
 
 @pytest.mark.parametrize("item", [None, "x", 1, True, [], [{}]])
-def test_item_that_is_no_object_is_named(item):
+def test_item_that_is_not_an_object_is_named(item):
     with pytest.raises(BadRequest) as refused:
         objects([{}, item, {}], "messages[2].content")
     assert refused.value.param == "messages[2].content[1]"

@@ -1,4 +1,4 @@
-"""Lists and file objects: what a list request may say, and what every provider's answer is completed to."""
+"""Lists and file objects: the parameters of a list request, and the complete shape of every answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("query", GOOD)
-def test_query_of_the_contract_is_passed_on_as_it_is(query):
+def test_query_of_the_contract_is_passed_on_unchanged(query):
     assert list_query(query) == query
 
 
@@ -58,7 +58,7 @@ def test_other_parameters_and_empty_ones_are_not_passed_on():
 
 
 @pytest.mark.parametrize("name,value", [(name, value) for name, values in BAD.items() for value in values])
-def test_parameter_out_of_form_is_400_and_names_itself(name, value):
+def test_invalid_parameter_is_a_400_that_names_it(name, value):
     with pytest.raises(BadRequest) as refused:
         list_query({name: value})
     assert refused.value.param == name
@@ -74,13 +74,13 @@ def test_purpose_is_any_short_word(purpose):
 
 
 @pytest.mark.parametrize("purpose", ["", *BAD["purpose"]])
-def test_purpose_that_is_no_word_is_400(purpose):
+def test_purpose_that_is_not_a_word_is_400(purpose):
     with pytest.raises(BadRequest) as refused:
         checked_purpose(purpose)
     assert refused.value.param == "purpose"
 
 
-def test_file_object_gets_what_sdks_cannot_do_without_and_keeps_the_rest():
+def test_file_object_gets_the_fields_that_sdks_need_and_keeps_the_others():
     assert file_object({"id": "f"}, CALL) == {"id": "f", "object": "file", "status": "processed"}
     whole = {**FILE, "status": "error", "status_details": None, "expires_at": 7, "x": [1]}
     assert file_object(whole, CALL) == whole
@@ -94,14 +94,14 @@ def test_file_without_a_status_is_processed(status):
 @pytest.mark.parametrize(
     "obj", [None, [], "file-1", 5, {}, {"id": None}, {"id": 5}, {"id": True}, {"id": ["a"]}, {"ID": "a"}]
 )
-def test_answer_without_an_id_is_502_and_names_the_field(obj):
-    for read in (file_object, deletion) if obj is not None else (file_object,):  # nothing is an answer to a deletion
+def test_answer_without_an_id_is_a_502_that_names_the_field(obj):
+    for read in (file_object, deletion) if obj is not None else (file_object,):  # valid for a deletion
         with pytest.raises(UpstreamError, match="'id'") as refused:
             read(obj, CALL)
         assert refused.value.code == "upstream_invalid_answer"
 
 
-def test_list_gets_its_envelope_whatever_the_provider_left_out():
+def test_list_gets_a_complete_envelope():
     answer = file_list({"data": [{"id": "a"}, {"id": "b"}], "total": 2}, CALL)
     assert {key: answer[key] for key in ("object", "first_id", "last_id", "has_more", "total")} == {
         "object": "list", "first_id": "a", "last_id": "b", "has_more": False, "total": 2}  # fmt: skip
@@ -120,7 +120,7 @@ def test_has_more_is_always_a_boolean(given, has_more):
     assert file_list({"data": [FILE], "has_more": given}, CALL)["has_more"] is has_more
 
 
-def test_ids_of_a_list_are_those_of_its_files_whatever_the_provider_says():
+def test_first_and_last_id_are_those_of_the_files_in_the_list():
     answer = file_list({"data": [FILE], "first_id": "x", "last_id": None}, CALL)
     assert (answer["first_id"], answer["last_id"]) == ("file-1", "file-1")
 
@@ -130,7 +130,7 @@ def test_ids_of_a_list_are_those_of_its_files_whatever_the_provider_says():
     [None, [], {}, {"data": None}, {"data": {}}, {"data": "x"}, {"data": [None]}, {"data": [{}]},
      {"data": [FILE, "file-2"]}, {"data": [[FILE]]}],
 )  # fmt: skip
-def test_answer_that_is_no_list_of_files_is_502(obj):
+def test_answer_that_is_not_a_list_of_files_is_502(obj):
     with pytest.raises(UpstreamError):
         file_list(obj, CALL)
 
@@ -145,12 +145,12 @@ def test_deletion_has_openais_shape(obj):
     assert (answer["id"], answer["object"], answer["deleted"]) == ("f", "file", True)
 
 
-def test_deletion_that_did_not_happen_is_no_success():
+def test_file_that_was_not_deleted_is_an_error():
     with pytest.raises(UpstreamError):
         deletion({"id": "f", "deleted": False}, CALL)
 
 
-def test_nothing_given_is_changed():
+def test_arguments_are_not_changed():
     given = {"data": [{"id": "a"}]}
     file_list(given, CALL)
     deletion(given["data"][0], CALL)

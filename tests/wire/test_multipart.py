@@ -1,4 +1,4 @@
-"""The multipart scanner and encoder: a corpus named by its traps, cut at every byte; limits; the way there and back."""
+"""The multipart scanner and encoder: a corpus of bodies, cut at every byte; limits; and what is encoded parses back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DISPOSITION = b'Content-Disposition: form-data; name="file"; filename="a"\r\n'
 
 
 def reader(body, sizes=()):
-    """A read(size) that returns at most as much as each of `sizes` in turn, as sockets do; then all that is asked."""
+    """A read(size) that returns at most each of `sizes` in turn, as sockets do, and then whatever is asked for."""
     at, sizes = 0, iter(sizes)
 
     def read(size):
@@ -33,7 +33,7 @@ def reader(body, sizes=()):
 
 
 def outcome(body, boundary, sizes=(), block_bytes=1 << 20, **limits):
-    """What the scanner makes of a body: the parts it saw to their end, and the error's message, if there was one."""
+    """The parts of a body that the scanner read to their end, and the error's message, if any."""
     seen = []
     try:
         for part in parts(reader(body, sizes), boundary, block_bytes=block_bytes, **limits):
@@ -44,20 +44,20 @@ def outcome(body, boundary, sizes=(), block_bytes=1 << 20, **limits):
 
 
 def case(kind, name):
-    """A body of the corpus, its boundary, and what is expected of it."""
+    """A body of the corpus, its boundary, and the expected result."""
     expected = json.loads((CORPUS / kind / f"{name}.json").read_text("utf-8"))
     return (CORPUS / kind / f"{name}.http").read_bytes(), expected["boundary"].encode("ascii"), expected
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_valid_body_gives_the_parts_that_stand_beside_it(name):
+def test_valid_body_has_the_expected_parts(name):
     body, boundary, expected = case("valid", name)
     wanted = [(*head, content.encode("latin-1")) for *head, content in expected["parts"]]
     assert outcome(body, boundary) == (wanted, None)
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_invalid_body_raises_the_error_that_stands_beside_it(name):
+def test_invalid_body_raises_the_expected_error(name):
     body, boundary, expected = case("invalid", name)
     _, message = outcome(body, boundary)
     assert message is not None and expected["error"] in message
@@ -75,7 +75,7 @@ def test_every_chunking_of_a_body_gives_the_same_result(name):
     whole = outcome(body, boundary)
     by_line = [len(line) for line in body.splitlines(keepends=True)]
     chunkings = [by_line, [1] * len(body)]
-    randomly = random.Random(name)  # text as a seed: the same on every run and Python
+    randomly = random.Random(name)  # a seed of text gives the same numbers on every Python
     chunkings += [[randomly.randint(1, 40) for _ in range(len(body))] for _ in range(8)]
     for sizes in chunkings:
         for block_bytes in BLOCK_SIZES:
@@ -97,7 +97,7 @@ def test_valid_body_cut_before_its_end_is_an_error(name):
         assert outcome(body[:at], boundary)[1] is not None, at
 
 
-def test_next_part_skips_what_nobody_read():
+def test_next_part_skips_the_unread_rest_of_the_one_before():
     body = b"--b\r\n" + DISPOSITION + b"\r\n" + b"x" * 9999 + b"\r\n--b\r\n" + DISPOSITION + b"\r\ny\r\n--b--"
     form = parts(reader(body), b"b", block_bytes=100)
     next(form)
@@ -105,15 +105,15 @@ def test_next_part_skips_what_nobody_read():
     assert list(form) == []
 
 
-def test_part_is_given_out_before_its_content_has_come():
+def test_part_is_yielded_before_its_content_has_arrived():
     def read(size):
-        return head.pop() if head else pytest.fail("read on before anybody wanted content")
+        return head.pop() if head else pytest.fail("read on before the content was asked for")
 
     head = [b"--b\r\n" + DISPOSITION + b"\r\n"]
     assert next(parts(read, b"b")).filename == "a"
 
 
-def test_content_is_given_out_as_it_comes_but_for_the_start_of_a_delimiter():
+def test_content_is_yielded_as_it_arrives_except_for_the_start_of_a_delimiter():
     blocks = [b"--b\r\n" + DISPOSITION + b"\r\nab", b"cd\r\n-", b"-x", b"\r\n--b--"]
     part = next(parts(lambda size: blocks.pop(0) if blocks else b"", b"b"))
     assert list(part.chunks) == [b"ab", b"cd", b"\r\n--x"]
@@ -132,7 +132,7 @@ EPILOGUE = {0: None, 65536: None, 65537: "follow the closing boundary"}
 
 @pytest.mark.parametrize("size", EPILOGUE)
 @pytest.mark.parametrize("block_bytes", [1000, 65536, 1 << 20])
-def test_epilogue_is_read_away_up_to_its_limit(size, block_bytes):
+def test_epilogue_is_discarded_up_to_its_limit(size, block_bytes):
     _, message = outcome(b"--b--" + b"\n" * size, b"b", (), block_bytes)
     assert message is None if EPILOGUE[size] is None else EPILOGUE[size] in message
 
@@ -208,7 +208,7 @@ def test_header_and_its_parameters(value):
     ["x; a", "x; =b", "x; a=b c", 'x; a="b', 'x; a="b"c', "x; a=b; a=c", "x; a=b; A=b", 'x; a=b"c"', "x; a =b",
      "x; a= b", "x; é=b", "x;; a=b", 'x; a="b\nc"\\'],
 )  # fmt: skip
-def test_header_that_does_not_parse_is_an_error(value):
+def test_malformed_header_is_an_error(value):
     with pytest.raises(MultipartError):
         parse_header(value)
 
@@ -218,7 +218,7 @@ NAMES = ["a.txt", "日本語 é.pdf", "C:\\x\\y", "\\\\server\\", "a;b='c'", "%2
 
 
 @pytest.mark.parametrize("filename", NAMES)
-def test_what_is_encoded_parses_back(filename):
+def test_encoded_upload_parses_back(filename):
     content = bytes(range(256)) * 3 + b"\r\n--edg\r\n--"
     fields = {"purpose": "batch", "expires_after[seconds]": "3600", "note": "é\r\n\r\n\0"}
     upload = Upload(filename, "text/plain; charset=utf-8", fields, iter([content[:400], b"", content[400:]]))
@@ -228,12 +228,12 @@ def test_what_is_encoded_parses_back(filename):
     assert upload.size == len(content)
 
 
-def test_quote_in_a_file_name_leaves_as_browsers_send_it():
+def test_quote_in_a_file_name_is_encoded_as_browsers_do():
     upload = Upload('a"b\\"c', "text/plain", {}, iter([]))
     assert b'filename="a%22b\\\\%22c"\r\n' in b"".join(encode(upload, "edge"))
 
 
-def test_field_that_comes_behind_the_file_is_encoded_behind_it():
+def test_field_after_the_file_is_encoded_after_it():
     fields = {"early": "1"}
 
     def chunks():
@@ -244,12 +244,12 @@ def test_field_that_comes_behind_the_file_is_encoded_behind_it():
     assert names == ["early", "file", "late"]
 
 
-def test_file_goes_under_the_name_that_a_provider_wants():
+def test_name_of_the_file_part_can_be_chosen():
     body = b"".join(encode(Upload("a", "text/csv", {}, iter([b"x"]), part="document"), "e"))
     assert outcome(body, b"e") == ([("document", "a", "text/csv", b"x")], None)
 
 
-def test_upload_that_breaks_off_never_gets_its_closing_delimiter():
+def test_upload_that_fails_never_gets_its_closing_delimiter():
     def chunks():
         yield b"some"
         raise MultipartError("cut")
@@ -261,7 +261,7 @@ def test_upload_that_breaks_off_never_gets_its_closing_delimiter():
     assert b"".join(sent).endswith(b"\r\n\r\nsome")
 
 
-def test_encoder_asks_for_nothing_ahead():
+def test_encoder_reads_nothing_ahead():
     def chunks():
         for n in range(3):
             asked.append(n)

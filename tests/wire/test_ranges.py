@@ -1,4 +1,4 @@
-"""Byte ranges: which are taken, what is cut out of a whole answer, what passes, and that every body is closed."""
+"""Byte ranges: which are accepted, what is cut out of a complete answer, what is passed on; every body is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA = bytes(range(100, 130))
 DATE, LATER = "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:01 GMT"
 NINETEEN = "9" * 19
 
-# What is asked for
+# Requests
 
 TAKEN = {
     "bytes=0-9": "bytes=0-9",
@@ -36,21 +36,21 @@ IGNORED = ["", "bytes", "bytes=", "bytes=-", "bytes=--5", "bytes=a-b", "bytes=0-
 
 
 @pytest.mark.parametrize("text", TAKEN)
-def test_one_range_of_bytes_is_taken(text):
+def test_single_range_of_bytes_is_accepted(text):
     assert conditions({"range": text, "x": "y"}) == {"range": TAKEN[text]}
 
 
 @pytest.mark.parametrize("text", IGNORED)
-def test_other_ranges_are_as_if_they_had_not_come(text):
+def test_other_ranges_are_ignored(text):
     assert conditions({"range": text, "if-range": '"1"'}) == {}
 
 
-def test_if_range_goes_with_a_range_only():
+def test_if_range_is_passed_on_only_with_a_range():
     assert conditions({"if-range": '"1"'}) == {}
     assert conditions({"range": "bytes=1-", "if-range": 'W/"1"'}) == {"range": "bytes=1-", "if-range": 'W/"1"'}
 
 
-# What is cut
+# Answers
 
 PARTS = {
     "bytes=0-9": (0, 10),
@@ -80,7 +80,7 @@ def whole(chunks=(DATA,), status=200, **headers):
 
 
 @pytest.mark.parametrize("text", PARTS)
-def test_part_is_cut_out_of_a_whole_answer(text):
+def test_range_is_cut_out_of_a_complete_answer(text):
     start, end = PARTS[text]
     answer = whole()
     part = partial(answer, {"range": text})
@@ -93,26 +93,26 @@ def test_part_is_cut_out_of_a_whole_answer(text):
 
 
 @pytest.mark.parametrize("text", NO_PARTS)
-def test_part_that_there_is_not_is_416_and_says_the_length(text):
+def test_range_that_the_file_does_not_have_is_a_416_with_the_length(text):
     with pytest.raises(RangeNotSatisfiable) as refused:
         partial(whole(), {"range": text})
     assert (refused.value.status, refused.value.headers) == (416, {"content-range": "bytes */30"})
 
 
 @pytest.mark.parametrize("text", ["bytes=0-", "bytes=0-0", "bytes=-5", "bytes=-0", "bytes=1-"])
-def test_empty_file_has_no_part_and_so_is_whole(text):
+def test_empty_file_is_answered_whole(text):
     answer = partial(whole(chunks=()), {"range": text})
     assert (answer.status, list(answer.body), answer.headers["content-length"]) == (200, [], "0")
 
 
 @pytest.mark.parametrize("answered,asked", [({"content-range": "bytes 0-1/30"}, {}), ({}, {"range": "bytes=0-1"})])
-def test_part_that_nobody_asked_for_or_that_says_not_which_it_is_is_502(answered, asked):
+def test_206_that_was_not_requested_or_has_no_content_range_is_502(answered, asked):
     with pytest.raises(UpstreamError) as refused:
         partial(Answer(206, answered, body=FakeBody([b"ab"])), asked)
     assert refused.value.status == 502
 
 
-def test_answer_without_a_range_says_that_it_takes_them():
+def test_answer_to_a_request_without_range_has_accept_ranges():
     for chunks in ((DATA,), ()):
         answer = partial(whole(chunks, accept_ranges="none"), {})
         assert (answer.status, answer.headers["accept-ranges"]) == (200, "bytes")
@@ -130,7 +130,7 @@ AS_IT_IS = {
 
 
 @pytest.mark.parametrize("name", AS_IT_IS)
-def test_answer_that_cannot_be_cut_or_is_cut_already_stays_as_it_is(name):
+def test_answer_that_cannot_be_cut_or_is_partial_already_is_unchanged(name):
     assert partial(AS_IT_IS[name], {"range": "bytes=0-0"}) is AS_IT_IS[name]
 
 
@@ -159,7 +159,7 @@ VALIDATORS = {
 
 
 @pytest.mark.parametrize("name", VALIDATORS)
-def test_if_range_decides_between_the_part_and_the_whole(name):
+def test_if_range_decides_between_range_and_whole_file(name):
     validator, headers, is_current = VALIDATORS[name]
     answer = partial(whole(**headers), {"range": "bytes=10-19", "if-range": validator})
     assert answer.status == (206 if is_current else 200)
@@ -167,7 +167,7 @@ def test_if_range_decides_between_the_part_and_the_whole(name):
     assert ("content-range" in answer.headers) == is_current
 
 
-def test_range_behind_the_end_is_no_416_where_the_file_is_another_one():
+def test_range_after_the_end_of_a_changed_file_is_the_whole_file():
     answer = partial(whole(etag='"v2"'), {"range": "bytes=99-", "if-range": '"v1"'})
     assert (answer.status, b"".join(answer.body)) == (200, DATA)
 
@@ -178,7 +178,7 @@ PAIRS = [(start, end) for start in range(30) for end in range(start + 1, 31)]
 
 
 def cut(data, cuts):
-    """The data in chunks that end at these places; a place that comes twice makes an empty chunk."""
+    """The data in chunks that end at these offsets; a repeated offset gives an empty chunk."""
     ends = [0, *sorted(cuts), len(data)]
     return [data[start:end] for start, end in zip(ends, ends[1:])]
 
@@ -212,7 +212,7 @@ def test_every_slice_of_a_body_in_odd_and_empty_chunks_is_right(seed):
         assert body.closed
 
 
-def test_slice_reads_nothing_behind_its_end():
+def test_slice_reads_nothing_after_its_end():
     for start, end in PAIRS:
         body = FakeBody([*(bytes([byte]) for byte in DATA[:end]), UpstreamError("read too far")])
         assert b"".join(Slice(body, start, end)) == DATA[start:end]
@@ -231,12 +231,12 @@ def test_body_that_raises_before_or_inside_the_range_raises_here(at):
 
 
 @pytest.mark.parametrize("at", [0, 5, 10, 15, 19])
-def test_body_that_ends_before_the_range_does_never_ends_it_quietly(at):
+def test_body_that_ends_inside_the_range_is_an_error(at):
     with pytest.raises(UpstreamError):
         list(Slice(FakeBody([DATA[:at]]), 10, 20))
 
 
-def test_slice_closes_its_body_at_the_end_and_when_it_is_left():
+def test_slice_closes_its_body_at_the_end_and_when_closed_early():
     for taken in range(11):
         body = FakeBody([bytes([byte]) for byte in DATA])
         part = Slice(body, 10, 20)
@@ -254,7 +254,7 @@ def test_finished_slice_stays_finished():
 
 
 class Skipping(FakeBody):
-    """A body that can pass over at most `most` bytes, of which it then makes no chunks."""
+    """A body that can skip up to `most` bytes."""
 
     def __init__(self, data, most):
         super().__init__([])
@@ -267,7 +267,7 @@ class Skipping(FakeBody):
 
 
 @pytest.mark.parametrize("most", [0, 1, 9, 10, 30])
-def test_body_that_can_skip_is_asked_to_and_the_rest_is_read(most):
+def test_body_that_can_skip_does_and_the_rest_is_discarded(most):
     for start, end in PAIRS:
         assert b"".join(Slice(Skipping(DATA, most), start, end)) == DATA[start:end]
 
@@ -281,7 +281,7 @@ def content(client, upstream, status=200, chunks=(DATA[:7], DATA[7:]), method="G
     return client.request("/v1/files/file-1/content", method=method, headers=headers, status=status)
 
 
-def test_range_is_passed_on_and_cut_where_the_provider_ignores_it(client, upstream):
+def test_range_is_passed_on_and_is_cut_if_the_provider_ignores_it(client, upstream):
     upstream.headers = {"content-length": "30", "content-type": "text/csv", "etag": '"v1"'}
     answer = content(client, upstream, 206, range="bytes=5-14", if_range='"v1"')
     assert (answer.body, answer.status) == (DATA[5:15], "206 Partial Content")
@@ -292,7 +292,7 @@ def test_range_is_passed_on_and_cut_where_the_provider_ignores_it(client, upstre
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,3-4", "items=0-1", "bytes=x", "bytes=-"])
-def test_range_that_is_ignored_goes_no_further(asked, client, upstream):
+def test_range_that_is_ignored_is_not_sent_upstream(asked, client, upstream):
     upstream.headers = {"content-length": "30"}
     answer = content(client, upstream, range=asked, if_range='"v1"')
     assert (answer.body, answer.headers["accept-ranges"]) == (DATA, "bytes")
@@ -326,7 +326,7 @@ def test_416_of_the_provider_keeps_its_content_range(client, upstream):
     assert upstream.bodies[0].closed
 
 
-def test_416_of_ours_closes_the_provider_and_says_the_length(client, upstream, access_log):
+def test_416_of_the_gateway_has_the_length_and_closes_the_body(client, upstream, access_log):
     upstream.headers = {"content-length": "30"}
     answer = content(client, upstream, 416, range="bytes=30-")
     assert answer.headers["content-range"] == "bytes */30"
@@ -337,7 +337,7 @@ def test_416_of_ours_closes_the_provider_and_says_the_length(client, upstream, a
 
 
 @pytest.mark.parametrize("at,status", [(0, 502), (7, 206)])
-def test_provider_that_breaks_off_before_or_inside_the_range_never_ends_quietly(at, status, client, upstream):
+def test_provider_that_breaks_off_before_or_inside_the_range_is_an_error(at, status, client, upstream):
     upstream.headers = {"content-length": "30"}
     chunks = [*(DATA[n : n + 1] for n in range(at)), UpstreamError("The provider broke off its answer.")]
     if status == 502:
@@ -348,7 +348,7 @@ def test_provider_that_breaks_off_before_or_inside_the_range_never_ends_quietly(
     assert upstream.bodies[0].closed
 
 
-def test_log_counts_the_bytes_of_the_part(client, upstream, access_log):
+def test_log_counts_the_bytes_of_the_range(client, upstream, access_log):
     upstream.headers = {"content-length": "30"}
     content(client, upstream, 206, range="bytes=-3")
     assert (access_log()[-1]["status"], access_log()[-1]["bytes_out"]) == (206, 3)
@@ -364,7 +364,7 @@ def test_head_has_no_ranges(asked, client, upstream):
     assert upstream.bodies[0].closed
 
 
-def test_range_of_anything_but_content_is_ignored(client, upstream):
+def test_range_of_metadata_is_ignored(client, upstream):
     for path in ("/v1/files/file-1", "/v1/files"):
         upstream.answers({"id": "file-1", "data": []})
         answer = client.get(path, headers={**OPENAI, "range": "bytes=0-1"})
@@ -376,7 +376,7 @@ def test_range_of_anything_but_content_is_ignored(client, upstream):
 
 
 class Counting:
-    """A body that counts what is read of it."""
+    """A body that counts the bytes read from it."""
 
     def __init__(self, body):
         self._body, self.skip = body, body.skip
@@ -396,7 +396,7 @@ class Counting:
 
 
 class Watched:
-    """The local transport, its bodies counted."""
+    """The local transport, with bodies that count their bytes."""
 
     def __init__(self):
         self._transport, self.bodies = LocalTransport(), []
@@ -433,7 +433,7 @@ def stored(make_client, store, tmp_path):
 
 @pytest.mark.parametrize("start,end", [(0, 1), (0, 3 << 20), (2 << 20, (2 << 20) + 100), ((3 << 20) - 1, 3 << 20),
                                        (1, 1 << 20), (262143, 262145)])  # fmt: skip
-def test_store_seeks_to_the_range_and_reads_no_more_than_a_block_behind_it(start, end, stored, store):
+def test_store_seeks_to_the_range_and_reads_at_most_a_block_after_it(start, end, stored, store):
     answer = stored(206, range=f"bytes={start}-{end - 1}")
     assert answer.body == BIG[start:end]
     assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/{3 << 20}"
@@ -449,7 +449,7 @@ def test_store_has_a_tag_that_if_range_can_name(stored):
     assert stored(200, range="bytes=-9", if_range=f"W/{etag}").body == BIG
 
 
-def test_store_refuses_what_lies_behind_the_end(stored, store):
+def test_store_refuses_a_range_after_the_end(stored, store):
     answer = stored(416, range=f"bytes={3 << 20}-")
     assert answer.headers["content-range"] == f"bytes */{3 << 20}"
     assert (store.bodies[0].closed, store.bodies[0].read) == (True, 0)

@@ -1,4 +1,4 @@
-"""Server-sent events: the same events in every chunking, no event without its end, and no stream that ends quietly."""
+"""Server-sent events: the same in every chunking, only complete events, and an error for a stream that is cut."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def flat(blocks, **limits):
 
 
 def cut(text, *sizes):
-    """The text in blocks of these sizes, over and over."""
+    """The text in blocks of these sizes, repeatedly."""
     blocks, at, turn = [], 0, 0
     while at < len(text):
         size = sizes[turn % len(sizes)]
@@ -49,10 +49,10 @@ def stream(request):
     return CHAT.replace(b"\n", LINE_ENDS[request.param])
 
 
-# Events out of blocks
+# Events from blocks
 
 
-def test_events_come_whole_out_of_one_block(stream):
+def test_one_block_gives_all_its_events(stream):
     assert flat([stream]) == CHAT_FRAMES
 
 
@@ -89,7 +89,7 @@ def test_empty_blocks_change_nothing(stream):
     assert flat([b"", *(part for byte in cut(stream, 1) for part in (byte, b""))]) == CHAT_FRAMES
 
 
-def test_event_is_out_with_the_block_that_ends_it_and_not_later():
+def test_event_is_yielded_with_the_block_that_completes_it():
     for blocks in ([b"data: 1\n", b"\n", b"data: 2\n\n"], [b"data: 1\r\n\r\n", b"data: 2\r\n\r\n"]):
         source = iter(blocks)
         found = frames(source)
@@ -99,7 +99,7 @@ def test_event_is_out_with_the_block_that_ends_it_and_not_later():
 
 
 def test_crlf_event_does_not_wait_for_the_next_block():
-    """The second CR may be the whole line end, or half of one: either way the event has ended."""
+    """The second CR may be a whole line end or half of one; the event is complete in both cases."""
     seen = []
 
     def blocks():
@@ -114,24 +114,24 @@ def test_one_block_gives_its_events_together():
     assert next(frames(iter([CHAT]))) == CHAT_FRAMES
 
 
-def test_event_that_did_not_end_is_dropped():
+def test_incomplete_event_is_dropped():
     for rest in (b"data: x", b"data: x\n", b": comment", b"data: x\r", b"event: y\r\n", b'data: {"error"'):
         assert flat([b"data: a\n\n" + rest]) == [b"data: a"]
         assert flat(cut(b"data: a\n\n" + rest, 1)) == [b"data: a"]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r"])
-def test_done_needs_no_empty_line_behind_it(end):
+def test_done_needs_no_empty_line_after_it(end):
     for blocks in ([b"data: a\n\ndata: [DONE]" + end], cut(b"data: a\n\ndata: [DONE]" + end, 1)):
         assert flat(blocks) == [b"data: a", b"data: [DONE]"]
 
 
 @pytest.mark.parametrize("blocks", [[], [b""], [b"\n"], [b"\n\n\n\n"], [b"\r\n\r\n"], [b"\r", b"\n", b"\r", b"\n"]])
-def test_stream_of_nothing_has_no_events(blocks):
+def test_empty_stream_has_no_events(blocks):
     assert flat(blocks) == []
 
 
-def test_event_over_the_limit_is_an_error_at_once_and_what_came_before_it_is_given():
+def test_event_over_the_limit_is_an_immediate_error_after_the_events_before_it():
     found = frames(iter([b"data: a\n\ndata: " + b"x" * 90, b"x" * 20, b"never read"]), max_bytes=100)
     assert next(found) == [b"data: a"]
     with pytest.raises(UpstreamError) as refused:
@@ -152,7 +152,7 @@ def test_event_at_the_limit_passes():
     assert flat(cut(b"data: " + b"x" * 94 + b"\n\n", 10), max_bytes=100) == [b"data: " + b"x" * 94]
 
 
-def test_many_events_are_no_event_over_the_limit():
+def test_limit_is_for_one_event_and_not_for_many():
     assert len(flat([b"data: abc\n\n" * 1000], max_bytes=100)) == 1000
     assert len(flat(cut(b"data: abc\n\n" * 1000, 99), max_bytes=100)) == 1000
 
@@ -189,7 +189,7 @@ def test_data_of_an_event(frame, value):
     assert data(frame) == value
 
 
-def test_event_is_one_frame_whatever_it_holds():
+def test_event_is_always_one_frame():
     made = event({"a": "x\n\ndata: y\r\r\u2028é"})
     assert len(flat([made])) == 1 and made.startswith(b"data: {") and made.endswith(b"}\n\n")
 
@@ -207,20 +207,20 @@ def test_error_event_is_openais_envelope():
         ("application/json", False), ("text/plain", False), ("text/event-stream-x", False), ("", False),
     ],
 )  # fmt: skip
-def test_stream_is_known_by_its_media_type(content_type, expected):
+def test_stream_is_recognised_by_its_media_type(content_type, expected):
     assert is_stream(Answer(200, {"content-type": content_type}, body=FakeBody([]))) is expected
 
 
-def test_answer_without_a_body_is_no_stream():
+def test_answer_without_a_body_is_not_a_stream():
     assert not is_stream(Answer(200, {"content-type": "text/event-stream"}))
     assert not is_stream(Answer(200, {}, body=FakeBody([])))
 
 
-# What is passed through
+# Passing through
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50, 10_000])
-def test_passed_through_are_whole_events_with_lf(stream, size):
+def test_complete_events_with_lf_are_passed_through(stream, size):
     out = list(passed_through(iter(cut(stream, size))))
     assert b"".join(out) == b"\n\n".join(CHAT_FRAMES) + b"\n\n"
     assert all(block.endswith(b"\n\n") for block in out)
@@ -241,7 +241,7 @@ LASTS = {
 
 
 @pytest.mark.parametrize("name", LASTS)
-def test_stream_with_its_last_event_ends_well(name):
+def test_stream_with_a_last_event_ends_normally(name):
     out = b"".join(passed_through(iter([b'data: {"a":1}\n\n', LASTS[name]]), RESPONSE_ENDS))
     assert out.startswith(b'data: {"a":1}\n\n') and LASTS[name].strip() in out
 
@@ -268,7 +268,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_stream_without_its_last_event_raises_behind_what_came(name):
+def test_stream_without_a_last_event_raises_after_its_events(name):
     for size in (1, 10_000):
         out = []
         with pytest.raises(UpstreamError, match="ended its stream early"):
@@ -277,14 +277,14 @@ def test_stream_without_its_last_event_raises_behind_what_came(name):
         assert out[0].startswith(b'data: {"type":"response.created"}\n\n')
 
 
-def test_failure_of_the_upstream_passes():
+def test_failure_of_the_upstream_is_raised():
     stream = passed_through(FakeBody([b"data: a\n\n", UpstreamError("The provider broke off.")]))
     assert next(stream) == b"data: a\n\n"
     with pytest.raises(UpstreamError, match="broke off"):
         next(stream)
 
 
-def test_last_event_of_eight_megabytes_is_judged_in_linear_time():
+def test_last_event_of_eight_megabytes_costs_linear_time():
     big = b'data: {"type":"response.output_text.done","x":"' + b'\\"type\\":\\"e' * 600_000 + b'"}\n\n'
     started = time.process_time()
     with pytest.raises(UpstreamError):

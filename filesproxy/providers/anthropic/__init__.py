@@ -1,7 +1,7 @@
-"""Anthropic: its Files API and its Messages API behind OpenAI's contract.
+"""Anthropic: OpenAI's contract on Anthropic's Files API and Messages API.
 
-`files` and `chat` are the operations; `request` (with `content` and `tools`), `answer` and `stream` translate a chat;
-`errors` translates errors. Pure functions, like every provider.
+`files` and `chat` have the operations. `request` (with `content` and `tools`), `answer` and `stream` translate a chat;
+`errors` translates errors. Pure functions, as in every provider.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from .chat import create_chat_completion
 from .errors import error
 from .files import deleted, file_object, pages, prepared_upload, with_files_beta
 
-VERSION = "2023-06-01"  # 2026-10-21 refuses temperature, which OpenAI's clients send
+VERSION = "2023-06-01"  # 2026-10-21 refuses `temperature`, which OpenAI's clients send
 
 
 def authorize(call: Call, target: Target) -> Call:
-    """`x-api-key`, or an OAuth token as bearer, never both; and the version that the translation is written for."""
+    """The call with `x-api-key` or an OAuth token as bearer, never both, and with the API version translated here."""
     is_token = target.settings["auth"] == "bearer"
     own = {"authorization": f"Bearer {target.secret}"} if is_token else {"x-api-key": target.secret}
     return call._replace(headers={**call.headers, **own, "anthropic-version": VERSION})
@@ -37,7 +37,7 @@ ANTHROPIC: Provider = {
         "delete_file": translated(with_files_beta, deleted),
         "create_chat_completion": create_chat_completion,
     },
-    "unsupported": dict.fromkeys(PASSED_THROUGH, "Anthropic has no such operation in OpenAI's contract."),
+    "unsupported": dict.fromkeys(PASSED_THROUGH, "This operation is not available for Anthropic."),
     "required_form_fields": (),
     "client_headers": ("anthropic-workspace-id",),
     "list_headers": ("anthropic-beta",),

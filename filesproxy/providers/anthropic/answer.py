@@ -1,4 +1,4 @@
-"""Anthropic's message as OpenAI's chat completion. Pure functions. https://platform.claude.com/docs/en/api/messages"""
+"""Translates Anthropic's message into OpenAI's chat completion. https://platform.claude.com/docs/en/api/messages"""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _FINISH_REASONS = {
 
 
 def completion(message: Any, is_strict: bool, now: float) -> Json:
-    """A chat.completion. Unknown blocks are ignored, as Anthropic asks; a missing field is the 502 that names it."""
+    """The chat.completion. Unknown blocks are ignored, as Anthropic asks. UpstreamError names a missing field.
+
+    `now` (seconds since the epoch) becomes `created`.
+    """
     return {
         "id": need(message, "id", str),
         "object": "chat.completion",
@@ -40,12 +43,12 @@ def completion(message: Any, is_strict: bool, now: float) -> Json:
 
 
 def finish_reason(stop_reason: Any) -> str:
-    """OpenAI's finish_reason; `stop` for what is unknown."""
+    """OpenAI's finish_reason; `stop` for an unknown reason."""
     return _FINISH_REASONS.get(stop_reason, "stop") if isinstance(stop_reason, str) else "stop"
 
 
 def usage(counts: Json) -> Json:
-    """OpenAI's usage: the prompt's tokens include those of the cache, the completion's those of thinking."""
+    """OpenAI's usage, in which prompt tokens include the cache's, and completion tokens include thinking's."""
     read, written = count(counts, "cache_read_input_tokens"), count(counts, "cache_creation_input_tokens")
     prompt, answer = need(counts, "input_tokens", int) + read + written, need(counts, "output_tokens", int)
     details = counts.get("output_tokens_details")
@@ -61,7 +64,7 @@ def usage(counts: Json) -> Json:
 
 
 def count(counts: Json, name: str) -> int:
-    """A number of tokens that may be left out or null: then 0."""
+    """A number of tokens; 0 if it is missing or null."""
     return 0 if counts.get(name) is None else need(counts, name, int)
 
 

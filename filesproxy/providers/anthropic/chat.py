@@ -1,4 +1,4 @@
-"""Chat completions as Anthropic's messages, with files by `file_id`. Pure functions.
+"""The operation create_chat_completion on Anthropic's Messages API, files by `file_id` included.
 
 https://platform.claude.com/docs/en/api/messages
 """
@@ -15,11 +15,11 @@ from .files import with_files_beta
 from .request import file_ids, messages_request
 from .stream import chunks
 
-MAX_LOOKUPS = 20  # of the types of files that a chat names without one
+MAX_LOOKUPS = 20  # of media types, for one request
 
 
 def create_chat_completion(call: Call, send: Send) -> Answer:
-    """A chat completion as a message. The types of files that come without one are looked up first."""
+    """A chat completion, translated. Media types that the client did not name are looked up first."""
     assert call.json is not None
     known = _looked_up(call, send)
     body, ignored = messages_request(call.json, known)
@@ -28,18 +28,18 @@ def create_chat_completion(call: Call, send: Send) -> Answer:
     if call.expects != "events":
         return reply._replace(json=completion(reply.json, call.is_strict, call.now), ignored=ignored)
     if reply.body is None or not sse.is_stream(reply):
-        raise UpstreamError("The provider did not answer with events.", code="upstream_invalid_answer")
+        raise UpstreamError("The provider did not answer with a stream of events.", code="upstream_invalid_answer")
     with_usage = bool((call.json.get("stream_options") or {}).get("include_usage"))
     return reply._replace(body=chunks(reply.body, call.is_strict, with_usage, call.now), ignored=ignored)
 
 
 def _looked_up(call: Call, send: Send) -> dict[str, str]:
-    """File id → media type, of the files that the chat names without one. Each is looked up once."""
+    """File id → media type, for the files whose type the client did not name. Each is looked up once."""
     assert call.json is not None
     untyped = [(place, file) for place, file in file_ids(call.json) if not media_type_of(file, {})]
     places = {file["file_id"]: place for place, file in reversed(untyped)}
     if len(places) > MAX_LOOKUPS:
-        raise BadRequest(f"More than {MAX_LOOKUPS} files come without a mime_type.", param="messages")
+        raise BadRequest(f"More than {MAX_LOOKUPS} files have no mime_type.", param="messages")
     return {file_id: _media_type(file_id, places[file_id], call, send) for file_id in places}
 
 

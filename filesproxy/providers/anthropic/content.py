@@ -1,6 +1,6 @@
-"""Content parts of OpenAI's chat as content blocks of Anthropic's messages. Pure functions.
+"""Translates the content parts of OpenAI's chat into the content blocks of Anthropic's messages. Pure functions.
 
-https://platform.claude.com/docs/en/build-with-claude/files, …/pdf-support and …/vision say which block takes what.
+Which block takes which file: https://platform.claude.com/docs/en/build-with-claude/files, …/pdf-support and …/vision
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...wire.json_fields import at, objects, optional, required
 IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 PDF = "application/pdf"
 TEXT = "text/plain"
-# What text there is in files: sent inline it all goes as plain text, the only kind that a text source has.
+# Media types that are text. Inline, all text is sent as plain text, the only type that a text source can have.
 _TEXTS = frozenset({"application/json", "application/jsonl", "application/xml", "application/x-ndjson"})
 _TYPES = {
     "pdf": PDF, "txt": TEXT, "md": TEXT, "csv": TEXT, "json": TEXT, "jsonl": TEXT, "xml": TEXT,
@@ -26,25 +26,25 @@ _TYPES = {
 }  # fmt: skip
 _DATA_URL = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100}){0,8}),", re.IGNORECASE)
 _CHARSET = re.compile(r"charset=([^;]*)")
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")  # without groups, which would cost 40 bytes a byte
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")  # without groups, which cost 40 bytes of memory for each byte of text
 
 
 def text_blocks(content: Any, place: str) -> list[Json]:
-    """Text, or a list of text parts, as blocks; empty text, which Anthropic refuses, makes none."""
+    """Text, or a list of text parts, as blocks. Empty text gives no block, because Anthropic refuses it."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     found = []
     for part_place, part in objects(content or [], place):
         if part.get("type") != "text":
-            refuse(part_place, "Only text can stand here")
+            refuse(part_place, "Only text is possible here")
         found.append(_text(part, part_place))
     return [block for block in found if block["text"]]
 
 
 def user_blocks(content: Any, place: str, known: Mapping[str, str], runs_code: bool) -> list[Json]:
-    """A user's content as blocks. `known` has the types of files that came without one, by id.
+    """A user's content as blocks. `known` maps file ids to media types that were looked up.
 
-    `runs_code` says whether there is the code execution tool, which alone can use files of other types.
+    `runs_code` says whether the request has the code execution tool, which alone can use files of other types.
     """
     if isinstance(content, str):
         return text_blocks(content, place)
@@ -63,63 +63,63 @@ def user_blocks(content: Any, place: str, known: Mapping[str, str], runs_code: b
 
 
 def refuse(place: str, reason: str) -> NoReturn:
-    """BadRequest for what has no translation, naming the part."""
+    """Raise BadRequest for something that has no translation; `place` says where it is."""
     raise BadRequest(f"{reason}: '{place}'.", param=place)
 
 
-def cached(block: Json, part: Json, place: str) -> Json:
-    """The block with the part's `cache_control`, which Portkey's clients may set."""
+def with_cache_control(block: Json, part: Json, place: str) -> Json:
+    """The block with the part's `cache_control`, if it has one; Portkey's clients may set it."""
     control = optional(part, "cache_control", dict, place)
     return {**block, "cache_control": control} if control else block
 
 
 def _text(part: Json, place: str) -> Json:
-    return cached({"type": "text", "text": required(part, "text", str, place)}, part, place)
+    return with_cache_control({"type": "text", "text": required(part, "text", str, place)}, part, place)
 
 
 def _image(part: Json, place: str) -> Json:
     url = required(required(part, "image_url", dict, place), "url", str, at(place, "image_url"))
     where = at(place, "image_url.url")
     if url[:5].lower() != "data:":
-        return cached({"type": "image", "source": _url(url, where)}, part, place)
+        return with_cache_control({"type": "image", "source": _url_source(url, where)}, part, place)
     media_type, data = _data_url(url, where)
     if media_type not in IMAGES and media_type != PDF:
-        refuse(where, "Anthropic takes images of the types JPEG, PNG, GIF and WebP")
-    return cached({"type": _kind(media_type), "source": _inline(media_type, data, where)}, part, place)
+        refuse(where, "Anthropic accepts only JPEG, PNG, GIF and WebP images")
+    return with_cache_control(
+        {"type": _kind(media_type), "source": _inline_source(media_type, data, where)}, part, place
+    )
 
 
 def _file(part: Json, part_place: str, known: Mapping[str, str], runs_code: bool) -> Json:
-    """One of three sources; chat.check_messages has seen that there is exactly one."""
+    """The block of a file part. The gateway has checked that the part has exactly one of the three sources."""
     file, place = part["file"], at(part_place, "file")
     if file.get("file_id"):
         block = _uploaded(file, media_type_of(file, known), place, runs_code)
     elif file.get("file_url"):
         kind = "image" if media_type_of(file, known) in IMAGES else "document"
-        block = {"type": kind, "source": _url(file["file_url"], at(place, "file_url"))}
+        block = {"type": kind, "source": _url_source(file["file_url"], at(place, "file_url"))}
     else:
         block = _file_data(file, place)
     if block["type"] == "document" and file.get("filename"):
         block["title"] = file["filename"]
-    return cached(block, part, part_place)
+    return with_cache_control(block, part, part_place)
 
 
 def media_type_of(file: Json, known: Mapping[str, str]) -> str:
-    """The media type that the part names, or that was looked up, without parameters; "" where nothing says one."""
-    return _said(file.get("mime_type") or "") or _said(known.get(file.get("file_id") or "", ""))
+    """The media type that the part names or that was looked up, without parameters; "" if it is unknown."""
+    return _bare_type(file.get("mime_type") or "") or _bare_type(known.get(file.get("file_id") or "", ""))
 
 
-def _said(media_type: str) -> str:
+def _bare_type(media_type: str) -> str:
     bare = media_type.partition(";")[0].strip().lower()
-    return "" if bare == "application/octet-stream" else bare  # which says nothing
+    return "" if bare == "application/octet-stream" else bare  # it says nothing
 
 
 def _uploaded(file: Json, media_type: str, place: str, runs_code: bool) -> Json:
     if media_type in IMAGES or media_type in (PDF, TEXT):
         return {"type": _kind(media_type), "source": {"type": "file", "file_id": file["file_id"]}}
     if not runs_code:
-        refuse(
-            place, "Anthropic reads PDF, plain text and images; a file of another type needs the code execution tool"
-        )
+        refuse(place, "Anthropic reads PDF, plain text and images; other types of file need the code execution tool")
     return {"type": "container_upload", "file_id": file["file_id"]}
 
 
@@ -127,27 +127,27 @@ def _file_data(file: Json, place: str) -> Json:
     place, data, declared = at(place, "file_data"), file["file_data"], ""
     if data[:5].lower() == "data:":
         declared, data = _data_url(data, place)
-    media_type = _said(declared) or media_type_of(file, {}) or _by_name(file.get("filename") or "")
+    media_type = _bare_type(declared) or media_type_of(file, {}) or _type_by_extension(file.get("filename") or "")
     if media_type.startswith("text/") or media_type in _TEXTS:
         media_type = TEXT
     if media_type not in IMAGES and media_type not in (PDF, TEXT):
-        refuse(place, "Anthropic reads PDF, text and images; a file of another type must be uploaded first")
-    return {"type": _kind(media_type), "source": _inline(media_type, data, place)}
+        refuse(place, "Anthropic reads PDF, text and images; files of other types must be uploaded first")
+    return {"type": _kind(media_type), "source": _inline_source(media_type, data, place)}
 
 
-def _by_name(filename: str) -> str:
-    """The type that a name's ending says, PDF where there is none, "" for another one."""
-    name, dot, ending = filename.rpartition(".")
-    return _TYPES.get(ending.lower(), "") if dot and name else PDF
+def _type_by_extension(filename: str) -> str:
+    """The media type for the extension of a file name: PDF if there is none, "" if it is unknown."""
+    name, dot, extension = filename.rpartition(".")
+    return _TYPES.get(extension.lower(), "") if dot and name else PDF
 
 
 def _kind(media_type: str) -> str:
     return "image" if media_type in IMAGES else "document"
 
 
-def _inline(media_type: str, data: str, place: str) -> Json:
+def _inline_source(media_type: str, data: str, place: str) -> Json:
     if not _BASE64.fullmatch(data) or len(data) % 4:
-        refuse(place, "The data is no base64 (RFC 4648 §4), or none")
+        refuse(place, "The data is empty or not valid base64 (RFC 4648 §4)")
     if media_type != TEXT:
         return {"type": "base64", "media_type": media_type, "data": data}
     try:
@@ -157,16 +157,16 @@ def _inline(media_type: str, data: str, place: str) -> Json:
 
 
 def _data_url(url: str, place: str) -> tuple[str, str]:
-    """The media type and the base64 of a data URL (RFC 2397)."""
+    """The media type and the base64 text of a data URL (RFC 2397)."""
     found = _DATA_URL.match(url)
     if not found or not found[2].lower().endswith(";base64"):
-        refuse(place, "A data URL here is data:TYPE;base64,…")
+        refuse(place, "A data URL must be data:TYPE;base64,…")
     if not set(_CHARSET.findall(found[2].lower())) <= {"utf-8", "us-ascii"}:
-        refuse(place, "The text of a data URL is UTF-8")
+        refuse(place, "The text of a data URL must be UTF-8")
     return found[1].strip().lower(), url[found.end() :]
 
 
-def _url(url: str, place: str) -> Json:
+def _url_source(url: str, place: str) -> Json:
     if not re.match(r"https://[^/?#\s]+", url, re.IGNORECASE):
         refuse(place, "Anthropic fetches https URLs only")
     return {"type": "url", "url": url}

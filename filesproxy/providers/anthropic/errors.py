@@ -1,4 +1,4 @@
-"""Anthropic's errors in OpenAI's terms. https://platform.claude.com/docs/en/api/errors"""
+"""Translates Anthropic's errors into OpenAI's. https://platform.claude.com/docs/en/api/errors"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ...calls import Json
 from ..openai import error_object
 
-# error.type → OpenAI's type and code (https://platform.claude.com/docs/en/api/errors)
+# error.type → OpenAI's type and code
 _ERRORS = {
     "invalid_request_error": ("invalid_request_error", None),
     "authentication_error": ("invalid_request_error", "invalid_api_key"),
@@ -22,7 +22,7 @@ _ERRORS = {
     "timeout_error": ("server_error", None),
     "overloaded_error": ("server_error", "overloaded"),
 }
-#: error.type → the status that it has where there is one; in a stream there is none
+#: error.type → the HTTP status that goes with it, for errors in a stream, which have none
 STATUSES = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -40,12 +40,12 @@ _NOT_DOWNLOADABLE = re.compile(r"not downloadable|(can ?not|can't) be downloaded
 
 
 def error(body: Any) -> Json:
-    """OpenAI's error object from Anthropic's; `details.error_code` is the code where there is one."""
+    """OpenAI's error object from Anthropic's. Its code is `details.error_code`, if there is one."""
     found = error_object(body)
     inner = body.get("error") if isinstance(body, dict) else None
     details = inner.get("details") if isinstance(inner, dict) else None
     detail = details.get("error_code") if isinstance(details, dict) else None
     kind, code = _ERRORS.get(str(found["type"]), (None, None))
     if detail is None and _NOT_DOWNLOADABLE.search(found["message"]):
-        code = "file_not_downloadable"  # older answers have no details
+        code = "file_not_downloadable"  # older versions send no details
     return {**found, "type": kind, "code": detail if isinstance(detail, str) else code}

@@ -1,7 +1,8 @@
-"""Anthropic's Files API (beta) behind OpenAI's contract. Pure functions.
+"""OpenAI's Files contract on Anthropic's Files API (beta). Pure functions.
 
-It has no purpose, RFC 3339 times, and lists in two forms, chosen by the beta header: `has_more` and ids, or
-`next_page`. Both are read. https://platform.claude.com/docs/en/build-with-claude/files
+Anthropic's files have no purpose and their times are RFC 3339. Its lists have two shapes, chosen by the beta header:
+`has_more` with ids as cursors, or `next_page`. Both are read.
+https://platform.claude.com/docs/en/build-with-claude/files
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from ...errors import BadRequest, UpstreamAnswered, UpstreamError
 from ..toolkit import Page, deletion, need, rest_after, unusable
 
 FILES_BETA = "files-api-2025-04-14"
-MAX_PAGE = 1000  # files of one list
+MAX_PAGE = 1000  # files per page
 
-# What Anthropic refuses in a file's name; it wants 1 to 255 characters.
+# The file names that Anthropic accepts.
 _NAME = re.compile(r'[^<>:"|?*\\/\x00-\x1f]{1,255}')
-# How browsers and SDKs write a quote, LF and CR in one (WHATWG form-data).
+# How browsers and SDKs encode a quote, LF and CR in a file name (WHATWG form-data).
 _WHATWG = re.compile("%(22|0A|0D)", re.IGNORECASE)
-# By the endings of names, for the Node SDKs, which say octet-stream of everything.
+# Media types by extension, for the Node SDKs, which send application/octet-stream for every file.
 _TYPES = {
     "pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "html": "text/html",
     "json": "application/json", "jsonl": "application/jsonl", "xml": "application/xml",
@@ -36,17 +37,20 @@ _TIME = re.compile(
 
 
 def with_files_beta(call: Call) -> Call:
-    """The call with the Files API's beta among those that the client named."""
+    """The call with the Files API's beta added to those that the client named."""
     betas = [*filter(None, call.headers.get("anthropic-beta", "").split(",")), FILES_BETA]
     return call._replace(headers={**call.headers, "anthropic-beta": ",".join(dict.fromkeys(betas))})
 
 
 def prepared_upload(call: Call) -> Call:
-    """The upload as Anthropic takes it: a name it allows, a type, no purpose, the expiry under another name."""
+    """The upload as Anthropic accepts it: with a media type, without a purpose, its expiry under another name.
+
+    BadRequest for a file name that Anthropic refuses.
+    """
     upload = call.upload
     assert upload is not None
     if not _NAME.fullmatch(_WHATWG.sub('"', upload.filename)):
-        raise BadRequest('Anthropic takes file names of 1 to 255 characters without < > : " | ? * \\ /.', param="file")
+        raise BadRequest('Anthropic needs file names of 1 to 255 characters without < > : " | ? * \\ /.', param="file")
     if upload.content_type == "application/octet-stream":
         upload.content_type = _TYPES.get(upload.filename.rpartition(".")[2].lower(), upload.content_type)
     upload.sent_fields = _sent_fields
@@ -61,7 +65,8 @@ def _sent_fields(fields: dict[str, str]) -> dict[str, str]:
 def file_object(obj: Any, call: Call) -> Json:
     """OpenAI's file object.
 
-    Anthropic keeps no purpose: an upload's answer has the client's, later ones tell who made the file.
+    Anthropic keeps no purpose. The answer to an upload has the client's; later ones say `assistants_output` for a file
+    that can be downloaded, which only a tool can make, and `assistants` for any other.
     """
     expires_at = _seconds(obj, "expires_at") if isinstance(obj, dict) and obj.get("expires_at") is not None else None
     is_expired = expires_at is not None and expires_at <= call.now
@@ -83,7 +88,7 @@ def file_object(obj: Any, call: Call) -> Json:
 
 
 def _seconds(obj: Any, name: str) -> int:
-    """A time of RFC 3339 in seconds since the epoch; Python 3.9 and 3.10 read neither Z nor nine digits."""
+    """An RFC 3339 time in seconds since the epoch. Python 3.9 and 3.10 read neither Z nor nine digits themselves."""
     found = _TIME.fullmatch(need(obj, name, str))
     zone = "" if not found else "+00:00" if found[3] in "Zz" else found[3]
     try:
@@ -93,7 +98,7 @@ def _seconds(obj: Any, name: str) -> int:
 
 
 def pages(call: Call, send: Send) -> Iterator[Page]:
-    """The pages of the list, newest first, from behind `after`; where a host has no such cursor, by walking there."""
+    """The pages of the list after `after`, newest first. If the host refuses that cursor, the list is walked to it."""
     after = call.query.get("after")
     limit = MAX_PAGE if "purpose" in call.query else min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE)))
     walk = _pages(call, send, limit, {"after_id": after} if after else {})
@@ -109,29 +114,26 @@ def pages(call: Call, send: Send) -> Iterator[Page]:
 
 
 def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
-    """The pages from a cursor on, in either of Anthropic's shapes."""
+    """The pages from a cursor on, in either shape."""
     while True:
         answer = send(with_files_beta(call._replace(query={"limit": str(limit), **cursor}))).json
         data = [file_object(item, call) for item in need(answer, "data", list)]
-        following = _following(answer, data)
-        yield Page(data, bool(following))
-        if not following:
+        next_cursor = _next_cursor(answer, data)
+        yield Page(data, bool(next_cursor))
+        if not next_cursor:
             return
-        if following == cursor:
-            raise UpstreamError("The provider's list goes round in a circle.", code="upstream_invalid_answer")
-        cursor = following
+        if next_cursor == cursor:
+            raise UpstreamError("The provider's list repeats a page.", code="upstream_invalid_answer")
+        cursor = next_cursor
 
 
-def _following(answer: Json, data: list[Json]) -> Json:
-    """The cursor to the next page, empty on the last one."""
+def _next_cursor(answer: Json, data: list[Json]) -> Json:
+    """The cursor of the next page; empty on the last page."""
     if isinstance(answer.get("has_more"), bool):
         if answer["has_more"] and not data:
             raise unusable("data")
         return {"after_id": data[-1]["id"]} if answer["has_more"] else {}
-    following = answer.get("next_page")
-    if following is None:
-        return {}
-    return {"page": need(answer, "next_page", str)}
+    return {} if answer.get("next_page") is None else {"page": need(answer, "next_page", str)}
 
 
 def deleted(obj: Any, call: Call) -> Json:

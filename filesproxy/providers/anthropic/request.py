@@ -1,7 +1,7 @@
-"""OpenAI's chat completion request as Anthropic's Messages request. Pure functions.
+"""Translates OpenAI's chat completion request into Anthropic's Messages request. Pure functions.
 
-What has no meaning there and does no harm is ignored, and named; what would change the answer is a 400 that names it.
-https://platform.claude.com/docs/en/api/messages
+A field without a translation is ignored and reported if that does no harm; if it would change the answer, it is a 400
+that names the field. https://platform.claude.com/docs/en/api/messages
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from ...calls import Json
 from ...errors import BadRequest
 from ...wire.json_fields import NUMBER, at, objects, optional, required
 from ...wire.strict_json import MAX_VALUES, Unreadable, loads, marks
-from .content import cached, refuse, text_blocks, user_blocks
+from .content import refuse, text_blocks, user_blocks, with_cache_control
 from .tools import runs_code, tool_choice, tools
 
-DEFAULT_MAX_TOKENS = 4096  # Anthropic wants a limit, OpenAI has none
-#: a budget for models that want one, by effort; they have no adaptive thinking
+DEFAULT_MAX_TOKENS = 4096  # Anthropic requires a limit; OpenAI does not
+#: reasoning effort → thinking budget in tokens, for models without adaptive thinking
 BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 32768}
 
 _BUDGETED = re.compile(r"claude-(3-7-|(opus|sonnet|haiku)-4(-[0-5])?(-[0-9]{8}|@|$))")
-_THOUGHTLESS = re.compile(r"claude-(3-[0-5]|3-(opus|sonnet|haiku)|2|instant)")
-# These change nothing at these values; at others the answer would not be what was asked for.
+_WITHOUT_THINKING = re.compile(r"claude-(3-[0-5]|3-(opus|sonnet|haiku)|2|instant)")
+# Fields without a translation, and the values at which they change nothing. Other values are refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -41,15 +41,15 @@ _HANDLED = {
     "stream_options", "user", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking",
     "response_format", *_NEUTRAL,
 }  # fmt: skip
-_USERS_BLOCKS = ("document", "image", "tool_result", "container_upload")
+_USER_BLOCKS = ("document", "image", "tool_result", "container_upload")
 _NAMEABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_NAMED = 20
 
 
 def messages_request(body: Json, known: Mapping[str, str]) -> tuple[Json, list[str]]:
-    """The Messages request, and the names of the fields that are ignored.
+    """The Messages request, and the names of the fields that were ignored.
 
-    `known` has the media types of files that come without one, by id. BadRequest names what cannot be translated.
+    `known` maps file ids to media types that were looked up. BadRequest names what cannot be translated.
     """
     _check_neutral(body)
     _check_arguments(body["messages"])
@@ -64,7 +64,7 @@ def messages_request(body: Json, known: Mapping[str, str]) -> tuple[Json, list[s
         ignored += [name for name in ("tool_choice", "parallel_tool_calls") if body.get(name) is not None]
     if any(isinstance(message, dict) and message.get("name") for message in body["messages"]):
         ignored.append("messages.name")
-    request.update(_output(body))
+    request.update(_output_format(body))
     request.update(_thinking(body, request, ignored))
     if optional(body, "stream", bool):
         optional(optional(body, "stream_options", dict) or {}, "include_usage", bool, "stream_options")
@@ -83,22 +83,23 @@ def file_ids(body: Json) -> Iterator[tuple[str, Json]]:
 
 def _check_neutral(body: Json) -> None:
     for name, values in _NEUTRAL.items():
-        if body.get(name) is not None and not any(_is(body[name], value) for value in values):
-            raise BadRequest(f"'{name}' has no translation for Anthropic, at this value.", param=name)
+        if body.get(name) is not None and not any(_is_same(body[name], value) for value in values):
+            raise BadRequest(f"This value of '{name}' cannot be translated for Anthropic.", param=name)
 
 
-def _is(value: Any, other: Any) -> bool:
+def _is_same(value: Any, other: Any) -> bool:
+    """Whether both are equal in JSON, where 1 is not true."""
     return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _check_arguments(messages: list[Any]) -> None:
-    """Each text of arguments may hold as many values as a whole request, so all of them together are counted."""
+    """Count the values in all arguments together: each one alone may have as many as a whole request."""
     lists = [message.get("tool_calls") for message in messages if isinstance(message, dict)]
     calls = [call for given in lists if isinstance(given, list) for call in given if isinstance(call, dict)]
     functions = [call["function"] for call in calls if isinstance(call.get("function"), dict)]
     texts = [function["arguments"] for function in functions if isinstance(function.get("arguments"), str)]
     if sum(marks(text.encode("utf-8", "replace")) for text in texts) > MAX_VALUES:
-        raise BadRequest(f"The arguments of tool calls hold more than {MAX_VALUES} values.", param="messages")
+        raise BadRequest(f"The arguments of the tool calls have more than {MAX_VALUES} values.", param="messages")
 
 
 def _max_tokens(body: Json) -> int:
@@ -111,7 +112,10 @@ def _max_tokens(body: Json) -> int:
 
 
 def _sampling(body: Json, ignored: list[str]) -> Json:
-    """Temperature and its like; OpenAI's goes to 2, Anthropic's to 1, and newer models take one of the two only."""
+    """Temperature, top_p, top_k, stop sequences, and the user.
+
+    OpenAI's temperature goes to 2, Anthropic's to 1. Newer models accept only one of `temperature` and `top_p`.
+    """
     found: Json = {}
     for name in ("temperature", "top_p"):
         value = optional(body, name, NUMBER)
@@ -138,13 +142,13 @@ def _stop(body: Json) -> list[str]:
     return [sequence for sequence in sequences if sequence]
 
 
-def _output(body: Json) -> Json:
+def _output_format(body: Json) -> Json:
     wanted = optional(body, "response_format", dict)
     kind = required(wanted, "type", str, "response_format") if wanted else "text"
     if kind == "text" or wanted is None:
         return {}
     if kind != "json_schema":
-        refuse("response_format", "Anthropic has json_schema only")
+        refuse("response_format", "Anthropic supports only json_schema")
     schema = required(
         required(wanted, "json_schema", dict, "response_format"), "schema", dict, "response_format.json_schema"
     )
@@ -152,25 +156,25 @@ def _output(body: Json) -> Json:
 
 
 def _thinking(body: Json, request: Json, ignored: list[str]) -> Json:
-    """`thinking` as it is, else what `reasoning_effort` means for the model's generation."""
+    """The client's own `thinking`, or what `reasoning_effort` means for this model's generation."""
     given, effort = optional(body, "thinking", dict), optional(body, "reasoning_effort", str)
     if effort is not None and effort not in ("none", *BUDGETS):
-        raise BadRequest(f"'reasoning_effort' is none, {', '.join(BUDGETS)}.", param="reasoning_effort")
-    if given or effort is None or effort == "none" or _THOUGHTLESS.match(request["model"]):
+        raise BadRequest(f"'reasoning_effort' must be one of none, {', '.join(BUDGETS)}.", param="reasoning_effort")
+    if given or effort is None or effort == "none" or _WITHOUT_THINKING.match(request["model"]):
         ignored += ["reasoning_effort"] if effort not in (None, "none") else []
-        return _given_thinking(body, given) if given else {}
+        return _own_thinking(body, given) if given else {}
     if _BUDGETED.match(request["model"]):
-        return _budget(body, request, BUDGETS[effort], ignored)
+        return _thinking_with_budget(body, request, BUDGETS[effort], ignored)
     level = "low" if effort == "minimal" else effort
-    request.update(_plain_sampling(request, ignored))
+    _drop_sampling(request, ignored)
     return {
         "thinking": {"type": "adaptive"},
         "output_config": {**request.get("output_config", {}), "effort": level},
     }
 
 
-def _given_thinking(body: Json, thinking: Json) -> Json:
-    """The client's own, and above its budget the default for an answer if the client set no limit."""
+def _own_thinking(body: Json, thinking: Json) -> Json:
+    """The client's own `thinking`. If the client set no limit, the answer gets the default on top of the budget."""
     budget = optional(thinking, "budget_tokens", int, "thinking")
     room = {} if budget is None or _is_limited(body) else {"max_tokens": DEFAULT_MAX_TOKENS + budget}
     return {"thinking": thinking, **room}
@@ -180,36 +184,37 @@ def _is_limited(body: Json) -> bool:
     return body.get("max_tokens") is not None or body.get("max_completion_tokens") is not None
 
 
-def _budget(body: Json, request: Json, budget: int, ignored: list[str]) -> Json:
-    """Thinking by budget, which is a part of max_tokens. It goes with no forced tool, and with no tool loop that began
-    without it, whose thoughts are gone."""
+def _thinking_with_budget(body: Json, request: Json, budget: int, ignored: list[str]) -> Json:
+    """Thinking with a budget, which is part of max_tokens.
+
+    Anthropic refuses it with a forced tool, and in a tool loop that began without thinking.
+    """
     is_limited = _is_limited(body)
     limit: int = request["max_tokens"] if is_limited else request["max_tokens"] + budget
     is_forced = request.get("tool_choice", {}).get("type") in ("any", "tool")
-    if limit <= 1024 or is_forced or _is_in_a_thoughtless_loop(request["messages"]):
+    if limit <= 1024 or is_forced or _is_in_tool_loop_without_thinking(request["messages"]):
         ignored.append("reasoning_effort")
         return {}
-    request.update(_plain_sampling(request, ignored))
-    share = max(1024, min(budget, limit // 2)) if is_limited else budget  # the answer needs some of it too
+    _drop_sampling(request, ignored)
+    share = max(1024, min(budget, limit // 2)) if is_limited else budget  # the rest is for the answer
     return {"max_tokens": limit, "thinking": {"type": "enabled", "budget_tokens": share}}
 
 
-def _plain_sampling(request: Json, ignored: list[str]) -> Json:
-    """Nothing, after taking away what does not go with thinking."""
+def _drop_sampling(request: Json, ignored: list[str]) -> None:
+    """Remove the sampling fields, which Anthropic refuses with thinking."""
     for name in ("temperature", "top_p", "top_k"):
         if request.pop(name, None) is not None:
             ignored.append(name)
-    return {}
 
 
-def _is_in_a_thoughtless_loop(messages: list[Json]) -> bool:
+def _is_in_tool_loop_without_thinking(messages: list[Json]) -> bool:
     last = next((message for message in reversed(messages) if message["role"] == "assistant"), None)
     kinds = [block["type"] for block in last["content"]] if last else []
     return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
 
 
 def _conversation(given: list[Any], known: Mapping[str, str], with_code: bool) -> tuple[list[Json], list[Json]]:
-    """The system's blocks, and the messages, of which neighbours with one role are one: so are tool results."""
+    """The system blocks, and the messages. Neighbours of one role are merged; a tool's result counts as a user's."""
     system: list[Json] = []
     messages: list[Json] = []
     for place, message in objects(given, "messages"):
@@ -217,15 +222,15 @@ def _conversation(given: list[Any], known: Mapping[str, str], with_code: bool) -
         if role in ("system", "developer"):
             system += text_blocks(message.get("content"), at(place, "content"))
             continue
-        speaker, blocks = _turn(role, message, place, known, with_code)
-        if blocks and messages and messages[-1]["role"] == speaker:
+        anthropic_role, blocks = _turn(role, message, place, known, with_code)
+        if blocks and messages and messages[-1]["role"] == anthropic_role:
             messages[-1]["content"] += blocks
         elif blocks:
-            messages.append({"role": speaker, "content": blocks})
+            messages.append({"role": anthropic_role, "content": blocks})
     if not messages:
-        raise BadRequest("'messages' has nothing to answer.", param="messages")
+        raise BadRequest("'messages' has no content to answer.", param="messages")
     for turn in messages:
-        turn["content"].sort(key=lambda block: bool(block["type"] != "tool_result"))  # Anthropic wants these first
+        turn["content"].sort(key=lambda block: bool(block["type"] != "tool_result"))  # Anthropic requires results first
     return system, messages
 
 
@@ -240,20 +245,23 @@ def _turn(role: str, message: Json, place: str, known: Mapping[str, str], with_c
 
 
 def _assistant(message: Json, place: str) -> list[Json]:
-    """Its thoughts, text and tool calls. `content_blocks` are what a client got that was not strict: thoughts too."""
+    """The blocks of an assistant: thinking, text and tool calls.
+
+    `content_blocks` is what a client that is not strict got in an earlier answer, thinking included.
+    """
     for name in ("function_call", "audio"):
         if message.get(name) is not None:
             refuse(at(place, name), "This has no translation for Anthropic")
     blocks = _given_blocks(message, place)
     if not any(block["type"] == "text" for block in blocks):
-        blocks += _said(message.get("content"), at(place, "content"))
+        blocks += _spoken(message.get("content"), at(place, "content"))
         refusal = optional(message, "refusal", str, place)
         blocks += [{"type": "text", "text": refusal}] if refusal else []
     calls = optional(message, "tool_calls", list, place) or []
     return blocks + [_tool_use(call, where) for where, call in objects(calls, at(place, "tool_calls"))]
 
 
-def _said(content: Any, place: str) -> list[Json]:
+def _spoken(content: Any, place: str) -> list[Json]:
     if not isinstance(content, list):
         return text_blocks(content, place)
     plain = [
@@ -266,27 +274,29 @@ def _said(content: Any, place: str) -> list[Json]:
 def _given_blocks(message: Json, place: str) -> list[Json]:
     given = optional(message, "content_blocks", list, place) or []
     for where, block in objects(given, at(place, "content_blocks")):
-        if required(block, "type", str, where) in _USERS_BLOCKS:
-            refuse(where, "A block of this type is none of an assistant's")
+        if required(block, "type", str, where) in _USER_BLOCKS:
+            refuse(where, "An assistant has no block of this type")
     return [block for block in given if block["type"] != "tool_use" and block.get("text") != ""]
 
 
 def _tool_use(call: Json, place: str) -> Json:
     if call.get("type", "function") != "function":
-        refuse(place, "Only calls of functions can be translated for Anthropic")
+        refuse(place, "Only calls of the type function can be translated for Anthropic")
     function = required(call, "function", dict, place)
-    place, where = at(place, "function"), place
-    text = required(function, "arguments", str, place)
+    arguments = _arguments(function, at(place, "function"))
+    name, call_id = required(function, "name", str, at(place, "function")), required(call, "id", str, place)
+    return with_cache_control({"type": "tool_use", "id": call_id, "name": name, "input": arguments}, call, place)
+
+
+def _arguments(function: Json, function_place: str) -> Any:
+    text, place = required(function, "arguments", str, function_place), at(function_place, "arguments")
     try:
         arguments = loads(text.encode("utf-8", "surrogatepass"), unique_keys=True) if text.strip() else {}
     except Unreadable as problem:
-        raise BadRequest(
-            f"'{at(place, 'arguments')}' cannot be used: {problem}.", param=at(place, "arguments")
-        ) from None
+        raise BadRequest(f"'{place}' cannot be used: {problem}.", param=place) from None
     if not isinstance(arguments, dict):
-        raise BadRequest(f"'{at(place, 'arguments')}' must be a JSON object.", param=at(place, "arguments"))
-    name, call_id = required(function, "name", str, place), required(call, "id", str, where)
-    return cached({"type": "tool_use", "id": call_id, "name": name, "input": arguments}, call, where)
+        raise BadRequest(f"'{place}' must be a JSON object.", param=place)
+    return arguments
 
 
 def _tool_result(message: Json, place: str) -> Json:
@@ -295,4 +305,4 @@ def _tool_result(message: Json, place: str) -> Json:
     blocks = text_blocks(content, at(place, "content"))
     if blocks:
         found["content"] = content if isinstance(content, str) else blocks
-    return cached(found, message, place)
+    return with_cache_control(found, message, place)

@@ -1,6 +1,7 @@
-"""Anthropic's events as OpenAI's chunks, as they come. https://platform.claude.com/docs/en/build-with-claude/streaming
+"""Translates Anthropic's stream of events into OpenAI's chunks, event by event.
 
-Unknown events, blocks and deltas are ignored, as Anthropic asks. A stream that ends before its `message_stop` raises.
+Unknown events, blocks and deltas are ignored, as Anthropic asks. A stream that ends before its `message_stop` is an
+error. https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from ..toolkit import need
 from .answer import finish_reason, usage
 from .errors import STATUSES, error
 
-PING = b": ping\n\n"  # a comment: SDKs pass over it, and proxies see that somebody lives
+PING = b": ping\n\n"  # a comment, which SDKs skip and which keeps proxies from closing an idle connection
 
 
 def chunks(blocks: Iterator[bytes], is_strict: bool, with_usage: bool, now: float) -> Generator[bytes, None, None]:
-    """The chunks of a chat completion as events, those of one block together, and `[DONE]`.
+    """The events of a chat completion: its chunks, those of one block together, and `[DONE]`.
 
-    `with_usage` adds the chunk that OpenAI has for `stream_options.include_usage`.
+    `with_usage` adds the chunk that `stream_options.include_usage` asks OpenAI for. `now` (seconds since the epoch)
+    becomes `created`. UpstreamAnswered for an error event, UpstreamError for a stream that is malformed or ends early.
     """
     stream = _Stream(is_strict, with_usage, int(now))
     for whole in sse.frames(blocks):
@@ -38,21 +40,21 @@ def chunks(blocks: Iterator[bytes], is_strict: bool, with_usage: bool, now: floa
 
 
 class _Stream:
-    """What one stream has said so far. Tools are counted from 0, whatever blocks stand between them."""
+    """The state of one stream. Tool calls are numbered from 0, not counting the blocks between them."""
 
     def __init__(self, is_strict: bool, with_usage: bool, created: int) -> None:
         self._is_strict = is_strict
         self._with_usage = with_usage
         self._created = created
-        self._head = b""  # of every chunk, up to its delta
+        self._head = b""  # the beginning of every chunk, up to its delta
         self._usage: Json = {}
-        self._tools: dict[int, int] = {}  # a block's index → its tool's
-        self._is_empty: set[int] = set()  # blocks of tools whose arguments have not begun
+        self._tools: dict[int, int] = {}  # index of a block → number of its tool call
+        self._is_empty: set[int] = set()  # indexes of tool blocks without arguments so far
         self._has_finished = False
         self.is_over = False
 
     def translate_all(self, events: Iterator[bytes], made: list[bytes]) -> FilesproxyError | None:
-        """Add the chunks of these events, up to the last one of the stream; what broke it off, if something did."""
+        """Append the chunks of these events to `made`, up to the stream's last event. Returns the failure, if any."""
         try:
             for data in events:
                 made.append(self.translate(data))
@@ -63,16 +65,16 @@ class _Stream:
         return None
 
     def translate(self, data: bytes) -> bytes:
-        """One event's JSON as chunks, b"" if there is nothing to say of it."""
+        """The chunks of one event, from its JSON; b"" if it has none."""
         try:
             event = loads(data)
         except Unreadable:
-            raise UpstreamError("An event of the provider is no JSON.", code="upstream_invalid_answer") from None
+            raise UpstreamError("An event of the provider is not valid JSON.", code="upstream_invalid_answer") from None
         handler = _HANDLERS.get(need(event, "type", str))
         if handler is None:
             return b""
         if not self._head and handler not in _BEFORE_THE_START:
-            raise UpstreamError("The provider's stream has no start.", code="upstream_invalid_answer")
+            raise UpstreamError("The provider's stream has no message_start.", code="upstream_invalid_answer")
         return handler(self, event)
 
     def start(self, event: Json) -> bytes:
@@ -121,11 +123,11 @@ class _Stream:
         index = need(event, "index", int)
         if index not in self._is_empty:
             return b""
-        return self._arguments(index, "{}")  # a tool without arguments streams none, and "" is no JSON
+        return self._arguments(index, "{}")  # without arguments nothing was streamed, and "" is not valid JSON
 
     def message_delta(self, event: Json) -> bytes:
         counts = event.get("usage")
-        if isinstance(counts, dict):  # cumulative; what is null stays as the start said
+        if isinstance(counts, dict):  # cumulative; null means unchanged
             self._usage.update({name: value for name, value in counts.items() if value is not None})
         reason = need(event, "delta", dict).get("stop_reason")
         return b"" if reason is None else self._finish(reason)
@@ -138,7 +140,7 @@ class _Stream:
 
     def stop(self, event: Json) -> bytes:
         self.is_over = True
-        end = self._finish(None)  # if no event had a reason
+        end = self._finish(None)  # if no event gave a reason
         if not self._with_usage:
             return end + sse.DONE
         head = self._head[: self._head.index(b',"choices":')]
