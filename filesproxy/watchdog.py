@@ -123,7 +123,8 @@ def _end_by_reset(sock: Any) -> None:
 class Watchdog:
     """The requests under way in an application. Its thread runs while there are any: forking before is safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._sleep = sleep
         self._lock = threading.Lock()
         self._watches: set[Watch] = set()
         self._runs_in = 0  # the process id of the thread's process, 0 while there is none
@@ -146,7 +147,7 @@ class Watchdog:
 
     def _run(self) -> None:
         while True:
-            time.sleep(INTERVAL_SECONDS)
+            self._sleep(INTERVAL_SECONDS)
             with self._lock:
                 if not self._watches:
                     self._runs_in = 0
