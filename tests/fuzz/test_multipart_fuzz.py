@@ -70,6 +70,7 @@ def text(rng, starts):
     return rng.choice(starts) + "".join(rng.choice(ALPHABET) for _ in range(rng.randint(0, 12))) + rng.choice(starts)
 
 
+@pytest.mark.fuzz
 def test_any_bytes_in_any_chunking_parse_or_raise_multipart_error_and_always_the_same():
     parsed = 0
     for body, boundary, rng in bodies(SEED, CASES):
@@ -82,6 +83,7 @@ def test_any_bytes_in_any_chunking_parse_or_raise_multipart_error_and_always_the
     assert CASES // 10 < parsed < CASES * 9 // 10  # a fuzzer that only breaks, or never does, tests nothing
 
 
+@pytest.mark.fuzz
 def test_whatever_parses_is_safe_to_send_on():
     for body, boundary, _ in bodies(SEED + 1, CASES // 4):
         for _, filename, content_type, _ in outcome(body, boundary)[0]:
@@ -90,6 +92,7 @@ def test_whatever_parses_is_safe_to_send_on():
             (filename or "").encode("utf-8")
 
 
+@pytest.mark.fuzz
 def test_any_header_parses_or_raises_multipart_error():
     rng = random.Random(SEED + 2)
     starts = ("form-data", "; name=", '; filename="', '"', '\\"', "; a=b", ";", "multipart/form-data; boundary=", "")
@@ -103,6 +106,7 @@ def test_any_header_parses_or_raises_multipart_error():
         assert all(name == name.lower() and name.isascii() for name in parameters)
 
 
+@pytest.mark.fuzz
 def test_any_content_type_gives_a_boundary_or_raises_multipart_error():
     rng = random.Random(SEED + 3)
     starts = ("multipart/form-data", "; boundary=", '; boundary="', '"', "; charset=utf-8", "x" * 35, "")
@@ -115,6 +119,7 @@ def test_any_content_type_gives_a_boundary_or_raises_multipart_error():
         assert 1 <= len(boundary) <= 70 and not boundary.endswith(b" ") and not set(b'\r\n\0"\\') & set(boundary)
 
 
+@pytest.mark.fuzz
 def test_any_path_names_an_operation_or_is_a_client_error():
     rng = random.Random(SEED + 4)
     starts = ("/v1/files", "/v1/files/", "/content", "/", "", "file-1", "..", "//", "/v1", "%2e")
@@ -130,6 +135,7 @@ def test_any_path_names_an_operation_or_is_a_client_error():
         )
 
 
+@pytest.mark.fuzz
 def test_any_query_is_a_list_query_or_a_client_error():
     rng = random.Random(SEED + 5)
     values = (

@@ -870,6 +870,7 @@ def test_part_that_cannot_be_translated_is_400_and_named(part, param):
     assert refused(messages=[user([part])]) == param
 
 
+@pytest.mark.fuzz
 def test_large_file_costs_neither_many_times_its_size_nor_seconds():
     """Files of 20 MB come inline; a request that is sent may not cost more than its own size a few times over."""
     data = BYTES[:4] * 5_000_000
@@ -886,6 +887,7 @@ def test_large_file_costs_neither_many_times_its_size_nor_seconds():
     assert time.process_time() - started < 2
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(
     "data",
     ["A" * 5_000_001, "A" * 5_000_000 + "!", "=" * 5_000_000, "data:" + ";" * 5_000_000, "data:" + "a" * 5_000_000],

@@ -514,6 +514,7 @@ def test_data_that_is_no_event_is_an_error(garbage):
     assert error.code == "upstream_invalid_answer" and DONE not in out
 
 
+@pytest.mark.fuzz
 def test_stream_of_many_events_costs_flat_memory():
     def source():
         yield wire(START)

@@ -429,6 +429,7 @@ def crowded(tmp_path_factory):
     return folder, fill(folder, 100_000, purposes)
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("purpose", [{}, {"purpose": "p3"}], ids=["all", "one_purpose"])
 def test_page_of_100_in_100000_costs_the_same_at_any_depth(purpose, order, crowded, monkeypatch):
@@ -447,6 +448,7 @@ def test_page_of_100_in_100000_costs_the_same_at_any_depth(purpose, order, crowd
     assert max(costs) - min(costs) < 100
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_page_of_a_rare_purpose_does_not_read_the_others(order, crowded, monkeypatch):
     folder, names = crowded
@@ -459,6 +461,7 @@ def test_page_of_a_rare_purpose_does_not_read_the_others(order, crowded, monkeyp
         assert sum(steps) < 1_000
 
 
+@pytest.mark.fuzz
 def test_file_is_found_among_100000_by_its_key(crowded, monkeypatch):
     folder, names = crowded
     steps = []
