@@ -109,7 +109,6 @@ def breaking(framed, how="close"):
         peer.read_request()
         peer.send(framed)
         if how == "reset":
-            time.sleep(0.05)  # what was sent must arrive before it
             peer.reset()
         elif how == "stall":
             peer.read_to_end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from typing import NamedTuple
@@ -26,6 +28,16 @@ def reset(sock):
     """Close with RST: the other side's next read fails."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def fill_up(sock):
+    """Read nothing until no more comes: the other side can send no more."""
+    count, looks, deadline = 0, 0, time.monotonic() + WAIT
+    while looks < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)  # between two looks at the real thing
+        before, count = count, struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]
+        looks = looks + 1 if count and count == before else 0
 
 
 class Peer:
@@ -74,7 +86,13 @@ class Peer:
         self._released.wait(WAIT)
 
     def reset(self):
+        """Close with RST, once what was sent has arrived: a reset overtakes what is still on its way."""
+        assert until(lambda: has_acknowledged(self.sock))
         reset(self.sock)
+
+    def fill_up(self):
+        """Read nothing until no more comes: every buffer on the way is full."""
+        fill_up(self.sock)
 
     @property
     def head(self):
@@ -195,9 +213,10 @@ def chunked(data, size=65536, extension=b"", trailer=b""):
 
 @contextlib.contextmanager
 def served(application, address=("127.0.0.1", 0), **options):
-    """The application on the embedded server, which stops behind the block."""
+    """The application on the embedded server, which stops after the block."""
     server = Server(address, application, **options)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    # The interval is how long the end of each such block may take, and there are hundreds of them.
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.001})
     thread.start()
     try:
         yield server
@@ -280,13 +299,18 @@ def parsed(raw, end="fin"):
 
 
 def until(condition, seconds=WAIT):
-    """Wait for a condition; its last value, so that a test can assert it."""
+    """Poll a condition; its last value, so that a test can assert it."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value or time.monotonic() > deadline:
             return value
-        time.sleep(0.005)
+        time.sleep(0.002)  # between two looks at the real thing
+
+
+def has_acknowledged(sock):
+    """Whether the other side's kernel has every byte that was sent, read or not (SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0] == 0
 
 
 def open_files():

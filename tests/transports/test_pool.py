@@ -364,7 +364,7 @@ def test_many_threads_never_share_a_connection(kept, make):
                 if connection in busy or connection.key != key or is_closed(connection):
                     wrong.append(connection)
                 busy.add(connection)
-            time.sleep(0)
+            time.sleep(0)  # lets the next thread run
             with lock:
                 busy.discard(connection)
             kept.keep(connection)
@@ -707,7 +707,7 @@ def silent_the_second_time(peer, count):
 
 
 def test_time_limit_on_a_kept_connection_is_504_and_not_a_second_request():
-    with gateway(serving(instead=silent_the_second_time), answer_timeout=0.3) as (port, upstream):
+    with gateway(serving(instead=silent_the_second_time), answer_timeout=0.1) as (port, upstream):
         assert is_right(metadata(port), "file-1")
         assert metadata(port).status == 504
         assert (upstream.connections, requests(upstream)) == (1, 2)
@@ -722,8 +722,7 @@ def test_client_that_leaves_while_a_kept_connection_is_silent_ends_it_and_sends_
             client.sendall(request("GET", "/v1/files/file-1/content", headers=COMPAT))
             assert until(lambda: requests(upstream) == 2)
         assert until(lambda: upstream.peers[0].ended, 3)
-        time.sleep(0.1)
-        assert (upstream.connections, requests(upstream)) == (1, 2)
+    assert (upstream.connections, requests(upstream)) == (1, 2)
 
 
 # Many requests at once
@@ -769,7 +768,7 @@ def are_right(seen):
 
 
 def pauses():
-    """Nothing to five milliseconds, a third of the times nothing."""
+    """Nothing to five milliseconds, a third of the times nothing: what races are made of, so in real time."""
     return itertools.cycle([0, 0.001, 0.003, 0, 0.0002, 0.005])
 
 
@@ -782,13 +781,12 @@ SPOILING = {
     "sends_more_at_once": serving(framed=lambda data: answered(data) + b"\r\n"),
     "sends_an_answer_more_at_once": serving(framed=lambda data: answered(data) + answered(data)),
 }
-THOUSAND = ("closes_behind_each_answer", "closes_upon_the_second_request")
 
 
 @pytest.mark.parametrize("name", SPOILING)
 def test_many_requests_have_their_own_answers_where_the_upstream(name):
     with gateway(SPOILING[name]) as (port, _):
-        seen = asked_at_once(port, 1000 if name in THOUSAND else 80)
+        seen = asked_at_once(port, 80)  # tests/heavy asks a thousand times
         assert [status for _, _, status, _ in seen] == [200] * len(seen)
         assert are_right(seen)
 
@@ -831,7 +829,7 @@ def test_answer_that_comes_late_and_unasked_never_crosses_to_another_credential(
             peer.send(answered(re.sub(rb"/v1/files/[^/ ]+", b"/v1/files/other", data)))
 
     with gateway(script) as (port, _):
-        seen = asked_at_once(port, 240, keys=("sk-0", "sk-1", "sk-2", "sk-3"))
+        seen = asked_at_once(port, 160, keys=("sk-0", "sk-1", "sk-2", "sk-3"))
     assert {status for _, _, status, _ in seen} <= {200, 502}
     for _, key, status, value in seen:
         assert status == 502 or value["filename"].split(" ")[1] == key[::-1]
