@@ -14,6 +14,7 @@ from fakes import form, form_type
 from sockets import WAIT, ask, chunked, connect, get, parsed, program, receive, request, reset, served, until
 
 from filesproxy import create_app
+from filesproxy.serving import embedded
 from filesproxy.serving.embedded import Handler, Server
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
@@ -360,7 +361,8 @@ STALLED = {
 
 @pytest.mark.parametrize("name", STALLED)
 def test_stalled_client_frees_its_thread_in_time(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(Handler, "timeout", 0.2)
+    monkeypatch.setattr(Handler, "timeout", 0.2)  # real time, which the kernel counts
+    monkeypatch.setattr(embedded, "LINGER_SILENCE_SECONDS", 0.1)
     application = create_app(folder=str(tmp_path), default_provider="local")
     with served(application, max_connections=1) as server, connect(server.server_port) as client:
         client.sendall(STALLED[name])
@@ -403,7 +405,7 @@ def test_slow_client_that_keeps_sending_is_served(monkeypatch):
     with served(echo) as server, connect(server.server_port) as client:
         for block in (data[:9], data[9:-3], data[-3:]):
             client.sendall(block)
-            time.sleep(0.15)
+            time.sleep(0.11)  # real time must pass: each pause is under the limit, together they are over it
         assert receive(client).body == b"hello"
 
 
