@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from wsgiref.validate import validator
 
@@ -20,6 +21,12 @@ LOOKED_UP = {"test_proxy_of_the_environment_is_not_quoted": ("sk-canary-7f3a9c",
 def pytest_sessionstart(session):
     """From here on the interpreter tells of every connection."""
     audit.install()
+
+
+def pytest_collection_finish(session):
+    """The tests themselves are no garbage: thousands of them need not be looked through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):

@@ -970,7 +970,7 @@ class Child:
 
 def test_two_processes_may_make_one_fresh_folder_at_once(tmp_path):
     with Child() as one, Child() as two:
-        for number in range(25):
+        for number in range(12):
             folder = tmp_path / str(number) / "store"
             for child in (one, two):
                 child.told(folder, 1, time.time() + 0.01)
