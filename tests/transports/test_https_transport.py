@@ -44,7 +44,8 @@ from filesproxy.watchdog import Watch
 
 UPLOAD_HEADERS = {**COMPAT, "content-type": form_type()}
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
-BIG = form(("purpose", "batch"), ("file", "a.bin", "", bytes(50 << 20)))
+BIG = form(("purpose", "batch"), ("file", "a.bin", "", bytes(50 << 20)))  # more than all buffers on the way take
+MEDIUM = form(("purpose", "batch"), ("file", "a.bin", "", bytes(12 << 20)))  # less, and more than is sent in one go
 BRIEF = 0.1  # seconds of real time, where a test waits for a limit: it is the kernel or a poll that keeps it
 LIMITS = {"connect_timeout": 5.0, "send_timeout": 5.0, "answer_timeout": 5.0, "read_timeout": 5.0}
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -270,10 +271,10 @@ EARLY = {
 
 
 @pytest.mark.parametrize("name", EARLY)
-def test_early_413_reaches_a_caller_who_is_sending_50_megabytes(name):
+def test_early_413_reaches_a_caller_who_is_sending_12_megabytes(name):
     with Upstream(EARLY[name]) as upstream, served(compat(upstream.port)) as server:
         started = time.monotonic()
-        reply = upload(server.server_port, BIG)
+        reply = upload(server.server_port, MEDIUM)
         assert time.monotonic() - started < 3
         assert (reply.status, reply.error["message"]) == (413, "Too big.")
         assert not upstream.peers[0].complete
@@ -380,7 +381,7 @@ def test_final_answer_behind_an_informational_one_still_ends_an_upload_early(nam
     with Upstream(interrupting(*pieces, then=lambda peer: peer.stall())) as upstream:
         with served(compat(upstream.port)) as server:
             started = time.monotonic()
-            reply = upload(server.server_port, BIG)
+            reply = upload(server.server_port, MEDIUM)
             assert time.monotonic() - started < 3
         assert (reply.status, reply.headers.get("x-should-retry")) == (status, "false" if status == 502 else None)
         assert not upstream.peers[0].complete
