@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from test_multipart import VALID, case, outcome
+from forms import bodies, outcome
 
 from filesproxy.errors import ClientError, FilesproxyError, MultipartError
 from filesproxy.gateway.router import route
@@ -16,53 +16,7 @@ from filesproxy.wire.multipart import boundary_of, parse_header
 CASES = int(os.environ.get("FUZZ_CASES", "4000"))  # of the multipart fuzzer; the others run as many
 SEED = 20240917
 METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "", "get", "GÉT")
-INSERTS = (b"\r", b"\n", b"\r\n", b"\r\n\r\n", b'"', b"\\", b"\0", b";", b":", b"%22", b"--", b" ", b"\t", b"\xff",
-           b"=", b"Content-Disposition: form-data; name=x\r\n", b"Content-Type: a/b\r\n", b"filename*=utf-8''%41",
-           b"\xc3\xa9")  # fmt: skip
 ALPHABET = " \t;=\"\\%/*'.,-_aZ0\r\n\0é\u2028\U0001f389:?#[]"
-
-
-def mutate(body, boundary, rng):
-    """A few changes of the kinds that break parsers: at delimiters, quotes and line ends more than elsewhere."""
-    inserts = (
-        *INSERTS,
-        boundary,
-        b"\r\n--" + boundary,
-        b"\r\n--" + boundary + b"\r\n",
-        b"\r\n--" + boundary + b"--\r\n",
-    )
-    for _ in range(rng.randint(1, 4)):
-        at, size = rng.randint(0, len(body)), rng.choice((1, 1, 2, 4, rng.randint(1, 60)))
-        kind = rng.randrange(7)
-        if kind == 0:
-            body = body[:at] + bytes([rng.randrange(256)]) + body[at + 1 :]
-        elif kind == 1:
-            body = body[:at] + body[at + size :]
-        elif kind == 2:
-            body = body[: at + size] + body[at:]
-        elif kind in (3, 4):
-            body = body[:at] + rng.choice(inserts) + body[at:]
-        elif kind == 5:
-            token = rng.choice((b"\r\n", boundary, b'"', b"; ", b": ", b"--"))
-            found = [n for n in range(len(body)) if body.startswith(token, n)]
-            at = rng.choice(found or [0])
-            body = body[:at] + rng.choice((b"", *inserts)) + body[at + len(token) :]
-        elif rng.random() < 0.3:
-            body = body[:at]
-    return body
-
-
-def bodies(seed, count):
-    """Mutants of the corpus, each with its boundary and the generator that made it."""
-    sources = [case("valid", name)[:2] for name in VALID]
-    sources = [(body, boundary) for body, boundary in sources if len(body) < 1500]
-    for number in range(count):
-        rng = random.Random(seed * 1_000_003 + number)
-        body, boundary = rng.choice(sources)
-        if rng.random() < 0.2:
-            other, its_boundary = rng.choice(sources)
-            body += other.replace(its_boundary, boundary)
-        yield mutate(body, boundary, rng), boundary, rng
 
 
 def text(rng, starts):

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("gunicorn", "embedded", "waitress")
 START_SECONDS = 20
 STOP_SECONDS = 15
 

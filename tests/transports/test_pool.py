@@ -14,13 +14,13 @@ from http.client import HTTPConnection
 
 import pytest
 from fakes import FILE, form, form_type
+from kept_alive import answered, asked, in_chunks, requests, serving
 from sockets import (
     COMPAT,
     WAIT,
     Upstream,
     answer,
     ask,
-    chunked,
     connect,
     get,
     in_child,
@@ -47,7 +47,6 @@ from filesproxy.transports.https.transport import HttpTransport
 
 LIMITS = {"connect_timeout": WAIT, "send_timeout": WAIT, "answer_timeout": WAIT, "read_timeout": WAIT}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-COMPLETION = {"id": "c", "object": "chat.completion", "choices": []}
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 
 
@@ -394,62 +393,6 @@ def on_threads(count, work):
 
 # Behind a gateway
 
-SERIALS = itertools.count(1)
-
-
-def asked(peer):
-    """The next request on a connection, with its body, as far as it came."""
-    start = len(peer.received)
-
-    def body():
-        head, _, rest = bytes(peer.received[start:]).partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
-        is_chunked = b"\r\ntransfer-encoding: chunked" in head
-        return len(rest) >= int(length[1]) if length else not is_chunked or rest.endswith(b"\r\n0\r\n\r\n")
-
-    while (b"\r\n\r\n" not in peer.received[start:] or not body()) and peer.read():
-        pass
-    return bytes(peer.received[start:])
-
-
-def answered(data, **headers):
-    """What an upstream answers: the id that was asked for, the credential, and a serial number of this answer's own.
-
-    The credential is written backwards, as the gateway hides it.
-    """
-    found = re.match(rb"[A-Z]+ /v1/files/([^/ ?]+)", data)
-    key = re.search(rb"\r\nauthorization: Bearer (\S+)|$", data)[1]
-    id, key = found[1].decode() if found else "none", key.decode() if key else "nobody"
-    value = {**COMPLETION, "id": id} if b"/chat/completions " in data else {**FILE, "id": id}
-    return answer({**value, "filename": f"{id} {key[::-1]} {next(SERIALS)}"}, **headers)
-
-
-def in_chunks(framed):
-    """The same answer with its body in chunks."""
-    head, _, body = framed.partition(b"\r\n\r\n")
-    return re.sub(rb"content-length: [0-9]+", b"transfer-encoding: chunked", head) + b"\r\n\r\n" + chunked(body, 40)
-
-
-def serving(behind=lambda peer, count: None, instead=None, framed=answered):
-    """A script: answer request upon request. `instead(peer, count)` may do otherwise; a true result ends it."""
-
-    def script(peer):
-        for count in itertools.count(1):
-            data = asked(peer)
-            if not data or (instead and instead(peer, count)):
-                return
-            peer.send(framed(data))
-            if behind(peer, count):
-                return
-
-    return script
-
-
-def requests(upstream, method=rb"(?:GET|POST|DELETE)"):
-    """How many requests of a method have come, over all connections."""
-    return sum(len(re.findall(method + rb" /v1/\S+ HTTP/1\.1\r\n", bytes(peer.received)))
-               for peer in upstream.peers)  # fmt: skip
-
 
 @contextlib.contextmanager
 def gateway(script, **settings):
@@ -561,7 +504,7 @@ def test_answer_behind_which_nothing_may_follow_closes_the_connection(name):
 
 
 def test_answer_to_the_end_of_the_stream_closes_the_connection():
-    script = serving(framed=lambda data: answered(data, content_length=None), behind=lambda peer, count: True)
+    script = serving(framed=lambda data: answered(data, content_length=None), then=lambda peer, count: True)
     with gateway(script) as (port, upstream):
         for number in range(3):
             assert is_right(metadata(port, f"file-{number}"), f"file-{number}")
@@ -774,8 +717,8 @@ def pauses():
 
 PAUSES = pauses()
 SPOILING = {
-    "closes_behind_each_answer": serving(behind=lambda peer, count: True),
-    "closes_some_time_behind_it": serving(behind=lambda peer, count: time.sleep(next(PAUSES)) is None),
+    "closes_behind_each_answer": serving(then=lambda peer, count: True),
+    "closes_some_time_behind_it": serving(then=lambda peer, count: time.sleep(next(PAUSES)) is None),
     "closes_upon_the_second_request": serving(instead=ends_unanswered),
     "resets_upon_the_second_request": serving(instead=lambda peer, count: count == 2 and peer.reset() is None),
     "sends_more_at_once": serving(framed=lambda data: answered(data) + b"\r\n"),
@@ -809,11 +752,11 @@ LATE = {
 
 @pytest.mark.parametrize("name", LATE)
 def test_bytes_that_come_late_make_errors_at_worst(name):
-    def behind(peer, count):
+    def then(peer, count):
         time.sleep(next(PAUSES))
         peer.send(LATE[name])
 
-    with gateway(serving(behind=behind)) as (port, _):
+    with gateway(serving(then=then)) as (port, _):
         seen = asked_at_once(port, 80)
     assert {status for _, _, status, _ in seen} <= {200, 502}
     assert are_right([each for each in seen if each[2] == 200])

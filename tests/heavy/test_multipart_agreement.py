@@ -12,8 +12,7 @@ import re
 import time
 
 import pytest
-from test_multipart import outcome, reader
-from test_multipart_fuzz import bodies
+from forms import bodies, outcome, reader
 
 from filesproxy.errors import MultipartError
 from filesproxy.wire.multipart import boundary_of, parse_header, parts
