@@ -123,7 +123,7 @@ def dripping(framed, drop=b"a"):
         peer.read_request()
         peer.send(framed)
         for _ in range(int(10 / PAUSE)):
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # real time: what ends such an answer is a limit on the whole
             peer.send(drop)
 
     return script
@@ -157,15 +157,15 @@ ENDLESS_JSON = endless(answer(b'{"data": [""', content_length=None), b',"aaaaaaa
 ENDLESS_ERROR = endless(answer(b'{"error": "', "400 Bad Request", content_length=None), b"a" * 65536)
 
 
-def paced(blocks, pause, length):
-    """Answer content of this length in blocks with pauses between them."""
+def in_two_parts(first, rest, goes_on):
+    """Answer content, and wait for this event before its second part."""
 
     def script(peer):
         peer.read_request()
-        peer.send(answer(b"", content_length=str(length), content_type="application/octet-stream"))
-        for block in blocks:
-            peer.send(block)
-            time.sleep(pause)
+        size = str(len(first) + len(rest))
+        peer.send(answer(first, content_length=size, content_type="application/octet-stream"))
+        goes_on.wait(WAIT)
+        peer.send(rest)
 
     return script
 

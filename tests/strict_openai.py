@@ -14,9 +14,10 @@ import re
 import secrets
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+
+from sockets import WAIT, until
 
 KEY = "sk-upstream"
 #: headers of the fake's own that no gateway may hand on
@@ -54,7 +55,8 @@ class StrictOpenAI:
     """The fake, a context manager. `keep=False` stores a file's length and SHA-256 and not its bytes.
 
     To make it misbehave: `early` (a status to answer uploads with before their body is read), `cut` (bytes after which
-    a download breaks off), `chunked` (downloads without a length), `pause` (seconds between the blocks of a download).
+    a download breaks off), `chunked` (downloads without a length), `goes_on` (an event: what a download waits for after
+    each block).
     """
 
     def __init__(self, keep=True):
@@ -63,7 +65,8 @@ class StrictOpenAI:
         self.files = {}  # id → (object, media type, bytes or None, SHA-256), oldest first
         self.aborted = 0  # uploads that stopped before their final chunk
         self.early = self.cut = None
-        self.chunked, self.pause, self.block = False, 0.0, 65536
+        self.chunked, self.block, self.goes_on = False, 65536, threading.Event()
+        self.goes_on.set()
         self.lock = threading.Lock()
         self.connections = set()  # kept ones included
         self.uploading = set()  # connections in the middle of an upload
@@ -106,10 +109,7 @@ class StrictOpenAI:
 
     def wait_for(self, condition, seconds=5.0):
         """Whether `condition()` came true in time; for what the fake notes after the gateway has answered."""
-        end = time.monotonic() + seconds
-        while not condition() and time.monotonic() < end:
-            time.sleep(0.01)
-        return condition()
+        return until(condition, seconds)
 
 
 class _Server(ThreadingHTTPServer):
@@ -274,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
         for at in range(0, cut, self.fake.block):
             block = content[at : min(at + self.fake.block, cut)]
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if self.fake.chunked else block)
-            time.sleep(self.fake.pause)
+            self.fake.goes_on.wait(WAIT)
         if self.fake.cut is not None:
             self.close_connection = True
         elif self.fake.chunked:

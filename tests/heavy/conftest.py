@@ -30,7 +30,8 @@ def behaves_and_is_content(request):
         return
     upstream = request.getfixturevalue("fake")
     upstream.early = upstream.cut = None
-    upstream.chunked, upstream.pause, upstream.block, upstream.aborted = False, 0.0, 65536, 0
+    upstream.chunked, upstream.block, upstream.aborted = False, 65536, 0
+    upstream.goes_on.set()
     yield
     assert upstream.problems == []
 

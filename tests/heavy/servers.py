@@ -44,7 +44,7 @@ class Gateway:
         """Those lines, once there are `count` of them: the last byte reaches a client before the log."""
         end = time.monotonic() + seconds
         while len(found := self.lines(**wanted)) < count and time.monotonic() < end:
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks at the file
         return found
 
     def workers(self):
@@ -65,6 +65,16 @@ class Gateway:
     def connect(self, timeout=30):
         """A plain connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def refuses(self):
+        """Whether nobody listens any more."""
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:  # it closed while we connected
+            return False
+        return False
 
     def stop(self):
         """End it as a supervisor would; its exit status."""
@@ -124,7 +134,7 @@ def _wait_until_it_answers(gateway, poll_seconds):
             if gateway.request("GET", "/v1/health")[0].status == 200:
                 return
         except OSError:
-            time.sleep(poll_seconds)
+            time.sleep(poll_seconds)  # between two attempts
     raise AssertionError(f"the server did not start: {gateway.err()}")
 
 

@@ -19,6 +19,7 @@ import time
 
 import pytest
 from servers import ROOT, running
+from sockets import until
 from strict_openai import KEY, LEAKS
 
 pytest.importorskip("gunicorn", reason="needs gunicorn")
@@ -358,13 +359,15 @@ def test_stop_lets_a_download_end(start, fake):
     gateway = start("gunicorn")
     content = random.Random(4).randbytes(400_000)
     obj = fake.store("slow", "text/plain", content, "batch")
-    fake.block, fake.pause = 20_000, 0.05  # a second in all
+    fake.goes_on.clear()
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
     with contextlib.closing(connection):
         connection.request("GET", f"/v1/files/{obj['id']}/content", headers=COMPAT)
         with connection.getresponse() as response:
             got = response.read(1000)
             gateway.process.send_signal(signal.SIGTERM)
+            assert until(gateway.refuses)
+            fake.goes_on.set()
             got += response.read()
     assert got == content
     assert gateway.process.wait(10) == 0
@@ -430,10 +433,11 @@ def test_upload_touches_no_file(framing, gunicorn, fake):
     sent = set()
     with gunicorn.connect() as sock:
         sock.sendall(head)
-        for at in range(0, len(body), 1 << 20):
-            block = body[at : at + (1 << 20)]
+        for start, end in ((0, 1 << 20), (1 << 20, 2 << 20), (2 << 20, len(body) - 1), (len(body) - 1, len(body))):
+            block = body[start:end]
             sock.sendall(b"%x\r\n%b\r\n" % (len(block), block) if framing == "chunked" else block)
-            time.sleep(0.05)
+            if start and end < len(body):  # a mebibyte is on its way: two sockets are open
+                assert until(lambda: len(set(open_files(gunicorn).values()) - before) >= 2)
             sent |= set(open_files(gunicorn).values()) - before
         if framing == "chunked":
             sock.sendall(b"0\r\n\r\n")

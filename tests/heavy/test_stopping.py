@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 
 import pathological as bad
 import pytest
@@ -12,17 +13,23 @@ from scene import CHUNKED_CUTS, CUTS, gateway_of, get, is_cut, main_sections, pl
 from servers import KINDS
 from sockets import parsed, receive, request, until
 
-SLOW = bytes(200_000)
+DATA = bytes(range(250)) * 800
 
 
 @contextlib.contextmanager
-def slow_download(gateway, stage, seconds=1.5):
-    """A download under way: what its client will have seen, by calling the function."""
-    stage.play(bad.paced([SLOW[:20_000]] * 10, seconds / 10, len(SLOW)))
+def download_under_way(gateway, stage):
+    """A download of which half has come: calling the function lets the rest come, and says what its client has seen."""
+    goes_on = threading.Event()
+    stage.play(bad.in_two_parts(DATA[:20_000], DATA[20_000:], goes_on))
+
+    def whole():
+        goes_on.set()
+        return parsed(first + receive(sock).raw)
+
     with gateway.connect(20) as sock:
         sock.sendall(request("GET", "/v1/files/file-1/content", headers=plain_headers("patient")))
         first = beginning(sock)
-        yield lambda: parsed(first + receive(sock).raw)
+        yield whole
 
 
 def beginning(sock):
@@ -38,9 +45,10 @@ def beginning(sock):
 def test_stop_lets_a_download_end(kind, scene, stage):
     if kind == "waitress":
         pytest.skip("waitress has no handler for SIGTERM: it ends at once, which the test of SIGKILL covers")
-    with gateway_of(kind, scene, main_sections(scene)) as gateway, slow_download(gateway, stage) as whole:
+    with gateway_of(kind, scene, main_sections(scene)) as gateway, download_under_way(gateway, stage) as whole:
         gateway.process.send_signal(signal.SIGTERM)
-        assert whole().body == SLOW
+        assert until(gateway.refuses)
+        assert whole().body == DATA
         assert gateway.process.wait(10) == 0
 
 
@@ -48,12 +56,12 @@ def test_stop_lets_a_download_end(kind, scene, stage):
 def test_reload_lets_a_download_end_and_serves_on(kind, scene, stage):
     if kind != "gunicorn":
         pytest.skip(f"{kind} does not reload on SIGHUP: its default ends the process, as SIGKILL does")
-    with gateway_of(kind, scene, main_sections(scene)) as gateway, slow_download(gateway, stage) as whole:
+    with gateway_of(kind, scene, main_sections(scene)) as gateway, download_under_way(gateway, stage) as whole:
         old = set(gateway.workers())
         gateway.process.send_signal(signal.SIGHUP)
         assert until(lambda: len(set(gateway.workers()) - old) == 2, 5)
         assert get(gateway, "/v1/health").status == 200
-        assert whole().body == SLOW
+        assert whole().body == DATA
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,10 +69,10 @@ def test_worker_that_has_had_its_requests_lets_a_download_end(kind, scene, stage
     if kind != "gunicorn":
         pytest.skip(f"{kind} has no max_requests")
     served_ones = gateway_of(kind, scene, main_sections(scene), "--workers", "1", "--max-requests", "3")
-    with served_ones as gateway, slow_download(gateway, stage) as whole:
+    with served_ones as gateway, download_under_way(gateway, stage) as whole:
         for _ in range(8):
             assert until(lambda: is_healthy(gateway), 5)
-        assert whole().body == SLOW
+        assert whole().body == DATA
 
 
 def is_healthy(gateway):
