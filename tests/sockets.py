@@ -111,7 +111,7 @@ class Peer:
 
 
 class Upstream:
-    """A TCP server on a port of its own: `script(peer)` for each connection, which is closed behind it."""
+    """A TCP server on a port of its own: `script(peer)` for each connection, which is closed after it."""
 
     def __init__(self, script, wrap=lambda sock: sock):
         self._script, self._wrap = script, wrap
@@ -130,6 +130,9 @@ class Upstream:
     def __exit__(self, *problem):
         self._released.set()
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        for peer in self.peers:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(peer.sock, socket.SHUT_RDWR)  # wakes a read: a gateway may keep its connection
         for thread in self._threads:
             thread.join(WAIT)
         self._listener.close()

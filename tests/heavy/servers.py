@@ -66,8 +66,10 @@ class Gateway:
         """A plain connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
-    def refuses(self):
-        """Whether nobody listens any more."""
+    def has_begun_to_stop(self):
+        """Whether it ends: gunicorn says so, the embedded server stops listening."""
+        if "Handling signal: term" in self.err():
+            return True
         try:
             self.connect().close()
         except ConnectionRefusedError:

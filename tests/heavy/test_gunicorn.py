@@ -366,7 +366,7 @@ def test_stop_lets_a_download_end(start, fake):
         with connection.getresponse() as response:
             got = response.read(1000)
             gateway.process.send_signal(signal.SIGTERM)
-            assert until(gateway.refuses)
+            assert until(gateway.has_begun_to_stop)
             fake.goes_on.set()
             got += response.read()
     assert got == content

@@ -47,7 +47,7 @@ def test_stop_lets_a_download_end(kind, scene, stage):
         pytest.skip("waitress has no handler for SIGTERM: it ends at once, which the test of SIGKILL covers")
     with gateway_of(kind, scene, main_sections(scene)) as gateway, download_under_way(gateway, stage) as whole:
         gateway.process.send_signal(signal.SIGTERM)
-        assert until(gateway.refuses)
+        assert until(gateway.has_begun_to_stop)
         assert whole().body == DATA
         assert gateway.process.wait(10) == 0
 
@@ -70,9 +70,11 @@ def test_worker_that_has_had_its_requests_lets_a_download_end(kind, scene, stage
         pytest.skip(f"{kind} has no max_requests")
     served_ones = gateway_of(kind, scene, main_sections(scene), "--workers", "1", "--max-requests", "3")
     with served_ones as gateway, download_under_way(gateway, stage) as whole:
-        for _ in range(8):
-            assert until(lambda: is_healthy(gateway), 5)
+        (old,) = gateway.workers()
+        while "Autorestarting worker" not in gateway.err():
+            assert is_healthy(gateway)
         assert whole().body == DATA
+        assert until(lambda: is_healthy(gateway), 5) and gateway.workers() != [old]
 
 
 def is_healthy(gateway):

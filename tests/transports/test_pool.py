@@ -400,13 +400,8 @@ def gateway(script, **settings):
     section = {"kind": "openai", **settings}
     with Upstream(script) as upstream:
         section["base_url"] = upstream.url
-        try:
-            with served(create_app({"provider:compat": section})) as server:
-                yield server.server_port, upstream
-        finally:
-            for peer in upstream.peers:
-                with contextlib.suppress(OSError):
-                    peer.sock.shutdown(socket.SHUT_RDWR)
+        with served(create_app({"provider:compat": section})) as server:
+            yield server.server_port, upstream
 
 
 def metadata(port, id="file-1", key="sk-caller", method="GET"):
