@@ -352,21 +352,23 @@ class Program:
         return self.process.returncode, out, err
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "filesproxy", *arguments]
+def command(*arguments, flags=()):
+    return [sys.executable, *flags, "-m", "filesproxy", *arguments]
 
 
 def environment(home, **more):
     """An environment for a process: this repository, a home of its own, nothing of the developer's."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(filesproxy.__file__)))
-    return {"PYTHONPATH": root, "HOME": str(home), "PATH": os.defpath, "PYTHONIOENCODING": "utf-8", **more}
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    plain = {"PYTHONPATH": root, "HOME": str(home), "PATH": os.defpath, "PYTHONIOENCODING": "utf-8"}
+    return {**measured, **plain, **more}
 
 
 @contextlib.contextmanager
-def program(home, *arguments, **more):
-    """Serve in a process of its own, on a free port; killed behind the block if it still runs."""
+def program(home, *arguments, flags=(), **more):
+    """Serve in a process of its own, on a free port; ended after the block if it still runs."""
     process = subprocess.Popen(
-        command("--listen", "127.0.0.1:0", *arguments),
+        command("--listen", "127.0.0.1:0", *arguments, flags=flags),
         env=environment(home, **more),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -382,10 +384,14 @@ def program(home, *arguments, **more):
         yield Program(process, "".join(lines))
     finally:
         if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(WAIT)
+        except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
         process.stdout.close()
         process.stderr.close()
-        process.wait(WAIT)
 
 
 def run(home, *arguments, **more):
