@@ -32,7 +32,7 @@ class Stage(Upstream):
     def play(self, script, context=None):
         """Let go what still stalls, end the connections so far; this script, and this context, for those to come.
 
-        A gateway keeps connections, and behind one of an earlier test there would be that test's script.
+        A gateway keeps connections, and on one of an earlier test that test's script would answer.
         """
         self.calls()
         released, self._released = self._released, threading.Event()
@@ -49,7 +49,7 @@ class Stage(Upstream):
         return self
 
     def calls(self):
-        """How many connections there have been; one of our own, accepted behind them all, says that none is missed."""
+        """How many connections there have been; one of our own, accepted after them all, says that none is missed."""
         with socket.socket() as own:
             own.settimeout(WAIT)
             own.bind(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def breaking(framed, how="close"):
 
 
 def dripping(framed, drop=b"a"):
-    """Answer these bytes at once, then a drop now and then, for ten seconds."""
+    """Answer these bytes, then a drop now and then, for ten seconds."""
 
     def script(peer):
         peer.read_request()
@@ -191,7 +191,7 @@ def early(framed, how="close"):
     return script
 
 
-# What is no HTTP, or HTTP that two readers could read differently
+# What is not HTTP, or HTTP that two readers could read differently
 
 _BODY = json.dumps(FILE).encode()
 _LENGTH = b"content-length: %d\r\n" % len(_BODY)
@@ -219,7 +219,7 @@ BAD_FRAMING = {
     "gzip_and_chunks": _framed(b"transfer-encoding: gzip, chunked\r\n", chunked(_BODY)),
     "line_without_colon": _framed(b"no colon here\r\n" + _LENGTH),
     "first_line_folded": _framed(b" folded\r\n" + _LENGTH),
-    "length_behind_a_bare_cr": _framed(_LENGTH + b"x-a: 1\rcontent-length: 5\r\n"),
+    "length_after_a_bare_cr": _framed(_LENGTH + b"x-a: 1\rcontent-length: 5\r\n"),
     "bad_chunk_size": _framed(b"transfer-encoding: chunked\r\n", b"zz\r\n" + _BODY),
 }
 HUGE_HEADERS = {

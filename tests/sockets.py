@@ -20,7 +20,7 @@ from typing import NamedTuple
 import filesproxy
 from filesproxy.serving.embedded import Server
 
-WAIT = 10.0  # how long a test waits for what should come at once
+WAIT = 10.0  # seconds that a test waits for what should come soon
 COMPAT = {"x-portkey-provider": "compat", "authorization": "Bearer sk-caller"}
 
 
@@ -157,7 +157,7 @@ class Upstream:
 
     def _serve(self, sock):
         sock.settimeout(WAIT)
-        # Without it an answer may wait behind a TLS session ticket, and a close with unread bytes throws it away.
+        # Without it an answer may wait for a TLS session ticket, and a close with unread bytes throws it away.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             peer = Peer(self._wrap(sock), self._released)
@@ -185,7 +185,7 @@ def answering(*blocks):
 
 
 def answer(body=b"", status="200 OK", **headers):
-    """The bytes of an HTTP answer; a value that is no bytes becomes JSON, a header None is left out."""
+    """The bytes of an HTTP answer; a value that is not bytes becomes JSON, a header None is left out."""
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = {"content-type": "application/json", "content-length": str(len(body))}
     lines.update({name.replace("_", "-"): value for name, value in headers.items()})
@@ -343,7 +343,7 @@ class Program:
         self.url, self.port = (found[0], int(found[2])) if found else ("", 0)
 
     def stop(self, signum=signal.SIGTERM):
-        """Send a signal, wait; (exit status, standard output, standard error behind the banner)."""
+        """Send a signal, wait; (exit status, standard output, standard error after the banner)."""
         self.process.send_signal(signum)
         return self.wait()
 

@@ -509,7 +509,7 @@ def _parts(body, boundary):
         yield bytes(body[at + 2 : head_end]), body[head_end + 4 : end]
         at = end + len(delimiter)
     if body[at:] != b"--\r\n":
-        raise _fault("something stands behind a boundary")
+        raise _fault("something follows a boundary")
 
 
 def _check_file(filename, media_type, is_typed):

@@ -595,7 +595,7 @@ def _response(response_id, now, body, text):
 
 
 def _response_events(response, after=-1):
-    """The events that a response comes in, those behind a sequence number."""
+    """The events that a response comes in, those after a sequence number."""
     begun = {**response, "status": "in_progress", "output": [], "usage": None}
     (item,) = response["output"]
     (content,) = item["content"]

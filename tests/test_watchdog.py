@@ -1,4 +1,4 @@
-"""The watchdog on real sockets: a client that leaves wakes up whoever reads from the upstream; nobody else does."""
+"""The watchdog on real sockets: a client that leaves wakes up the reader of the upstream; nobody else does."""
 
 from __future__ import annotations
 
@@ -381,7 +381,7 @@ def look(watch, after):
     watch.look(time.monotonic() + after)
 
 
-def test_phase_that_takes_too_long_wakes_whoever_reads_from_either_end(pairs):
+def test_phase_that_takes_too_long_wakes_a_reader_of_either_end(pairs):
     (_, client), (_, upstream) = pairs(), pairs()
     watch = phase(client, upstream)
     with blocked_reader(client) as from_client, blocked_reader(upstream) as from_upstream:

@@ -368,7 +368,7 @@ def wire(events, rng):
 
 
 def outcome(blocks, is_strict):
-    """The bytes that come out of the translator, and the message of the error behind them."""
+    """The bytes that come out of the translator, and the message of the error after them."""
     out = []
     try:
         for block in chunks(iter(blocks), is_strict, True, 0):

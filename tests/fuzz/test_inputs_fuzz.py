@@ -200,7 +200,7 @@ def _status(line):
 
 
 def _head(raw):
-    """Its lines, and what is behind the empty one; no lines where there is none."""
+    """Its lines, and what follows the empty one; no lines where there is none."""
     lines = []
     while True:
         line, end, raw = raw.partition(b"\n")
@@ -363,7 +363,7 @@ def test_answer_that_is_cut_anywhere_is_never_a_shorter_one():
 
 
 @pytest.mark.fuzz
-def test_any_answer_in_the_middle_of_an_upload_is_an_error_or_comes_behind_all_of_it():
+def test_any_answer_in_the_middle_of_an_upload_is_an_error_or_comes_after_all_of_it():
     early = 0
     for raw, _, is_reset, rng in answers(SEED + 2, CASES // 4):
         blocks = [bytes(rng.randint(1, 90)) for _ in range(rng.randint(1, 6))]
@@ -524,7 +524,7 @@ def test_any_bytes_are_the_events_that_a_second_reader_finds():
             at += len(blocks[-1])
         found = [data_of(frame) for whole in frames(iter(blocks)) for frame in whole]
         if found and found[-1] == b"[DONE]" and events_of(text)[-1:] != [b"[DONE]"]:
-            found.pop()  # which is taken without the empty line behind it
+            found.pop()  # which is taken without the empty line after it
         assert [data for data in found if data] == [data for data in events_of(text) if data], text
 
 
@@ -810,7 +810,7 @@ def served_once(server, raw, rng=None):
         socket.socket.close(conn)
         theirs.settimeout(5)
         answer = b""
-        with contextlib.suppress(ConnectionResetError):  # bytes behind the request were left unread
+        with contextlib.suppress(ConnectionResetError):  # bytes after the request were left unread
             while block := theirs.recv(SIZE):
                 answer += block
     return (seen if seen.environ else None), answer
@@ -836,7 +836,7 @@ def right_request(raw):
 
 
 def check_request(server, raw, rng=None):
-    """Whoever was asked, saw what a second reader sees; whoever was not, got an answer that says why."""
+    """An application that was asked saw what a second reader sees; a client whose request was refused got an answer."""
     seen, answer = served_once(server, raw, rng)
     if answer:
         assert re.match(rb"HTTP/1\.[01] [1-5][0-9][0-9] [^\r\n]*\r\n", answer), (raw, answer)
@@ -892,7 +892,7 @@ LONG_REQUESTS = {
     "chunks": CHUNKED_REQUEST + b"1\r\nx\r\n" * 10900 + b"0\r\n\r\n",
     "trailers": CHUNKED_REQUEST + b"0\r\n" + b"a: b\r\n" * 10900 + b"\r\n",
     "extension": CHUNKED_REQUEST + b"1;" + b"a" * SIZE + b"\r\nx\r\n0\r\n\r\n",
-    "behind_the_body": b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 2000,
+    "after_the_body": b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 2000,
 }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ KEPT_BADLY = {
 
 
 @pytest.mark.parametrize("name", KEPT_BADLY)
-def test_thousand_answers_are_each_the_right_one_where_a_kept_connection(name, gateway, stage):
+def test_each_of_a_thousand_answers_is_the_right_one_where_a_kept_connection(name, gateway, stage):
     with spoilt(stage, KEPT_BADLY[name]):
         seen = many(gateway)
     assert [status for _, status, _ in seen] == [200] * 1000

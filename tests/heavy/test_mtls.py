@@ -342,7 +342,7 @@ def test_tls_strict_loosens_nothing_else(strict, authority, lax, lax_context):
         assert metadata(upstream.port, ca_file=authority.ca, tls_strict=strict).status == 502
 
 
-def test_ca_file_replaces_and_ca_extra_adds_for_two_providers_at_once(authority, lax, lax_context):
+def test_ca_file_replaces_and_ca_extra_adds_for_two_providers_together(authority, lax, lax_context):
     """The one that names another `ca_file` no longer trusts what the application's has; `ca_extra` is beside it."""
     good = authority.context("good", "localhost")
     with secure(answering(answer(FILE)), good) as first, secure(answering(answer(FILE)), lax_context) as second:

@@ -157,7 +157,7 @@ BAD_FILES = {
     "credential_in_a_missing_file": ("[provider:openai]\ncredential = file:/nonexistent/sk-canary\n", "line 2"),
     "credential_in_an_unset_variable": ("[provider:openai]\ncredential = env:UNSET\n", "line 2"),
     "unknown_operation": ("[key:a]\noperations = sk-canary\n", "line 2: [key:a]: operations must be"),
-    "comment_behind": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on its own"),
+    "comment_after_a_value": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on its own"),
 }
 
 
@@ -173,7 +173,7 @@ def test_configuration_file_that_cannot_be_used_is_status_2(name, called, tmp_pa
     assert len(served.splitlines()) == 1
 
 
-def test_configuration_file_that_is_no_text_is_status_2(tmp_path):
+def test_configuration_file_that_is_not_text_is_status_2(tmp_path):
     path = tmp_path / "filesproxy.ini"
     path.write_bytes(b"\xff\xfe\x00[filesproxy]")
     refused(run(tmp_path, "--config", str(path)), "not UTF-8")

@@ -110,7 +110,7 @@ def test_buffers_of_any_kind_are_sent_and_left_as_they_were(kind, ends):
     assert [bytes(buffer) for buffer in buffers] == [b"ab", b"", b"c"]
 
 
-def test_nothing_is_sent_at_once(ends):
+def test_nothing_to_send_takes_no_time(ends):
     connection, far = ends
     connection.to_send = BRIEF
     assert connection.send([]) and connection.send([b"", b""])
@@ -136,7 +136,7 @@ def test_beginning_of_a_request_is_sent_without_a_look(ends):
 
 
 @pytest.mark.parametrize("looks", [True, False])
-def test_answer_that_comes_while_a_send_waits_ends_it_at_once(looks, ends):
+def test_answer_that_comes_while_a_send_waits_ends_it(looks, ends):
     connection, far = ends
     thread = threading.Thread(target=lambda: (fill_up(far), far.sendall(TOO_BIG)))
     thread.start()
@@ -236,8 +236,8 @@ def test_informational_answer_is_passed_over_in_any_two_halves(head, ends):
 
 
 @pytest.mark.parametrize("raw", [GO_ON + TOO_BIG, HINTS * 2 + TOO_BIG, GO_ON + SWITCHING, SWITCHING],
-                         ids=["413_behind_100", "413_behind_103s", "101_behind_100", "101"])  # fmt: skip
-def test_answer_behind_an_informational_one_ends_a_send(raw, ends):
+                         ids=["413_after_100", "413_after_103s", "101_after_100", "101"])  # fmt: skip
+def test_answer_after_an_informational_one_ends_a_send(raw, ends):
     connection, far = ends
     told(connection, far, raw)
     assert not all(connection.send([b"more"]) for _ in range(9))
@@ -381,7 +381,7 @@ def test_answer_is_read_over_it(ends):
 # Whether it is quiet
 
 
-def test_connection_is_quiet_until_the_upstream_says_something_and_again_behind_it(ends):
+def test_connection_is_quiet_until_the_upstream_says_something_and_again_after_it(ends):
     connection, far = ends
     assert connection.is_quiet() and connection.is_quiet()
     assert connection.send([b"head"]) and connection.is_quiet()
@@ -425,7 +425,7 @@ def test_connection_may_be_closed_twice(ends):
     assert far.recv(1) == b""
 
 
-def test_thread_gives_way_behind_a_large_block_and_not_behind_a_small_request(ends, monkeypatch):
+def test_thread_gives_way_after_a_large_block_and_not_after_a_small_request(ends, monkeypatch):
     connection, far = ends
     given = []
     monkeypatch.setattr("filesproxy.transports.https.connection.give_way", lambda: given.append(True))

@@ -341,7 +341,7 @@ INFORMATIONAL = {
     "100": (GO_ON,),
     "102": (b"HTTP/1.1 102 Processing\r\n\r\n",),
     "103": (HINTS,),
-    "100_and_103_at_once": (GO_ON + HINTS,),
+    "100_and_103_together": (GO_ON + HINTS,),
     "100_then_103": (GO_ON, HINTS),
     "halves_in_the_version": (HINTS[:6], HINTS[6:]),
     "halves_in_the_status": (HINTS[:10], HINTS[10:]),
@@ -366,17 +366,17 @@ TOO_BIG = answer({"error": {"message": "Too big."}}, "413 Content Too Large")
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
 FINAL_AFTER_INFORMATIONAL = {
     "413_later": ((HINTS, TOO_BIG), 413),
-    "413_at_once": ((GO_ON + TOO_BIG,), 413),
+    "413_together": ((GO_ON + TOO_BIG,), 413),
     "413_in_halves": ((GO_ON, TOO_BIG[:6], TOO_BIG[6:]), 413),
-    "413_behind_half_a_103": ((HINTS[:20], HINTS[20:] + TOO_BIG), 413),
+    "413_after_half_a_103": ((HINTS[:20], HINTS[20:] + TOO_BIG), 413),
     "101_later": ((HINTS, SWITCHING), 502),
-    "101_at_once": ((GO_ON + SWITCHING,), 502),
+    "101_together": ((GO_ON + SWITCHING,), 502),
     "101_in_halves": ((SWITCHING[:10], SWITCHING[10:]), 502),
 }
 
 
 @pytest.mark.parametrize("name", FINAL_AFTER_INFORMATIONAL)
-def test_final_answer_behind_an_informational_one_still_ends_an_upload_early(name):
+def test_final_answer_after_an_informational_one_still_ends_an_upload_early(name):
     pieces, status = FINAL_AFTER_INFORMATIONAL[name]
     with Upstream(interrupting(*pieces, then=lambda peer: peer.stall())) as upstream:
         with served(compat(upstream.port)) as server:
@@ -572,7 +572,7 @@ BAD_LIMITS = ["0", "-1", "+1", "1.5", "1e3", "0x10", "007", "soon", "10 ms", "10
               "inf", "\xb2"]  # fmt: skip
 
 
-def test_limit_that_is_no_number_of_milliseconds_is_400_and_calls_nobody():
+def test_limit_that_is_not_a_number_of_milliseconds_is_400_and_calls_nobody():
     with Upstream(answering(answer(FILE))) as upstream, served(compat(upstream.port)) as server:
         for text in BAD_LIMITS:
             for reply in (get(server.server_port, "/v1/files/file-1", limited(text)),
@@ -606,7 +606,7 @@ def test_whole_answer_of_the_upstream_is_cut_and_its_rest_is_not_waited_for():
         assert upstream.peer.ended  # the gateway has hung up
 
 
-def test_range_behind_the_end_is_416_from_either_side():
+def test_range_after_the_end_is_416_from_either_side():
     asked = {**COMPAT, "range": "bytes=9-"}
     refused = answer({"error": {"message": "No."}}, "416 Range Not Satisfiable", content_range="bytes */9")
     for framed in (refused, answer(b"x" * 9)):
@@ -763,12 +763,12 @@ BROKEN_ANSWERS = {
     "chunked_and_a_tab": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\t\r\n\r\n" + chunked(BODY),
     "chunked_and_a_no_break_space": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\xa0\r\n\r\n" + chunked(BODY),
     "length_and_a_no_break_space": b"HTTP/1.1 200 OK\r\ncontent-length: 5\xa0\r\n\r\n" + BODY,
-    "length_behind_a_no_break_space": b"HTTP/1.1 200 OK\r\ncontent-length: \xa05\r\n\r\n" + BODY,
+    "length_after_a_no_break_space": b"HTTP/1.1 200 OK\r\ncontent-length: \xa05\r\n\r\n" + BODY,
     "unknown_coding": b"HTTP/1.1 200 OK\r\n" + FRAME + b"transfer-encoding: xchunked\r\n\r\n" + BODY,
     "line_without_colon": b"HTTP/1.1 200 OK\r\nno colon here\r\n" + FRAME + b"\r\n" + BODY,
     "space_before_colon": b"HTTP/1.1 200 OK\r\nx-a : 1\r\n" + FRAME + b"\r\n" + BODY,
     "first_line_folded": b"HTTP/1.1 200 OK\r\n folded\r\n" + FRAME + b"\r\n" + BODY,
-    "length_behind_a_bare_cr": b"HTTP/1.1 200 OK\r\n" + FRAME + b"x-a: 1\rcontent-length: 5\r\n\r\n" + BODY,
+    "length_after_a_bare_cr": b"HTTP/1.1 200 OK\r\n" + FRAME + b"x-a: 1\rcontent-length: 5\r\n\r\n" + BODY,
     "101_headers": b"HTTP/1.1 200 OK\r\n" + b"x-a: 1\r\n" * 101 + FRAME + b"\r\n" + BODY,
     "line_of_70_kb": b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 70_000 + b"\r\n" + FRAME + b"\r\n" + BODY,
     "status_line_of_70_kb": b"HTTP/1.1 200 " + b"a" * 70_000 + b"\r\n" + FRAME + b"\r\n" + BODY,
@@ -811,7 +811,7 @@ def test_status_of_the_providers_own_is_relayed_as_an_error():
         assert (reply.status, reply.error["message"]) == (status, "No.")
 
 
-def test_hop_by_hop_and_private_headers_of_the_upstream_stay_behind():
+def test_hop_by_hop_and_private_headers_of_the_upstream_are_not_passed_on():
     private = {
         "set_cookie": "a=b",
         "server": "nginx/1",

@@ -1,4 +1,4 @@
-"""Kept connections: which one a request gets, alone and behind a gateway whose upstreams do what spoils them."""
+"""Kept connections: which one a request gets, alone and in a gateway whose upstreams do what spoils them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"h
 
 @pytest.fixture
 def make():
-    """Makes connections with this key, and the upstream's end of each; all are closed behind the test."""
+    """Makes connections with this key, and the upstream's end of each; all are closed after the test."""
     with contextlib.ExitStack() as stack:
 
         def maker(key="a"):
@@ -66,7 +66,7 @@ def make():
 
 @pytest.fixture
 def kept():
-    """An empty pool, closed behind the test."""
+    """An empty pool, closed after the test."""
     made = Pool()
     yield made
     made.close()
@@ -391,12 +391,12 @@ def on_threads(count, work):
         raise failure
 
 
-# Behind a gateway
+# In a gateway
 
 
 @contextlib.contextmanager
 def gateway(script, **settings):
-    """(port of a gateway, its upstream), whose connections end behind the block."""
+    """(port of a gateway, its upstream), whose connections end after the block."""
     section = {"kind": "openai", **settings}
     with Upstream(script) as upstream:
         section["base_url"] = upstream.url
@@ -483,14 +483,14 @@ ENDING = {
     "close": lambda data: answered(data, connection="close"),
     "close_in_a_list": lambda data: answered(data, connection="x, Close"),
     "http_1_0": lambda data: answered(data, connection="keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"),
-    "bytes_behind": lambda data: answered(data) + b"x",
-    "an_answer_behind": lambda data: answered(data) + answered(data),
+    "bytes_after_it": lambda data: answered(data) + b"x",
+    "an_answer_after_it": lambda data: answered(data) + answered(data),
     "trailer_missing": lambda data: in_chunks(answered(data))[:-2],
 }
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_answer_behind_which_nothing_may_follow_closes_the_connection(name):
+def test_answer_after_which_nothing_may_follow_closes_the_connection(name):
     with gateway(serving(framed=ENDING[name])) as (port, upstream):
         for number in range(3):
             assert is_right(metadata(port, f"file-{number}"), f"file-{number}")
@@ -681,7 +681,7 @@ class Client:
         self._connection.close()
 
 
-def asked_at_once(port, count, threads=8, keys=("sk-0", "sk-1")):
+def asked_together(port, count, threads=8, keys=("sk-0", "sk-1")):
     """(id, credential, status, answer) of so many requests; each thread has a credential, of which there are a few."""
     seen = []
 
@@ -712,19 +712,19 @@ def pauses():
 
 PAUSES = pauses()
 SPOILING = {
-    "closes_behind_each_answer": serving(then=lambda peer, count: True),
-    "closes_some_time_behind_it": serving(then=lambda peer, count: time.sleep(next(PAUSES)) is None),
+    "closes_after_each_answer": serving(then=lambda peer, count: True),
+    "closes_some_time_after_it": serving(then=lambda peer, count: time.sleep(next(PAUSES)) is None),
     "closes_upon_the_second_request": serving(instead=ends_unanswered),
     "resets_upon_the_second_request": serving(instead=lambda peer, count: count == 2 and peer.reset() is None),
-    "sends_more_at_once": serving(framed=lambda data: answered(data) + b"\r\n"),
-    "sends_an_answer_more_at_once": serving(framed=lambda data: answered(data) + answered(data)),
+    "sends_more_with_it": serving(framed=lambda data: answered(data) + b"\r\n"),
+    "sends_another_answer_with_it": serving(framed=lambda data: answered(data) + answered(data)),
 }
 
 
 @pytest.mark.parametrize("name", SPOILING)
 def test_many_requests_have_their_own_answers_where_the_upstream(name):
     with gateway(SPOILING[name]) as (port, _):
-        seen = asked_at_once(port, 80)  # tests/heavy asks a thousand times
+        seen = asked_together(port, 80)  # tests/heavy asks a thousand times
         assert [status for _, _, status, _ in seen] == [200] * len(seen)
         assert are_right(seen)
 
@@ -732,7 +732,7 @@ def test_many_requests_have_their_own_answers_where_the_upstream(name):
 def test_many_requests_share_a_few_connections():
     before = open_files()
     with gateway(serving()) as (port, upstream):
-        seen = asked_at_once(port, 160)
+        seen = asked_together(port, 160)
         assert {status for _, _, status, _ in seen} == {200} and are_right(seen)
         assert upstream.connections <= 16
     assert until(lambda: gc.collect() >= 0 and open_files() <= before)
@@ -752,7 +752,7 @@ def test_bytes_that_come_late_make_errors_at_worst(name):
         peer.send(LATE[name])
 
     with gateway(serving(then=then)) as (port, _):
-        seen = asked_at_once(port, 80)
+        seen = asked_together(port, 80)
     assert {status for _, _, status, _ in seen} <= {200, 502}
     assert are_right([each for each in seen if each[2] == 200])
 
@@ -767,7 +767,7 @@ def test_answer_that_comes_late_and_unasked_never_crosses_to_another_credential(
             peer.send(answered(re.sub(rb"/v1/files/[^/ ]+", b"/v1/files/other", data)))
 
     with gateway(script) as (port, _):
-        seen = asked_at_once(port, 160, keys=("sk-0", "sk-1", "sk-2", "sk-3"))
+        seen = asked_together(port, 160, keys=("sk-0", "sk-1", "sk-2", "sk-3"))
     assert {status for _, _, status, _ in seen} <= {200, 502}
     for _, key, status, value in seen:
         assert status == 502 or value["filename"].split(" ")[1] == key[::-1]
