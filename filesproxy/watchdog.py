@@ -124,7 +124,8 @@ def _end_by_reset(sock: Any) -> None:
 class Watchdog:
     """All running requests of an application. Its thread runs only while there are any, so forking before is safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._sleep = sleep
         self._lock = threading.Lock()
         self._watches: set[Watch] = set()
         self._runs_in = 0  # the id of the process in which the thread runs, 0 while it does not run
@@ -147,7 +148,7 @@ class Watchdog:
 
     def _run(self) -> None:
         while True:
-            time.sleep(INTERVAL_SECONDS)
+            self._sleep(INTERVAL_SECONDS)
             with self._lock:
                 if not self._watches:
                     self._runs_in = 0

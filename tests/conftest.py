@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from wsgiref.validate import validator
 
-import audit
 import pytest
 import webtest
+
+# Their asserts, too, say what they saw, and hold under `python -O`, as those of test modules do.
+pytest.register_assert_rewrite(
+    *("audit", "certificates", "configurations", "fakes", "forms", "kept_alive", "pathological", "scene", "servers"),
+    *("sockets", "strict_anthropic", "strict_azure", "strict_openai", "strict_openai_routes"),
+)
+
+import audit
 from fakes import FakeUpstream, Mounted
 
 from filesproxy import create_app
@@ -20,6 +28,12 @@ LOOKED_UP = {"test_proxy_of_the_environment_is_not_quoted": ("sk-canary-7f3a9c",
 def pytest_sessionstart(session):
     """From here on the interpreter tells of every connection."""
     audit.install()
+
+
+def pytest_collection_finish(session):
+    """The tests themselves are no garbage: thousands of them need not be looked through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):

@@ -32,7 +32,7 @@ class Stage(Upstream):
     def play(self, script, context=None):
         """Let go what still stalls, end the connections so far; this script, and this context, for those to come.
 
-        A gateway keeps connections, and behind one of an earlier test there would be that test's script.
+        A gateway keeps connections, and on one of an earlier test that test's script would answer.
         """
         self.calls()
         released, self._released = self._released, threading.Event()
@@ -49,7 +49,7 @@ class Stage(Upstream):
         return self
 
     def calls(self):
-        """How many connections there have been; one of our own, accepted behind them all, says that none is missed."""
+        """How many connections there have been; one of our own, accepted after them all, says that none is missed."""
         with socket.socket() as own:
             own.settimeout(WAIT)
             own.bind(("127.0.0.1", 0))
@@ -109,7 +109,6 @@ def breaking(framed, how="close"):
         peer.read_request()
         peer.send(framed)
         if how == "reset":
-            time.sleep(0.05)  # what was sent must arrive before it
             peer.reset()
         elif how == "stall":
             peer.read_to_end()
@@ -118,13 +117,13 @@ def breaking(framed, how="close"):
 
 
 def dripping(framed, drop=b"a"):
-    """Answer these bytes at once, then a drop now and then, for ten seconds."""
+    """Answer these bytes, then a drop now and then, for ten seconds."""
 
     def script(peer):
         peer.read_request()
         peer.send(framed)
         for _ in range(int(10 / PAUSE)):
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # real time: what ends such an answer is a limit on the whole
             peer.send(drop)
 
     return script
@@ -158,15 +157,15 @@ ENDLESS_JSON = endless(answer(b'{"data": [""', content_length=None), b',"aaaaaaa
 ENDLESS_ERROR = endless(answer(b'{"error": "', "400 Bad Request", content_length=None), b"a" * 65536)
 
 
-def paced(blocks, pause, length):
-    """Answer content of this length in blocks with pauses between them."""
+def in_two_parts(first, rest, goes_on):
+    """Answer content, and wait for this event before its second part."""
 
     def script(peer):
         peer.read_request()
-        peer.send(answer(b"", content_length=str(length), content_type="application/octet-stream"))
-        for block in blocks:
-            peer.send(block)
-            time.sleep(pause)
+        size = str(len(first) + len(rest))
+        peer.send(answer(first, content_length=size, content_type="application/octet-stream"))
+        goes_on.wait(WAIT)
+        peer.send(rest)
 
     return script
 
@@ -192,7 +191,7 @@ def early(framed, how="close"):
     return script
 
 
-# What is no HTTP, or HTTP that two readers could read differently
+# What is not HTTP, or HTTP that two readers could read differently
 
 _BODY = json.dumps(FILE).encode()
 _LENGTH = b"content-length: %d\r\n" % len(_BODY)
@@ -220,7 +219,7 @@ BAD_FRAMING = {
     "gzip_and_chunks": _framed(b"transfer-encoding: gzip, chunked\r\n", chunked(_BODY)),
     "line_without_colon": _framed(b"no colon here\r\n" + _LENGTH),
     "first_line_folded": _framed(b" folded\r\n" + _LENGTH),
-    "length_behind_a_bare_cr": _framed(_LENGTH + b"x-a: 1\rcontent-length: 5\r\n"),
+    "length_after_a_bare_cr": _framed(_LENGTH + b"x-a: 1\rcontent-length: 5\r\n"),
     "bad_chunk_size": _framed(b"transfer-encoding: chunked\r\n", b"zz\r\n" + _BODY),
 }
 HUGE_HEADERS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from typing import NamedTuple
 import filesproxy
 from filesproxy.serving.embedded import Server
 
-WAIT = 10.0  # how long a test waits for what should come at once
+WAIT = 10.0  # seconds that a test waits for what should come soon
 COMPAT = {"x-portkey-provider": "compat", "authorization": "Bearer sk-caller"}
 
 
@@ -26,6 +28,16 @@ def reset(sock):
     """Close with RST: the other side's next read fails."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def fill_up(sock):
+    """Read nothing until no more comes: the other side can send no more."""
+    count, looks, deadline = 0, 0, time.monotonic() + WAIT
+    while looks < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)  # between two looks at the real thing
+        before, count = count, struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]
+        looks = looks + 1 if count and count == before else 0
 
 
 class Peer:
@@ -74,7 +86,13 @@ class Peer:
         self._released.wait(WAIT)
 
     def reset(self):
+        """Close with RST, once what was sent has arrived: a reset overtakes what is still on its way."""
+        assert until(lambda: has_acknowledged(self.sock))
         reset(self.sock)
+
+    def fill_up(self):
+        """Read nothing until no more comes: every buffer on the way is full."""
+        fill_up(self.sock)
 
     @property
     def head(self):
@@ -93,7 +111,7 @@ class Peer:
 
 
 class Upstream:
-    """A TCP server on a port of its own: `script(peer)` for each connection, which is closed behind it."""
+    """A TCP server on a port of its own: `script(peer)` for each connection, which is closed after it."""
 
     def __init__(self, script, wrap=lambda sock: sock):
         self._script, self._wrap = script, wrap
@@ -112,6 +130,9 @@ class Upstream:
     def __exit__(self, *problem):
         self._released.set()
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        for peer in self.peers:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(peer.sock, socket.SHUT_RDWR)  # wakes a read: a gateway may keep its connection
         for thread in self._threads:
             thread.join(WAIT)
         self._listener.close()
@@ -136,7 +157,7 @@ class Upstream:
 
     def _serve(self, sock):
         sock.settimeout(WAIT)
-        # Without it an answer may wait behind a TLS session ticket, and a close with unread bytes throws it away.
+        # Without it an answer may wait for a TLS session ticket, and a close with unread bytes throws it away.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             peer = Peer(self._wrap(sock), self._released)
@@ -164,7 +185,7 @@ def answering(*blocks):
 
 
 def answer(body=b"", status="200 OK", **headers):
-    """The bytes of an HTTP answer; a value that is no bytes becomes JSON, a header None is left out."""
+    """The bytes of an HTTP answer; a value that is not bytes becomes JSON, a header None is left out."""
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = {"content-type": "application/json", "content-length": str(len(body))}
     lines.update({name.replace("_", "-"): value for name, value in headers.items()})
@@ -195,9 +216,10 @@ def chunked(data, size=65536, extension=b"", trailer=b""):
 
 @contextlib.contextmanager
 def served(application, address=("127.0.0.1", 0), **options):
-    """The application on the embedded server, which stops behind the block."""
+    """The application on the embedded server, which stops after the block."""
     server = Server(address, application, **options)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    # The interval is how long the end of each such block may take, and there are hundreds of them.
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.001})
     thread.start()
     try:
         yield server
@@ -280,13 +302,18 @@ def parsed(raw, end="fin"):
 
 
 def until(condition, seconds=WAIT):
-    """Wait for a condition; its last value, so that a test can assert it."""
+    """Poll a condition; its last value, so that a test can assert it."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value or time.monotonic() > deadline:
             return value
-        time.sleep(0.005)
+        time.sleep(0.002)  # between two looks at the real thing
+
+
+def has_acknowledged(sock):
+    """Whether the other side's kernel has every byte that was sent, read or not (SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0] == 0
 
 
 def open_files():
@@ -316,7 +343,7 @@ class Program:
         self.url, self.port = (found[0], int(found[2])) if found else ("", 0)
 
     def stop(self, signum=signal.SIGTERM):
-        """Send a signal, wait; (exit status, standard output, standard error behind the banner)."""
+        """Send a signal, wait; (exit status, standard output, standard error after the banner)."""
         self.process.send_signal(signum)
         return self.wait()
 
@@ -325,21 +352,23 @@ class Program:
         return self.process.returncode, out, err
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "filesproxy", *arguments]
+def command(*arguments, flags=()):
+    return [sys.executable, *flags, "-m", "filesproxy", *arguments]
 
 
 def environment(home, **more):
     """An environment for a process: this repository, a home of its own, nothing of the developer's."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(filesproxy.__file__)))
-    return {"PYTHONPATH": root, "HOME": str(home), "PATH": os.defpath, "PYTHONIOENCODING": "utf-8", **more}
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    plain = {"PYTHONPATH": root, "HOME": str(home), "PATH": os.defpath, "PYTHONIOENCODING": "utf-8"}
+    return {**measured, **plain, **more}
 
 
 @contextlib.contextmanager
-def program(home, *arguments, **more):
-    """Serve in a process of its own, on a free port; killed behind the block if it still runs."""
+def program(home, *arguments, flags=(), **more):
+    """Serve in a process of its own, on a free port; ended after the block if it still runs."""
     process = subprocess.Popen(
-        command("--listen", "127.0.0.1:0", *arguments),
+        command("--listen", "127.0.0.1:0", *arguments, flags=flags),
         env=environment(home, **more),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -355,10 +384,14 @@ def program(home, *arguments, **more):
         yield Program(process, "".join(lines))
     finally:
         if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(WAIT)
+        except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
         process.stdout.close()
         process.stderr.close()
-        process.wait(WAIT)
 
 
 def run(home, *arguments, **more):

@@ -14,9 +14,10 @@ import re
 import secrets
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+
+from sockets import WAIT, until
 
 KEY = "sk-upstream"
 #: headers of the fake that a gateway must not relay
@@ -54,8 +55,8 @@ class StrictOpenAI:
     """The fake; a context manager. With `keep=False` it stores a file's length and SHA-256 but not its bytes.
 
     To make it misbehave, set `early` (a status to answer uploads with before their body is read), `cut` (bytes after
-    which a download breaks off), `chunked` (downloads without a length) or `pause` (seconds between the blocks of a
-    download).
+    which a download breaks off), `chunked` (downloads without a length) or `goes_on` (an event that a download waits
+    for after each block).
     """
 
     def __init__(self, keep=True):
@@ -64,7 +65,8 @@ class StrictOpenAI:
         self.files = {}  # id → (object, media type, bytes or None, SHA-256), oldest first
         self.aborted = 0  # uploads that stopped before their final chunk
         self.early = self.cut = None
-        self.chunked, self.pause, self.block = False, 0.0, 65536
+        self.chunked, self.block, self.goes_on = False, 65536, threading.Event()
+        self.goes_on.set()
         self.lock = threading.Lock()
         self.connections = set()  # including idle ones
         self.uploading = set()  # connections in the middle of an upload
@@ -107,10 +109,7 @@ class StrictOpenAI:
 
     def wait_for(self, condition, seconds=5.0):
         """Whether `condition()` became true in time; for what the fake notes after the gateway has answered."""
-        end = time.monotonic() + seconds
-        while not condition() and time.monotonic() < end:
-            time.sleep(0.01)
-        return condition()
+        return until(condition, seconds)
 
 
 class _Server(ThreadingHTTPServer):
@@ -276,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
         for at in range(0, cut, self.fake.block):
             block = content[at : min(at + self.fake.block, cut)]
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if self.fake.chunked else block)
-            time.sleep(self.fake.pause)
+            self.fake.goes_on.wait(WAIT)
         if self.fake.cut is not None:
             self.close_connection = True
         elif self.fake.chunked:

@@ -446,6 +446,7 @@ def test_error_object_with_unexpected_types_contains_only_texts_or_none(field):
             json.dumps(error)
 
 
+@pytest.mark.fuzz
 def test_answer_in_tiny_blocks_needs_little_memory():
     text = b'{"id": "file-1", "note": "' + b"a" * 400_000 + b'"}'
     blocks = (text[at : at + 2] for at in range(0, len(text), 2))

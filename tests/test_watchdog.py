@@ -1,35 +1,58 @@
-"""The watchdog on real sockets: a client that leaves wakes up whoever reads from the upstream; nobody else does."""
+"""The watchdog on real sockets: a client that leaves wakes up the reader of the upstream; nobody else does."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
 import threading
 import time
 
 import pytest
-from sockets import in_child
+from sockets import WAIT, in_child, until
 
-from filesproxy.watchdog import INTERVAL_SECONDS, Watch, Watchdog
+from filesproxy.watchdog import CUT_SECONDS, Watch, Watchdog
 
 NAME = "filesproxy watchdog"
 
 
-def dogs():
-    """How many watchdogs run; other tests leave theirs to end by themselves."""
-    return sum(thread.name == NAME for thread in threading.enumerate())
+class Sleep:
+    """What the watchdog does between two looks: very short here, and counted, so that a test can wait for a look."""
+
+    def __init__(self):
+        self.count = 0  # only the watchdog's own thread changes it; a lock would not survive a fork
+        self._held_by = self._held = 0  # the process whose thread is to sleep on, and the one whose thread does
+
+    def __call__(self, seconds):
+        self.count += 1
+        time.sleep(0.001)
+        while self._held_by == os.getpid():
+            self._held = os.getpid()
+            time.sleep(0.001)
+        self._held = 0
+
+    @contextlib.contextmanager
+    def held(self):
+        """The thread of this process is asleep: a fork finds no lock of its taken."""
+        self._held_by = os.getpid()
+        assert until(lambda: self._held)
+        yield
+        self._held_by = 0
+
+    def pass_looks(self, looks=3):
+        """Return when the watchdog has looked so many times."""
+        wanted = self.count + looks + 1  # it may be in the middle of a look
+        assert until(lambda: self.count >= wanted)
 
 
-def waits_until(condition, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
+def running():
+    """The threads of watchdogs; other tests leave theirs to end by themselves."""
+    return [thread for thread in threading.enumerate() if thread.name == NAME]
 
 
 class Pairs:
-    """Socket pairs that are closed behind the test: the far end, and ours."""
+    """Socket pairs that are closed after the test: the far end, and ours."""
 
     def __init__(self):
         self._open = []
@@ -59,23 +82,30 @@ def pairs():
 
 
 @pytest.fixture
-def dog():
-    assert waits_until(lambda: dogs() == 0)
-    return Watchdog()
+def sleep():
+    return Sleep()
 
 
-def follow(dog, client, upstream):
+@pytest.fixture
+def watchdog(sleep):
+    """A watchdog that looks every millisecond, and no other watchdog."""
+    for thread in running():
+        thread.join(WAIT)
+    assert not running()
+    return Watchdog(sleep)
+
+
+def follow(watchdog, client, upstream):
     """A watch of a request that ends when its client hangs up."""
-    watch = dog.watch(client)
+    watch = watchdog.watch(client)
     watch.upstream, watch.follows_client = upstream, True
     return watch
 
 
-def reads(upstream, seconds=5.0):
-    """What a blocked read of the upstream gives, and after how many seconds."""
-    upstream.settimeout(seconds)
-    started = time.monotonic()
-    return upstream.recv(10), time.monotonic() - started
+def reads(sock):
+    """What a blocked read gives."""
+    sock.settimeout(WAIT)
+    return sock.recv(10)
 
 
 def leave_by_closing(far):
@@ -91,317 +121,372 @@ def leave_by_reset(far):
     far.close()
 
 
+@contextlib.contextmanager
+def blocked_reader(sock):
+    """A thread that is blocked in a read of this socket: the list that will hold what it got."""
+    got, began = [], threading.Event()
+
+    def read():
+        began.set()
+        got.append(reads(sock))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert began.wait(WAIT)
+    yield got
+    thread.join(WAIT)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("leave", [leave_by_closing, leave_by_half, leave_by_reset])
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_client_that_leaves_wakes_the_reader_within_a_second(leave, kind, dog, pairs):
+def test_client_that_leaves_wakes_the_reader(leave, kind, watchdog, sleep, pairs):
     far, client = pairs.tcp() if kind == "tcp" else pairs()
     _, upstream = pairs.tcp() if kind == "tcp" else pairs()
-    watch = follow(dog, client, upstream)
-    assert not watch.has_left
-    threading.Timer(0.1, leave, [far]).start()
-    data, seconds = reads(upstream)
-    assert data == b"" and watch.has_left
-    assert 0.05 < seconds < 1
+    watch = follow(watchdog, client, upstream)
+    with blocked_reader(upstream) as got:
+        sleep.pass_looks()
+        assert not watch.has_left and not got
+        leave(far)
+    assert got == [b""] and watch.has_left
     watch.close()
 
 
-def test_client_that_has_left_before_is_seen_too(dog, pairs):
+def test_client_that_has_left_before_is_seen_too(watchdog, pairs):
     (far, client), (_, upstream) = pairs(), pairs()
     far.close()
-    watch = follow(dog, client, upstream)
-    assert reads(upstream)[0] == b"" and watch.has_left
+    watch = follow(watchdog, client, upstream)
+    assert reads(upstream) == b"" and watch.has_left
     watch.close()
 
 
-def test_upstream_sees_the_end_as_well(dog, pairs):
+def test_upstream_sees_the_end_as_well(watchdog, pairs):
     (far, client), (peer, upstream) = pairs(), pairs()
-    watch = follow(dog, client, upstream)
+    watch = follow(watchdog, client, upstream)
     far.close()
-    assert reads(peer)[0] == b""
+    assert reads(peer) == b""
     watch.close()
 
 
-def test_client_that_stays_or_says_more_is_left_alone(dog, pairs):
+def test_client_that_stays_or_sends_more_is_left_alone(watchdog, sleep, pairs):
     (far, client), (peer, upstream) = pairs(), pairs()
-    watch = follow(dog, client, upstream)
+    watch = follow(watchdog, client, upstream)
     far.sendall(b"a pipelined request")
-    time.sleep(INTERVAL_SECONDS * 3)
+    sleep.pass_looks()
     assert not watch.has_left
     peer.sendall(b"answer")
-    assert reads(upstream)[0] == b"answer"
+    assert reads(upstream) == b"answer"
     assert client.recv(100) == b"a pipelined request"  # nothing was read away
     watch.close()
 
 
-def test_unread_bytes_of_a_client_do_not_hide_that_it_left(dog, pairs):
+def test_unread_bytes_of_a_client_do_not_hide_that_it_left(watchdog, pairs):
     (far, client), (_, upstream) = pairs(), pairs()
-    watch = follow(dog, client, upstream)
+    watch = follow(watchdog, client, upstream)
     far.sendall(b"x" * 1000)
     far.close()
-    data, seconds = reads(upstream)
-    assert data == b"" and seconds < 1
+    assert reads(upstream) == b"" and watch.has_left
     watch.close()
 
 
-def test_only_the_call_of_the_client_that_left_ends(dog, pairs):
+def test_only_the_call_of_the_client_that_left_ends(watchdog, sleep, pairs):
     clients, upstreams = [pairs() for _ in range(20)], [pairs() for _ in range(20)]
-    watches = [follow(dog, client, upstream) for (_, client), (_, upstream) in zip(clients, upstreams)]
+    watches = [follow(watchdog, client, upstream) for (_, client), (_, upstream) in zip(clients, upstreams)]
     clients[7][0].close()
-    assert reads(upstreams[7][1])[0] == b""
-    time.sleep(INTERVAL_SECONDS * 2)
+    assert reads(upstreams[7][1]) == b""
+    sleep.pass_looks()
     assert [number for number, watch in enumerate(watches) if watch.has_left] == [7]
     upstreams[8][0].sendall(b"on")
-    assert reads(upstreams[8][1])[0] == b"on"
+    assert reads(upstreams[8][1]) == b"on"
     for watch in watches:
         watch.close()
 
 
-def test_watch_that_is_over_ends_nothing(dog, pairs):
+def test_watch_that_is_over_ends_nothing(watchdog, sleep, pairs):
     (far, client), (peer, upstream) = pairs(), pairs()
     (_, other_client), (_, other_upstream) = pairs(), pairs()
-    other = follow(dog, other_client, other_upstream)
-    watch = follow(dog, client, upstream)
+    other = follow(watchdog, other_client, other_upstream)
+    watch = follow(watchdog, client, upstream)
     watch.close()
     watch.close()
     far.close()
-    time.sleep(INTERVAL_SECONDS * 3)
+    sleep.pass_looks()
     assert not watch.has_left
     peer.sendall(b"still here")
-    assert reads(upstream)[0] == b"still here"
+    assert reads(upstream) == b"still here"
     other.close()
 
 
-def test_client_that_the_server_has_closed_is_no_client_that_left(dog, pairs):
+def test_client_socket_that_the_server_has_closed_is_not_a_client_that_left(watchdog, sleep, pairs):
     (_, client), (_, upstream) = pairs(), pairs()
     (other_far, other_client), (_, other_upstream) = pairs(), pairs()
-    watch, other = follow(dog, client, upstream), follow(dog, other_client, other_upstream)
+    watch, other = follow(watchdog, client, upstream), follow(watchdog, other_client, other_upstream)
     client.close()
-    time.sleep(INTERVAL_SECONDS * 3)
+    sleep.pass_looks()
     assert not watch.has_left
-    other_far.close()  # the dog is still awake
-    assert reads(other_upstream)[0] == b"" and other.has_left
+    other_far.close()  # the watchdog still runs
+    assert reads(other_upstream) == b"" and other.has_left
     watch.close()
     other.close()
 
 
-def test_upstream_that_is_closed_already_does_no_harm(dog, pairs):
+def test_upstream_that_is_closed_already_does_no_harm(watchdog, pairs):
     (far, client), (_, upstream) = pairs(), pairs()
     (other_far, other_client), (_, other_upstream) = pairs(), pairs()
-    watch, other = follow(dog, client, upstream), follow(dog, other_client, other_upstream)
+    watch, other = follow(watchdog, client, upstream), follow(watchdog, other_client, other_upstream)
     upstream.close()
     far.close()
-    assert waits_until(lambda: watch.has_left)
+    assert until(lambda: watch.has_left)
     other_far.close()
-    assert reads(other_upstream)[0] == b"" and other.has_left
+    assert reads(other_upstream) == b"" and other.has_left
     watch.close()
     other.close()
 
 
-def test_request_that_does_not_follow_its_client_goes_on_without_it(dog, pairs):
+def test_request_that_does_not_follow_its_client_goes_on_without_it(watchdog, sleep, pairs):
     (far, client), (peer, upstream) = pairs(), pairs()
-    watch = dog.watch(client)
+    watch = watchdog.watch(client)
     watch.upstream = upstream
     far.close()
-    time.sleep(INTERVAL_SECONDS * 3)
+    sleep.pass_looks()
     assert not watch.has_left
     peer.sendall(b"on")
-    assert reads(upstream)[0] == b"on"
+    assert reads(upstream) == b"on"
     watch.close()
 
 
-def test_request_whose_client_no_server_shows_is_watched_all_the_same(dog, pairs):
+def test_request_whose_client_no_server_shows_is_watched_all_the_same(watchdog, sleep, pairs):
     _, upstream = pairs()
-    watch = follow(dog, None, upstream)
-    time.sleep(INTERVAL_SECONDS * 3)
-    assert not watch.has_left and dogs() == 1
+    watch = follow(watchdog, None, upstream)
+    sleep.pass_looks()
+    assert not watch.has_left and len(running()) == 1
     watch.close()
 
 
-def test_thread_runs_only_while_something_is_follow(dog, pairs):
+def test_thread_runs_only_while_something_is_watched(watchdog, sleep, pairs):
     (_, client), (_, upstream) = pairs(), pairs()
-    assert dogs() == 0
     for _ in range(2):  # and begins again
-        first, second = follow(dog, client, upstream), follow(dog, client, upstream)
-        assert dogs() == 1
+        assert not running()
+        first, second = follow(watchdog, client, upstream), follow(watchdog, client, upstream)
+        (thread,) = running()
         first.close()
-        time.sleep(INTERVAL_SECONDS * 2)
-        assert dogs() == 1
+        sleep.pass_looks()
+        assert thread.is_alive()
         second.close()
-        assert waits_until(lambda: dogs() == 0, 2)
+        thread.join(WAIT)
 
 
-def test_watch_right_behind_the_last_one_is_never_missed(dog, pairs):
-    """The thread is about to end, or has just ended: whichever, somebody looks."""
-    for pause in (0, INTERVAL_SECONDS * 0.9, INTERVAL_SECONDS, INTERVAL_SECONDS * 1.1):
+def test_watch_that_follows_the_last_one_is_never_missed(watchdog, sleep, pairs):
+    """The thread is about to end, or has just ended: in either case somebody looks."""
+    for turn in range(200):
         (far, client), (_, upstream) = pairs(), pairs()
-        follow(dog, client, upstream).close()
-        time.sleep(pause)
-        watch = follow(dog, client, upstream)
+        follow(watchdog, client, upstream).close()
+        time.sleep(turn % 20 * 0.0001)  # the subject is a race: up to two of this watchdog's intervals
+        watch = follow(watchdog, client, upstream)
         far.close()
-        assert reads(upstream, 2)[0] == b"" and watch.has_left
+        assert reads(upstream) == b"" and watch.has_left, turn
         watch.close()
 
 
-def test_many_threads_may_watch_at_once(dog, pairs):
+def test_many_threads_may_watch_at_the_same_time(watchdog, pairs):
     seen = []
 
     def call():
         (far, client), (_, upstream) = pairs(), pairs()
-        watch = follow(dog, client, upstream)
+        watch = follow(watchdog, client, upstream)
         far.close()
-        seen.append(reads(upstream)[0])
+        seen.append(reads(upstream))
         watch.close()
 
     threads = [threading.Thread(target=call) for _ in range(30)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(WAIT)
     assert seen == [b""] * 30
-    assert waits_until(lambda: dogs() == 0, 2)
+    assert until(lambda: not running())
 
 
-def test_two_dogs_do_not_know_of_each_other(dog, pairs):
+def test_two_watchdogs_do_not_know_of_each_other(watchdog, pairs):
     (far, client), (_, upstream) = pairs(), pairs()
-    other = Watchdog()
-    watch, its_watch = follow(dog, client, upstream), follow(other, client, upstream)
+    other = Watchdog(Sleep())
+    watch, its_watch = follow(watchdog, client, upstream), follow(other, client, upstream)
     watch.close()
     far.close()
-    assert waits_until(lambda: its_watch.has_left) and not watch.has_left
+    assert until(lambda: its_watch.has_left) and not watch.has_left
     its_watch.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_forked_process_has_a_dog_of_its_own(dog, pairs):
+def test_forked_process_has_a_watchdog_of_its_own(watchdog, sleep, pairs):
     (_, client), (_, upstream) = pairs(), pairs()
-    watch = follow(dog, client, upstream)
-    assert dogs() == 1
+    watch = follow(watchdog, client, upstream)
+    assert len(running()) == 1
 
     def check():
         (far, its_client), (_, its_upstream) = pairs(), pairs()
-        its_watch = follow(dog, its_client, its_upstream)
+        its_watch = follow(watchdog, its_client, its_upstream)
         far.close()
-        return reads(its_upstream, 3)[0] == b"" and its_watch.has_left and not watch.has_left
+        return reads(its_upstream) == b"" and its_watch.has_left and not watch.has_left
 
-    assert in_child(check)
-    time.sleep(INTERVAL_SECONDS * 2)
-    assert dogs() == 1 and not watch.has_left
+    with sleep.held():
+        assert in_child(check)
+    sleep.pass_looks()
+    assert len(running()) == 1 and not watch.has_left
     watch.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_dog_of_the_parent_goes_on_behind_a_fork(dog, pairs):
+def test_watchdog_of_the_parent_goes_on_after_a_fork(watchdog, sleep, pairs):
     (far, client), (_, upstream) = pairs(), pairs()
-    watch = follow(dog, client, upstream)
-    assert in_child(lambda: True)
+    watch = follow(watchdog, client, upstream)
+    with sleep.held():
+        assert in_child(lambda: True)
     far.close()
-    assert reads(upstream)[0] == b"" and watch.has_left
+    assert reads(upstream) == b"" and watch.has_left
     watch.close()
 
 
-# Phases that take too long
+def test_application_looks_in_intervals_of_real_time(pairs):
+    """Without a clock of the test's own: one interval, in the watchdog as applications make it."""
+    (far, client), (_, upstream) = pairs(), pairs()
+    watch = follow(Watchdog(), client, upstream)
+    started = time.monotonic()
+    far.close()
+    assert reads(upstream) == b"" and watch.has_left
+    assert time.monotonic() - started < 1
+    watch.close()
 
 
-def overdue(dog, client=None, upstream=None, seconds=0.1, moved=lambda: 0, rate=1000):
-    watch = dog.watch(client)
+# Phases that take too long. The clock is the test's: `look` is told what time it is.
+
+
+def overdue(client=None, upstream=None, seconds=60, moved=lambda: 0, rate=1000):
+    """A watch of a request whose phase has just taken too long."""
+    watch = phase(client, upstream, seconds, moved, rate)
+    look(watch, after=seconds + 1)
+    assert watch.is_overdue
+    return watch
+
+
+def phase(client=None, upstream=None, seconds=60, moved=lambda: 0, rate=1000):
+    watch = Watch(client=client)
     watch.upstream, watch.min_rate = upstream, rate
     watch.allow(seconds, moved)
     return watch
 
 
-def test_phase_that_takes_too_long_wakes_whoever_reads_from_either_end(dog, pairs):
+def look(watch, after):
+    """Look at a watch so many seconds from now."""
+    watch.look(time.monotonic() + after)
+
+
+def test_phase_that_takes_too_long_wakes_a_reader_of_either_end(pairs):
     (_, client), (_, upstream) = pairs(), pairs()
-    watch = overdue(dog, client, upstream)
-    data, seconds = reads(client)
-    assert (data, reads(upstream)[0]) == (b"", b"") and 0.05 < seconds < 1
+    watch = phase(client, upstream)
+    with blocked_reader(client) as from_client, blocked_reader(upstream) as from_upstream:
+        look(watch, after=59)
+        assert not watch.is_overdue and not from_client and not from_upstream
+        look(watch, after=61)
+    assert (from_client, from_upstream) == ([b""], [b""])
     assert watch.is_overdue and not watch.has_left
+
+
+def test_watchdog_ends_a_phase_that_takes_too_long(watchdog, pairs):
+    (_, client), (_, upstream) = pairs(), pairs()
+    watch = watchdog.watch(client)
+    watch.upstream = upstream
+    watch.allow(0.05)  # real time: that the watchdog asks the clock is the subject
+    assert (reads(client), reads(upstream)) == (b"", b"") and watch.is_overdue
     watch.close()
 
 
-def test_client_that_was_too_slow_can_still_be_answered(dog, pairs):
+def test_client_that_was_too_slow_can_still_be_answered(pairs):
     far, client = pairs()
-    watch = overdue(dog, client)
-    assert reads(client)[0] == b""
+    overdue(client)
+    assert reads(client) == b""
     client.sendall(b"408")
     assert far.recv(10) == b"408"
-    watch.close()
 
 
 @pytest.mark.parametrize("takes_all", [True, False])
-def test_whose_fault_an_overdue_upload_is_shows_in_whether_the_upstream_would_take_more(takes_all, dog, pairs):
+def test_whose_fault_an_overdue_upload_is_shows_in_whether_the_upstream_would_take_more(takes_all, pairs):
     _, upstream = pairs()
     upstream.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while not takes_all:
             upstream.send(bytes(65536))
-    watch = overdue(dog, upstream=upstream)
-    assert waits_until(lambda: watch.is_overdue) and watch.upstream_took_all is takes_all
-    watch.close()
+    assert overdue(upstream=upstream).upstream_took_all is takes_all
 
 
-def test_client_that_reads_an_answer_too_slowly_is_cut_off(dog, pairs):
+def test_client_that_reads_an_answer_too_slowly_is_cut_off(pairs):
     far, client = pairs()
-    watch = dog.watch(client)
+    watch = phase(client)
     watch.is_answering = True
-    watch.allow(0.1)
-    client.settimeout(5)
-    with pytest.raises(BrokenPipeError):
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
         while True:
             client.send(b"x" * 100_000)
+    look(watch, after=61)
+    look(watch, after=61 + CUT_SECONDS * 0.9)
+    with pytest.raises(BlockingIOError):  # so long it has, to end by itself
+        client.send(b"x")
+    look(watch, after=61 + CUT_SECONDS * 1.1)
+    with pytest.raises(BrokenPipeError):
+        client.send(b"x")
+
+
+def test_bytes_that_move_give_more_time_and_those_of_an_earlier_phase_none():
+    moved = [600_000]
+    watch = phase(seconds=60, moved=lambda: moved[0], rate=1000)
+    look(watch, after=59)
+    moved[0] += 700_000  # worth 700 seconds
+    look(watch, after=61 + 650)
+    assert not watch.is_overdue
+    look(watch, after=61 + 700)
     assert watch.is_overdue
-    watch.close()
 
 
-def test_bytes_that_move_give_more_time_and_those_of_an_earlier_phase_none(dog, pairs):
-    far, client = pairs()
-    moved = [600]
-    watch = overdue(dog, client, seconds=0.1, moved=lambda: moved[0], rate=1000)
-    moved[0] += 700
-    time.sleep(0.5)
+def test_next_phase_has_its_own_time():
+    watch = phase(seconds=60)
+    watch.allow(600)
+    look(watch, after=599)
     assert not watch.is_overdue
-    assert waits_until(lambda: watch.is_overdue, 1)
-    watch.close()
+    look(watch, after=601)
+    assert watch.is_overdue
 
 
-def test_next_phase_has_its_own_time(dog, pairs):
-    _, client = pairs()
-    watch = overdue(dog, client, seconds=0.3)
-    time.sleep(0.15)
-    watch.allow(60)
-    time.sleep(INTERVAL_SECONDS * 2 + 0.2)
-    assert not watch.is_overdue
-    watch.close()
-
-
-def test_client_that_hangs_up_is_no_matter_of_a_watch_that_does_not_follow_it(dog, pairs):
+def test_watch_with_a_limit_does_not_end_for_a_client_that_it_does_not_follow(watchdog, sleep, pairs):
     (far, client), (peer, upstream) = pairs(), pairs()
-    watch = overdue(dog, client, upstream, seconds=60)
+    watch = watchdog.watch(client)
+    watch.upstream = upstream
+    watch.allow(60)
     far.close()
-    time.sleep(INTERVAL_SECONDS * 2)
+    sleep.pass_looks()
     assert not watch.has_left
     peer.sendall(b"on")
-    assert reads(upstream)[0] == b"on"
+    assert reads(upstream) == b"on"
     watch.close()
 
 
-def test_answer_that_ends_itself_has_time_to_before_its_client_is_cut_off(dog, pairs):
-    """Both ends were shut at once, so that the event that says so never left."""
+def test_answer_that_ends_itself_has_time_to_before_its_client_is_cut_off(pairs):
+    """Both ends were shut together, so that the event that says so never left."""
     (far, client), (_, upstream) = pairs.tcp(), pairs()
-    watch = overdue(dog, client, upstream)
+    watch = phase(client, upstream)
     watch.is_answering = True
-    assert reads(upstream)[0] == b""
+    look(watch, after=61)
+    assert reads(upstream) == b""
     client.sendall(b"data: error")
-    watch.close()
     client.close()
     assert (far.recv(100), far.recv(100)) == (b"data: error", b"")
 
 
-def test_answer_that_nothing_can_say_is_cut_ends_in_a_reset(dog, pairs):
+def test_answer_that_cannot_say_that_it_is_cut_ends_in_a_reset(pairs):
     (far, client), (_, upstream) = pairs.tcp(), pairs()
-    watch = overdue(dog, client, upstream)
+    watch = phase(client, upstream)
     watch.is_answering = watch.cuts_by_reset = True
-    assert reads(upstream)[0] == b""
-    watch.close()
+    look(watch, after=61)
+    assert reads(upstream) == b""
     client.close()
     with pytest.raises(ConnectionResetError):
         far.recv(100)
@@ -420,7 +505,7 @@ def test_change_of_phase_is_never_a_false_timeout():
     sys.setswitchinterval(1e-6)
     try:
         looker.start()
-        for _ in range(20_000):
+        for _ in range(5_000):
             watch.allow(1000, lambda: 10**9)
             watch.allow(1000)
     finally:
@@ -430,7 +515,7 @@ def test_change_of_phase_is_never_a_false_timeout():
     assert not watch.is_overdue
 
 
-def test_dog_whose_thread_did_not_start_tries_again(dog, pairs, monkeypatch):
+def test_watchdog_whose_thread_did_not_start_tries_again(watchdog, pairs, monkeypatch):
     def fail(thread):
         raise RuntimeError("can't start new thread")
 
@@ -438,31 +523,31 @@ def test_dog_whose_thread_did_not_start_tries_again(dog, pairs, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", fail)
         with pytest.raises(RuntimeError):
-            dog.watch(client)
-    watch = follow(dog, client, upstream)
+            watchdog.watch(client)
+    watch = follow(watchdog, client, upstream)
     far.close()
-    assert reads(upstream)[0] == b"" and watch.has_left
+    assert reads(upstream) == b"" and watch.has_left
     watch.close()
 
 
-def test_socket_that_fails_in_its_own_way_does_not_end_the_dog(dog, pairs):
+def test_socket_that_fails_in_its_own_way_does_not_end_the_watchdog(watchdog, sleep, pairs):
     class Odd:
         def fileno(self):
             raise ZeroDivisionError
 
     (far, client), (_, upstream) = pairs(), pairs()
-    odd = follow(dog, Odd(), None)
-    time.sleep(INTERVAL_SECONDS * 1.5)
+    odd = follow(watchdog, Odd(), None)
+    sleep.pass_looks()
     odd.close()
-    watch = follow(dog, client, upstream)
+    watch = follow(watchdog, client, upstream)
     far.close()
-    assert reads(upstream)[0] == b"" and watch.has_left
+    assert reads(upstream) == b"" and watch.has_left
     watch.close()
 
 
-def test_watch_of_nobody_holds_no_limit_and_closes():
+def test_watch_of_nobody_has_no_limit_and_closes():
     watch = Watch()
     watch.transfer()
-    watch.look(time.monotonic() + 1e9)
+    look(watch, after=1e9)
     watch.close()
     assert not watch.is_overdue

@@ -200,7 +200,7 @@ def _status(line):
 
 
 def _head(raw):
-    """Its lines, and what is behind the empty one; no lines where there is none."""
+    """Its lines, and what follows the empty one; no lines where there is none."""
     lines = []
     while True:
         line, end, raw = raw.partition(b"\n")
@@ -326,6 +326,7 @@ def check_answer(raw, is_valid=False, is_reset=False, rng=None, call=GET, sends=
     return found
 
 
+@pytest.mark.fuzz
 def test_any_answer_in_any_chunking_is_whole_and_right_or_an_upstream_error():
     whole = 0
     for raw, is_valid, is_reset, rng in answers(SEED, CASES):
@@ -333,6 +334,7 @@ def test_any_answer_in_any_chunking_is_whole_and_right_or_an_upstream_error():
     assert CASES // 10 < whole < CASES * 9 // 10  # a fuzzer that only breaks, or never does, tests nothing
 
 
+@pytest.mark.fuzz
 def test_any_answer_is_the_same_in_any_chunking():
     for raw, _, is_reset, rng in answers(SEED + 1, CASES // 4):
         first = received(Wire(raw, (), 1, is_reset))
@@ -341,6 +343,7 @@ def test_any_answer_is_the_same_in_any_chunking():
         assert received(Wire(raw, [1] * len(raw), 1, is_reset)) == first, raw
 
 
+@pytest.mark.fuzz
 def test_answer_that_is_cut_anywhere_is_never_a_shorter_one():
     """Every offset of a few answers, with either end of the connection."""
     bodies = [b"hello world, this is a file", b"", b"0\r\n\r\n0\r\n\r\n"]
@@ -359,7 +362,8 @@ def test_answer_that_is_cut_anywhere_is_never_a_shorter_one():
                     assert isinstance(found, str) or found[1] == body, (raw[:at], found)
 
 
-def test_any_answer_in_the_middle_of_an_upload_is_an_error_or_comes_behind_all_of_it():
+@pytest.mark.fuzz
+def test_any_answer_in_the_middle_of_an_upload_is_an_error_or_comes_after_all_of_it():
     early = 0
     for raw, _, is_reset, rng in answers(SEED + 2, CASES // 4):
         blocks = [bytes(rng.randint(1, 90)) for _ in range(rng.randint(1, 6))]
@@ -401,6 +405,7 @@ LONG_ANSWERS = {
 }  # fmt: skip
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", LONG_ANSWERS)
 def test_answer_costs_linear_time(name):
     raw = LONG_ANSWERS[name]
@@ -468,6 +473,7 @@ LONG_HEADERS = (
 )
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("piece", LONG_HEADERS)
 def test_header_costs_linear_time(piece):
     for start, end in (
@@ -507,6 +513,7 @@ SSE_PIECES = (b"data:", b"data: ", b"data", b"event: x", b"id: 1", b": ping", b"
               b"data:  a\r\n\r\n")  # fmt: skip
 
 
+@pytest.mark.fuzz
 def test_any_bytes_are_the_events_that_a_second_reader_finds():
     for number in range(CASES // 2):
         rng = random.Random((SEED + 5) * 1_000_003 + number)
@@ -517,7 +524,7 @@ def test_any_bytes_are_the_events_that_a_second_reader_finds():
             at += len(blocks[-1])
         found = [data_of(frame) for whole in frames(iter(blocks)) for frame in whole]
         if found and found[-1] == b"[DONE]" and events_of(text)[-1:] != [b"[DONE]"]:
-            found.pop()  # which is taken without the empty line behind it
+            found.pop()  # which is taken without the empty line after it
         assert [data for data in found if data] == [data for data in events_of(text) if data], text
 
 
@@ -543,6 +550,7 @@ def test_event_over_the_limit_is_an_error_in_any_chunking():
                 list(frames(iter(blocks), limit))
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(
     "piece", [b"\n", b"\r", b"\r\n", b"data:", b"data: x\n", b"data: x\n\n", b":\n", b"x", b"\n\r", b"\n\nx"]
 )
@@ -553,6 +561,7 @@ def test_events_cost_linear_time(piece):
         assert seconds_of_cpu(lambda blocks=blocks: list(map(len, frames(iter(blocks))))) < SECONDS, most
 
 
+@pytest.mark.fuzz
 def test_events_hold_one_event_in_memory():
     def endless():
         for _ in range(4000):
@@ -637,6 +646,7 @@ def shows(message):
     return any(CANARY[at : at + 6] in message for at in range(len(CANARY) - 5))
 
 
+@pytest.mark.fuzz
 def test_any_configuration_loads_or_is_a_config_error_without_the_secret(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = 0
@@ -656,6 +666,7 @@ def test_configuration_that_once_broke_something_loads_or_is_a_config_error(name
     assert isinstance(found, Config) or not shows(found), found
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("piece", [b"[a]\n", b"a = b\n", b"[provider:%d]\nkind = openai\n", b"#\n", b"\n", b"=",
                          b"[", b" ", b"a\n ",
                                    b"[key:%d]\n", b"\xff", b"credential", b";", b"k%d = v\n"])  # fmt: skip
@@ -675,6 +686,7 @@ JSON_PIECES = (b"{", b"}", b"[", b"]", b",", b":", b'"', b'"a"', b"\\", b'"\\u',
                b'{"a":', b"[[", b"/")  # fmt: skip
 
 
+@pytest.mark.fuzz
 def test_any_text_is_the_json_that_the_standard_library_reads_or_unreadable():
     read = 0
     for number in range(CASES):
@@ -727,6 +739,7 @@ LONG_JSON = {
 }
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", LONG_JSON)
 def test_json_costs_linear_time(name):
     def parse():
@@ -797,7 +810,7 @@ def served_once(server, raw, rng=None):
         socket.socket.close(conn)
         theirs.settimeout(5)
         answer = b""
-        with contextlib.suppress(ConnectionResetError):  # bytes behind the request were left unread
+        with contextlib.suppress(ConnectionResetError):  # bytes after the request were left unread
             while block := theirs.recv(SIZE):
                 answer += block
     return (seen if seen.environ else None), answer
@@ -823,7 +836,7 @@ def right_request(raw):
 
 
 def check_request(server, raw, rng=None):
-    """Whoever was asked, saw what a second reader sees; whoever was not, got an answer that says why."""
+    """An application that was asked saw what a second reader sees; a client whose request was refused got an answer."""
     seen, answer = served_once(server, raw, rng)
     if answer:
         assert re.match(rb"HTTP/1\.[01] [1-5][0-9][0-9] [^\r\n]*\r\n", answer), (raw, answer)
@@ -847,6 +860,7 @@ def test_request_that_is_well_written_is_read_to_its_end(number, server):
         assert seen.error is None and seen.body == right_request(REQUESTS[number])[3]
 
 
+@pytest.mark.fuzz
 def test_any_request_is_the_one_that_a_second_reader_reads_or_is_refused(server):
     asked = 0
     for number in range(CASES // 4):
@@ -878,10 +892,11 @@ LONG_REQUESTS = {
     "chunks": CHUNKED_REQUEST + b"1\r\nx\r\n" * 10900 + b"0\r\n\r\n",
     "trailers": CHUNKED_REQUEST + b"0\r\n" + b"a: b\r\n" * 10900 + b"\r\n",
     "extension": CHUNKED_REQUEST + b"1;" + b"a" * SIZE + b"\r\nx\r\n0\r\n\r\n",
-    "behind_the_body": b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 2000,
+    "after_the_body": b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 2000,
 }  # fmt: skip
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", LONG_REQUESTS)
 def test_request_costs_linear_time(name, server):
     assert seconds_of_cpu(served_once, server, LONG_REQUESTS[name]) < SECONDS

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 
 import pytest
-from servers import running, write_config
+from fakes import FILE
+from servers import KINDS, running, write_config
+from sockets import answer, answering
 from strict_openai import StrictOpenAI
 
 
@@ -28,7 +30,8 @@ def behaves_and_is_content(request):
         return
     upstream = request.getfixturevalue("fake")
     upstream.early = upstream.cut = None
-    upstream.chunked, upstream.pause, upstream.block, upstream.aborted = False, 0.0, 65536, 0
+    upstream.chunked, upstream.block, upstream.aborted = False, 65536, 0
+    upstream.goes_on.set()
     yield
     assert upstream.problems == []
 
@@ -55,6 +58,49 @@ def gunicorn(start):
 
 
 @pytest.fixture(scope="session")
+def scene(tmp_path_factory):
+    """The upstreams, the proxy and the certificates of the gateways below."""
+    pytest.importorskip("cryptography", reason="needs cryptography")
+    from scene import opened
+
+    with opened(tmp_path_factory.mktemp("scene")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def gateway(request, scene):
+    """A gateway without keys, under each server in turn: providers that differ in their limits and in their way."""
+    from scene import gateway_of, main_sections
+
+    with gateway_of(request.param, scene, main_sections(scene)) as running_one:
+        yield running_one
+
+
+@pytest.fixture(scope="session")
+def keyed(gateway, scene):
+    """A gateway under the same server with a key and a saved credential."""
+    from scene import gateway_of, keyed_sections
+
+    with gateway_of(gateway.kind, scene, keyed_sections(scene)) as running_one:
+        yield running_one
+
+
+@pytest.fixture
+def stage(scene):
+    """The upstream of most providers, which has met nobody yet; after the test it lets go what it holds."""
+    yield scene.plain.play(answering(answer(FILE)))
+    scene.plain.play(answering(answer(FILE)))
+
+
+@pytest.fixture
+def no_proxy_from_outside(monkeypatch):
+    """The environment names no proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="session")
 def node_folder(tmp_path_factory):
     """A folder with the Node SDKs: scripts in it may import openai and portkey-ai."""
     if not (shutil.which("node") and shutil.which("npm")):
@@ -68,7 +114,7 @@ def node_folder(tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The matrix of test_matrix as a table, also when all is well."""
+    """The cells of test_clients_by_provider as a table, also when all is well."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     notes = [note for report in reports for name, note in getattr(report, "user_properties", ()) if name == "matrix"]
     cells = {tuple(note[:3]): note[3] for note in notes}

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("gunicorn", "embedded", "waitress")
 START_SECONDS = 20
 STOP_SECONDS = 15
 
@@ -43,7 +44,7 @@ class Gateway:
         """Those lines, once there are `count` of them: the last byte reaches a client before the log."""
         end = time.monotonic() + seconds
         while len(found := self.lines(**wanted)) < count and time.monotonic() < end:
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks at the file
         return found
 
     def workers(self):
@@ -65,6 +66,18 @@ class Gateway:
         """A plain connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
+    def has_begun_to_stop(self):
+        """Whether it ends: gunicorn says so, the embedded server stops listening."""
+        if "Handling signal: term" in self.err():
+            return True
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:  # it closed while we connected
+            return False
+        return False
+
     def stop(self):
         """End it as a supervisor would; its exit status."""
         if self.process.poll() is None:
@@ -81,6 +94,14 @@ def free_port():
     """A port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+def impatient_conf(path, seconds):
+    """Write gunicorn's configuration as shipped, except for the seconds that a client may be idle. The path."""
+    shipped = (ROOT / "gunicorn.conf.py").read_text("utf-8")
+    changed = f"from filesproxy.serving import gunicorn as served\n\nserved.CLIENT_IDLE_SECONDS = {seconds}\n"
+    path.write_text(f"{shipped}\n{changed}", "utf-8")
+    return path
 
 
 def command(kind, port, *arguments, conf="gunicorn.conf.py"):
@@ -123,7 +144,7 @@ def _wait_until_it_answers(gateway, poll_seconds):
             if gateway.request("GET", "/v1/health")[0].status == 200:
                 return
         except OSError:
-            time.sleep(poll_seconds)
+            time.sleep(poll_seconds)  # between two attempts
     raise AssertionError(f"the server did not start: {gateway.err()}")
 
 

@@ -100,7 +100,7 @@ class Gunicorn:
 def pieces(body, pauses):
     size = len(body) // (len(pauses) + 1) + 1
     for at, pause in enumerate([0.0, *pauses]):
-        time.sleep(pause)
+        time.sleep(pause)  # real time: the upload is to be under way when somebody is killed
         yield body[at * size : (at + 1) * size]
 
 
@@ -119,7 +119,7 @@ def wait_for(condition, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at the real thing
 
 
 def check_folder(folder):
@@ -173,7 +173,7 @@ def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_shows_nothing_parti
         for thread in clients.threads:
             thread.start()
         while any(thread.is_alive() for thread in clients.threads):
-            time.sleep(KILL_SECONDS * draw.uniform(0.5, 1.5))
+            time.sleep(KILL_SECONDS * draw.uniform(0.5, 1.5))  # any moment of real time is the subject
             workers = server.workers()
             if workers and kills < MAX_KILLS:
                 server.kill(draw.choice(workers))

@@ -8,8 +8,6 @@ import http.client
 import json
 import os
 import random
-import re
-import runpy
 import shutil
 import signal
 import socket
@@ -18,7 +16,8 @@ import threading
 import time
 
 import pytest
-from servers import ROOT, running
+from servers import impatient_conf, running
+from sockets import until
 from strict_openai import KEY, LEAKS
 
 pytest.importorskip("gunicorn", reason="needs gunicorn")
@@ -146,20 +145,14 @@ def timed_calls(gateway, path, count):
 
 
 @pytest.fixture(scope="module")
-def impatient_conf(tmp_path_factory):
-    """The configuration as shipped, but clients may be idle for a second only."""
-    text = (ROOT / "gunicorn.conf.py").read_text("utf-8")
-    changed = re.sub(r"(?m)^CLIENT_IDLE_SECONDS = .*$", "CLIENT_IDLE_SECONDS = 1", text)
-    assert changed != text
-    conf = tmp_path_factory.mktemp("conf") / "impatient.conf.py"
-    conf.write_text(changed, "utf-8")
-    return conf
+def short_conf(tmp_path_factory):
+    return impatient_conf(tmp_path_factory.mktemp("conf") / "impatient.conf.py", 1)
 
 
 @pytest.fixture(scope="module")
-def impatient(start, impatient_conf):
+def impatient(start, short_conf):
     """One worker with one thread, whose clients may be idle for a second."""
-    return start("gunicorn", "--workers", "1", "--threads", "1", conf=impatient_conf)
+    return start("gunicorn", "--workers", "1", "--threads", "1", conf=short_conf)
 
 
 UNFINISHED_HEADS = {
@@ -170,8 +163,8 @@ UNFINISHED_HEADS = {
 
 
 @pytest.mark.parametrize("name", UNFINISHED_HEADS)
-def test_clients_that_never_finish_a_request_head_are_closed(name, start, impatient_conf):
-    gateway = start("gunicorn", conf=impatient_conf)
+def test_clients_that_never_finish_a_request_head_are_closed(name, start, short_conf):
+    gateway = start("gunicorn", conf=short_conf)
     with contextlib.ExitStack() as stack:
         began = time.monotonic()
         held = [stack.enter_context(gateway.connect(8)) for _ in range(40)]
@@ -358,13 +351,15 @@ def test_stop_lets_a_download_end(start, fake):
     gateway = start("gunicorn")
     content = random.Random(4).randbytes(400_000)
     obj = fake.store("slow", "text/plain", content, "batch")
-    fake.block, fake.pause = 20_000, 0.05  # a second in all
+    fake.goes_on.clear()
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
     with contextlib.closing(connection):
         connection.request("GET", f"/v1/files/{obj['id']}/content", headers=COMPAT)
         with connection.getresponse() as response:
             got = response.read(1000)
             gateway.process.send_signal(signal.SIGTERM)
+            assert until(gateway.has_begun_to_stop)
+            fake.goes_on.set()
             got += response.read()
     assert got == content
     assert gateway.process.wait(10) == 0
@@ -430,10 +425,11 @@ def test_upload_touches_no_file(framing, gunicorn, fake):
     sent = set()
     with gunicorn.connect() as sock:
         sock.sendall(head)
-        for at in range(0, len(body), 1 << 20):
-            block = body[at : at + (1 << 20)]
+        for start, end in ((0, 1 << 20), (1 << 20, 2 << 20), (2 << 20, len(body) - 1), (len(body) - 1, len(body))):
+            block = body[start:end]
             sock.sendall(b"%x\r\n%b\r\n" % (len(block), block) if framing == "chunked" else block)
-            time.sleep(0.05)
+            if start and end < len(body):  # a mebibyte is on its way: two sockets are open
+                assert until(lambda: len(set(open_files(gunicorn).values()) - before) >= 2)
             sent |= set(open_files(gunicorn).values()) - before
         if framing == "chunked":
             sock.sendall(b"0\r\n\r\n")
@@ -496,7 +492,7 @@ def test_five_operations_on_each_server(kind, provider, start):
     assert gateway.request("GET", path, headers=headers)[0].status == 404
 
 
-# The body's reader that gunicorn.conf.py puts in the place of gunicorn's own
+# The body reader that replaces gunicorn's own
 
 
 @pytest.fixture
@@ -506,14 +502,16 @@ def parsed_by_gunicorn():
     from gunicorn.http.message import Request
     from gunicorn.http.unreader import SocketUnreader
 
-    conf, open_ones = runpy.run_path(str(ROOT / "gunicorn.conf.py")), []
+    from filesproxy.serving.gunicorn import pre_request
+
+    open_ones = []
 
     def parse(data):
         theirs, ours = socket.socketpair()
         open_ones.extend((theirs, ours))
         theirs.sendall(data)
         request = Request(Config(), SocketUnreader(ours), ("127.0.0.1", 1), 1)
-        conf["pre_request"](None, request)
+        pre_request(None, request)
         return request, theirs
 
     yield parse

@@ -1,14 +1,11 @@
-"""TLS for locked-down networks: certificates of our own, CAs that RFC 5280 would not take,
-    proxies that want a password.
+"""TLS for locked-down networks: client certificates, CAs that RFC 5280 does not allow, proxies that want a password.
 
-What test_tls proves (whom we trust, TLS 1.1, CONNECT, `no_proxy`) is not proved again; its helpers make the CA.
+What test_tls proves (whom we trust, TLS 1.1, CONNECT, `no_proxy`) is not proved again.
 """
 
 from __future__ import annotations
 
-import datetime
 import glob
-import ipaddress
 import json
 import os
 import ssl
@@ -19,12 +16,11 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from certificates import Authority, certificate, connect_lines, metadata, secure, tunnel
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fakes import FILE, form, form_type
 from sockets import COMPAT, Upstream, answer, answering, ask, get, request, served
-from test_tls import Authority, certificate, connect_lines, metadata, no_proxy_from_outside, secure, tunnel
 
 from filesproxy import create_app
 from filesproxy.errors import ConfigError
@@ -34,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATH = "/v1/files/file-1"
 OVER_TLS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 
-__all__ = ["no_proxy_from_outside"]  # an autouse fixture
+pytestmark = pytest.mark.usefixtures("no_proxy_from_outside")
 
 
 class Pair:
@@ -44,7 +40,7 @@ class Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         locked = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
         self.key_text = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
-        self.cert_text = certificate(name, key, authority._name, authority._key)
+        self.cert_text = certificate(name, key, authority.name, authority.key)
         self.cert, self.key, self.both = (folder / f"{name}-{kind}.pem" for kind in ("cert", "key", "both"))
         self.cert.write_bytes(self.cert_text)
         self.key.write_bytes(self.key_text)
@@ -78,8 +74,7 @@ def locked(folder, authority):
 
 def wants_a_certificate(authority, version=ssl.TLSVersion.TLSv1_3):
     """A server's context that takes nobody without a certificate of this authority."""
-    names = x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    context = authority.issue(f"mutual-{version.name}", *names)
+    context = authority.context(f"mutual-{version.name}")
     context.minimum_version = context.maximum_version = version
     context.load_verify_locations(authority.ca)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -275,36 +270,15 @@ def test_key_with_a_password_asks_nobody(tmp_path, locked):
 # CAs that only a lax reader takes
 
 
-class LaxAuthority(Authority):
-    """A CA whose certificate has no key usage, as many of one's own; VERIFY_X509_STRICT refuses it."""
-
-    def __init__(self, folder, name):
-        super().__init__(folder, name)
-        now = datetime.datetime.now(datetime.timezone.utc)
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(self._key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        self.ca.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-
-
 @pytest.fixture(scope="module")
 def lax(folder):
-    return LaxAuthority(folder, "lax-ca")
+    """A CA whose certificate has no key usage, as many private ones; VERIFY_X509_STRICT refuses it."""
+    return Authority(folder, "lax-ca", usage=False)
 
 
 @pytest.fixture(scope="module")
 def lax_context(lax):
-    return lax.issue("server", x509.DNSName("localhost"))
+    return lax.context("server", "localhost")
 
 
 ASK = """
@@ -363,14 +337,14 @@ def test_tls_strict_loosens_nothing_else(strict, authority, lax, lax_context):
         assert metadata(upstream.port, host="127.0.0.1", ca_file=lax.ca, tls_strict=strict).status == 502
         assert metadata(upstream.port, ca_file=authority.ca, tls_strict=strict).status == 502
         assert upstream.peers == [] or all(not peer.received for peer in upstream.peers)
-    expired = authority.issue("expired", x509.DNSName("localhost"), days=-1)
+    expired = authority.context("expired", "localhost", days=-1)
     with secure(answering(answer(FILE)), expired) as upstream:
         assert metadata(upstream.port, ca_file=authority.ca, tls_strict=strict).status == 502
 
 
-def test_ca_file_replaces_and_ca_extra_adds_for_two_providers_at_once(authority, lax, lax_context):
+def test_ca_file_replaces_and_ca_extra_adds_for_two_providers_together(authority, lax, lax_context):
     """The one that names another `ca_file` no longer trusts what the application's has; `ca_extra` is beside it."""
-    good = authority.issue("good", x509.DNSName("localhost"))
+    good = authority.context("good", "localhost")
     with secure(answering(answer(FILE)), good) as first, secure(answering(answer(FILE)), lax_context) as second:
         sections = {"filesproxy": {"ca_file": str(authority.ca), "tls_strict": "no"}}
         more = {"inherits": {}, "replaces": {"ca_file": str(lax.ca)}, "adds": {"ca_extra": str(lax.ca)}}
@@ -455,7 +429,7 @@ def contexts(monkeypatch):
 
 
 def test_one_context_is_built_for_each_configuration_however_many_requests_come(authority, pair, contexts):
-    with secure(answering(answer(FILE)), authority.issue("good", x509.DNSName("localhost"))) as upstream:
+    with secure(answering(answer(FILE)), authority.context("good", "localhost")) as upstream:
         names = {"a": {}, "b": {}, "c": {"client_cert": pair.both}, "d": {"tls_strict": "no"}}
         sections = {name: section(upstream.port, ca_file=authority.ca, **more) for name, more in names.items()}
         app = create_app({"filesproxy": OPEN, **{f"provider:{name}": sections[name] for name in names}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ TREE = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "
 
 
 def run(*words, cwd=None, timeout=120):
-    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # only what is installed
+    words = [str(word) for word in words]
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -481,7 +481,7 @@ def test_model_names_the_provider_where_no_header_does(gateway, upstreams):
     assert [body["model"] for _, body in upstreams["@openai"].bodies[-2:]] == ["gpt-4o", "gpt-4o"]
 
 
-def test_model_names_azures_deployment_behind_the_provider(gateway):
+def test_model_names_azures_deployment_after_the_provider(gateway):
     with sdk(gateway, "") as client:
         for name in ("azure-dated", "azure-v1"):
             completion = client.chat.completions.create(model=f"@{name}/my-gpt", messages=HELLO)

@@ -247,7 +247,7 @@ def shell_server(script, cwd, port, path="/v1/health", **environment):
             end = time.monotonic() + START_SECONDS
             while not _answers(port, path):
                 assert process.poll() is None and time.monotonic() < end, (Path(cwd) / "shell.log").read_text("utf-8")
-                time.sleep(0.05)
+                time.sleep(0.05)  # between two attempts
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
-import ipaddress
 import json
-import select
 import socket
 import ssl
 import time
 import warnings
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import Authority, compat, connect_lines, metadata, secure, tunnel
 from fakes import FILE, form, form_type
 from sockets import COMPAT, WAIT, Upstream, answer, answering, ask, chunked, get, open_files, request, served, until
 
@@ -26,59 +21,8 @@ from filesproxy.transports.https.connection import Connection
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 BIG = form(("purpose", "batch"), ("file", "a.bin", "", bytes(50 << 20)))
-VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
-
-def certificate(subject, key, issuer, issuer_key, days=30, names=(), is_ca=False):
-    """A certificate with what VERIFY_X509_STRICT wants, which Python 3.13 turns on."""
-    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    usage = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    usage.update(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=60))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(**usage), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(list(names)), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-class Authority:
-    """A private CA in a folder: `ca` is its PEM file, `issue` makes a server's context."""
-
-    def __init__(self, folder, name):
-        self._folder, self._name = folder, name
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.ca = folder / f"{name}.pem"
-        self.ca.write_bytes(certificate(name, self._key, name, self._key, is_ca=True))
-
-    def issue(self, file, *names, days=30):
-        key = ec.generate_private_key(ec.SECP256R1())
-        path = self._folder / f"{self._name}-{file}.pem"
-        pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        path.write_bytes(key.private_bytes(*pem) + certificate(file, key, self._name, self._key, days, names))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
+pytestmark = pytest.mark.usefixtures("no_proxy_from_outside")
 
 
 @pytest.fixture(scope="module")
@@ -89,37 +33,7 @@ def authority(tmp_path_factory):
 @pytest.fixture(scope="module")
 def good(authority):
     """A server's context that is valid for localhost and 127.0.0.1."""
-    return authority.issue("good", x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_from_outside(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-def secure(script, context):
-    """An upstream that speaks TLS."""
-    return Upstream(script, lambda sock: wrapped(sock, context))
-
-
-def wrapped(sock, context):
-    try:
-        return context.wrap_socket(sock, server_side=True)
-    except OSError:
-        sock.close()
-        raise
-
-
-def compat(port, host="localhost", **settings):
-    settings = {"kind": "openai", "base_url": f"https://{host}:{port}/v1", **settings}
-    return create_app({"provider:compat": {name: str(value) for name, value in settings.items()}})
-
-
-def metadata(port, **settings):
-    with served(compat(port, **settings)) as server:
-        return get(server.server_port, "/v1/files/file-1")
+    return authority.context("good")
 
 
 def upload(port, body=UPLOAD):
@@ -164,7 +78,7 @@ def test_each_provider_has_its_own_trust(authority, good):
 
 
 def test_certificate_for_another_name_is_502(authority):
-    context = authority.issue("other", x509.DNSName("other.example"))
+    context = authority.context("other", "other.example")
     with secure(answering(answer(FILE)), context) as upstream:
         reply = metadata(upstream.port, ca_file=authority.ca)
         assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
@@ -173,14 +87,14 @@ def test_certificate_for_another_name_is_502(authority):
 
 
 def test_expired_certificate_is_502(authority):
-    context = authority.issue("expired", x509.DNSName("localhost"), days=-1)
+    context = authority.context("expired", "localhost", days=-1)
     with secure(answering(answer(FILE)), context) as upstream:
         reply = metadata(upstream.port, ca_file=authority.ca)
         assert (reply.status, reply.error["code"]) == (502, "upstream_tls")
 
 
 def test_server_that_speaks_tls_1_1_alone_is_refused(authority):
-    context = authority.issue("old", x509.DNSName("localhost"))
+    context = authority.context("old", "localhost")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -298,7 +212,7 @@ def unwrap(peer):
 EARLY = {
     "closes": lambda peer: None,
     "closes_with_close_notify": unwrap,
-    "resets": lambda peer: (time.sleep(0.05), peer.reset()),
+    "resets": lambda peer: peer.reset(),
     "keeps_open_and_stops_reading": lambda peer: peer.stall(),
     "keeps_open_and_reads_on": lambda peer: peer.read_to_end(),
 }
@@ -307,7 +221,7 @@ EARLY = {
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["tls_1_2", "tls_1_3"])
 @pytest.mark.parametrize("name", EARLY)
 def test_early_413_over_tls_reaches_a_caller_who_is_sending_50_megabytes(name, version, authority):
-    context = authority.issue(f"early-{version.name}", x509.DNSName("localhost"))
+    context = authority.context(f"early-{version.name}", "localhost")
     context.maximum_version = version
     with secure(refusing(EARLY[name]), context) as upstream:
         with served(compat(upstream.port, ca_file=authority.ca, send_timeout=1)) as server:
@@ -354,7 +268,7 @@ FRAMED = {
 
 def closed_by(close, framed, version, authority, path="/v1/files/file-1/content"):
     """What a client gets from an upstream that sends these bytes and then closes in this way."""
-    context = authority.issue(f"closing-{version.name}", x509.DNSName("localhost"))
+    context = authority.context(f"closing-{version.name}", "localhost")
     context.maximum_version = version
 
     def script(peer):
@@ -449,27 +363,6 @@ def test_client_that_leaves_mid_download_frees_the_tls_connection(authority, goo
 # CONNECT proxies
 
 
-def tunnel(peer):
-    """A script: a CONNECT proxy, which goes to 127.0.0.1 whatever the name, and keeps every byte it sees."""
-    port = int(peer.read_head().split(b" ")[1].rpartition(b":")[2])
-    with socket.create_connection(("127.0.0.1", port), WAIT) as origin:
-        peer.send(b"HTTP/1.1 200 Connection established\r\nproxy-agent: test\r\n\r\n")
-        peer.sock.settimeout(WAIT)
-        while True:
-            ready, _, _ = select.select([peer.sock, origin], [], [], WAIT)
-            for source in ready:
-                block = peer.read() if source is peer.sock else origin.recv(65536)
-                if not block:
-                    return
-                (origin if source is peer.sock else peer.sock).sendall(block)
-
-
-def connect_lines(proxy):
-    return [
-        bytes(peer.received).partition(b"\r\n\r\n")[0].decode("latin-1").lower().split("\r\n") for peer in proxy.peers
-    ]
-
-
 def basic(user, password):
     return "proxy-authorization: basic " + base64.b64encode(f"{user}:{password}".encode()).decode().lower()
 
@@ -560,7 +453,7 @@ def test_proxy_that_says_nothing_is_504_in_connect_timeout(authority):
 
 
 def test_certificate_is_checked_against_the_provider_behind_a_proxy(authority):
-    context = authority.issue("proxied", x509.DNSName("other.example"))
+    context = authority.context("proxied", "other.example")
     with Upstream(tunnel) as proxy, secure(answering(answer(FILE)), context) as upstream:
         reply = metadata(upstream.port, ca_file=authority.ca, proxy=f"http://127.0.0.1:{proxy.port}")
         assert (reply.status, reply.error["code"]) == (502, "upstream_tls")

@@ -870,6 +870,7 @@ def test_part_that_cannot_be_translated_is_a_400_that_names_it(part, param):
     assert refused(messages=[user([part])]) == param
 
 
+@pytest.mark.fuzz
 def test_large_inline_file_costs_little_memory_and_time():
     """Inline files may have 20 MB; translating one must not take many times its size."""
     data = BYTES[:4] * 5_000_000
@@ -886,6 +887,7 @@ def test_large_inline_file_costs_little_memory_and_time():
     assert time.process_time() - started < 2
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(
     "data",
     ["A" * 5_000_001, "A" * 5_000_000 + "!", "=" * 5_000_000, "data:" + ";" * 5_000_000, "data:" + "a" * 5_000_000],

@@ -514,6 +514,7 @@ def test_data_that_is_not_an_event_is_an_error(garbage):
     assert error.code == "upstream_invalid_answer" and DONE not in out
 
 
+@pytest.mark.fuzz
 def test_memory_does_not_grow_with_the_number_of_events():
     def source():
         yield wire(START)

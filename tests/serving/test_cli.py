@@ -7,6 +7,7 @@ import re
 import socket
 import stat
 import time
+from typing import NamedTuple
 
 import pytest
 from configurations import hashed
@@ -14,6 +15,7 @@ from fakes import form, form_type
 from sockets import ask, get, program, request, run
 
 from filesproxy import __version__
+from filesproxy.serving import cli
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 LOCAL = {"host": "localhost"}
@@ -21,6 +23,31 @@ LOCAL = {"host": "localhost"}
 
 def upload(port):
     return ask(port, request("POST", "/v1/files", UPLOAD, {"content-type": form_type()}))
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def called(monkeypatch, capsys, tmp_path):
+    """Runs a command that ends by itself in this process, where a start costs nothing: called(*words, **environ)."""
+
+    def call(*words, **environ):
+        with monkeypatch.context() as patched:
+            patched.delenv("XDG_DATA_HOME", raising=False)
+            patched.setattr(cli, "to_stdout", lambda: None)  # which is for the life of a process
+            for name, value in {"HOME": str(tmp_path), **environ}.items():
+                patched.setenv(name, value)
+            try:
+                status = cli.main(words)
+            except SystemExit as ended:
+                status = ended.code
+        return Done(status, *capsys.readouterr())
+
+    return call
 
 
 def refused(done, *words):
@@ -68,14 +95,14 @@ def test_access_log_is_one_json_line_a_request_on_standard_output(tmp_path):
 @pytest.mark.parametrize(
     "words", [("--version",), ("--help",), ("serve", "--help"), ("-h",), ("check", "-h"), ("key", "-h")]
 )
-def test_questions_are_answered_with_status_0(words, tmp_path):
-    done = run(tmp_path, *words)
+def test_questions_are_answered_with_status_0(words, called):
+    done = called(*words)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("filesproxy " + __version__ if words == ("--version",) else "usage: filesproxy")
 
 
-def test_help_of_serve_names_every_setting(tmp_path):
-    text = run(tmp_path, "serve", "--help").stdout
+def test_help_of_serve_names_every_setting(called):
+    text = called("serve", "--help").stdout
     for flag in (
         "--config",
         "--listen",
@@ -111,8 +138,8 @@ def test_help_of_serve_names_every_setting(tmp_path):
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else "",
 )
-def test_argument_that_cannot_be_used_is_status_2(words, said, tmp_path):
-    refused(run(tmp_path, *words), said)
+def test_argument_that_cannot_be_used_is_status_2(words, said, called):
+    refused(called(*words), said)
 
 
 BAD_FILES = {
@@ -130,23 +157,23 @@ BAD_FILES = {
     "credential_in_a_missing_file": ("[provider:openai]\ncredential = file:/nonexistent/sk-canary\n", "line 2"),
     "credential_in_an_unset_variable": ("[provider:openai]\ncredential = env:UNSET\n", "line 2"),
     "unknown_operation": ("[key:a]\noperations = sk-canary\n", "line 2: [key:a]: operations must be"),
-    "comment_behind": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on its own"),
+    "comment_after_a_value": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on its own"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_configuration_file_that_cannot_be_used_is_status_2(name, tmp_path):
+def test_configuration_file_that_cannot_be_used_is_status_2(name, called, tmp_path):
     text, said = BAD_FILES[name]
     path = tmp_path / "filesproxy.ini"
     path.write_text(text)
-    served = refused(run(tmp_path, "--config", str(path)), said, str(path))
-    checked = run(tmp_path, "check", "--config", str(path))
+    served = refused(called("--config", str(path)), said, str(path))
+    checked = called("check", "--config", str(path))
     assert "sk-canary" not in served
     assert (refused(checked), checked.stdout) == (served, "")
     assert len(served.splitlines()) == 1
 
 
-def test_configuration_file_that_is_no_text_is_status_2(tmp_path):
+def test_configuration_file_that_is_not_text_is_status_2(tmp_path):
     path = tmp_path / "filesproxy.ini"
     path.write_bytes(b"\xff\xfe\x00[filesproxy]")
     refused(run(tmp_path, "--config", str(path)), "not UTF-8")
@@ -155,8 +182,8 @@ def test_configuration_file_that_is_no_text_is_status_2(tmp_path):
 @pytest.mark.parametrize(
     "variable", ["FILESPROXY_BOGUS", "FILESPROXY_LISTN", "FILESPROXY_MAX_UPLOAD_BYTES", "FILESPROXY_CONFIG"]
 )
-def test_environment_that_cannot_be_used_is_status_2(variable, tmp_path):
-    refused(run(tmp_path, **{variable: "sk-canary"}))
+def test_environment_that_cannot_be_used_is_status_2(variable, called):
+    refused(called(**{variable: "sk-canary"}))
 
 
 def test_environment_and_file_are_read(tmp_path):
@@ -211,8 +238,8 @@ def test_check_says_what_a_configuration_means_in_plain_words_and_no_value_of_it
         assert hidden not in done.stdout + done.stderr
 
 
-def test_check_without_a_configuration_is_about_the_defaults_and_writes_nothing(tmp_path):
-    done = run(tmp_path, "check")
+def test_check_without_a_configuration_is_about_the_defaults_and_writes_nothing(called, tmp_path):
+    done = called("check")
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
     assert done.stdout.splitlines()[0] == "There is no configuration file; these are the defaults."
     assert "provider openai: https://api.openai.com/v1\n" in done.stdout
@@ -238,8 +265,8 @@ def test_key_that_is_made_works_with_the_lines_that_are_printed(tmp_path, make_c
     )
 
 
-def test_keys_that_are_made_are_never_the_same_and_stored_nowhere(tmp_path):
-    made = {run(tmp_path, "key", "--name", "a").stdout for _ in range(2)}
+def test_keys_that_are_made_are_never_the_same_and_stored_nowhere(called, tmp_path):
+    made = {called("key", "--name", "a").stdout for _ in range(2)}
     assert len(made) == 2 and list(tmp_path.iterdir()) == []
 
 
@@ -265,8 +292,8 @@ def test_port_in_use_is_status_1_with_a_hint(tmp_path):
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1", "a..b", "256.1.1.1"])
-def test_address_that_is_not_ours_is_status_1(host, tmp_path):
-    done = run(tmp_path, "--listen", f"{host}:0")
+def test_address_that_is_not_ours_is_status_1(host, called):
+    done = called("--listen", f"{host}:0")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert f"cannot listen on {host}:0 (" in done.stderr
     assert "Unknown error" not in done.stderr and "Success" not in done.stderr

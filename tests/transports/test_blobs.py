@@ -420,7 +420,7 @@ def test_sweep_that_asked_before_the_commit_asks_again_under_the_lock(blobs, fol
 
     def is_named(asked):
         known = asked in named
-        if not named:  # the commit happens behind the sweep's first question
+        if not named:  # the commit happens after the sweep's first question
             named.add(name)
             upload.__exit__(None, None, None)
         return known
@@ -487,7 +487,7 @@ def test_sweep_that_saw_an_upload_under_way_spares_what_became_of_it(moment, fai
     assert open_files(folder) == []
 
 
-def test_two_sweeps_at_once_take_each_file_once(blobs, folder):
+def test_two_sweeps_together_take_each_file_once(blobs, folder):
     inner = []
 
     def is_named(name):

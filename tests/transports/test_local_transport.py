@@ -235,7 +235,7 @@ def test_ids_cannot_be_guessed_and_are_ids_to_the_router(store):
     secrets_of_ids = set()
     for _ in range(20):
         name = upload(store)["id"]
-        assert re.fullmatch(r"file-[0-9a-f]{14}[0-9a-f]{24}", name)  # 96 bits behind the stamp
+        assert re.fullmatch(r"file-[0-9a-f]{14}[0-9a-f]{24}", name)  # 96 bits after the stamp
         assert checked_id(name) == name
         secrets_of_ids.add(name[-24:])
     assert len(secrets_of_ids) == 20
@@ -359,7 +359,7 @@ def test_pages_over_2500_files_visit_each_once(limit, order, store, folder):
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_go_on_behind_a_file_that_was_deleted_meanwhile(order, store, folder):
+def test_pages_go_on_after_a_file_that_was_deleted_meanwhile(order, store, folder):
     names = fill(folder, 2500)
     seen = walk(store, lambda page: ask(store, "delete_file", page["last_id"]), limit="100", order=order)
     assert seen == names[:: 1 if order == "asc" else -1]
@@ -429,6 +429,7 @@ def crowded(tmp_path_factory):
     return folder, fill(folder, 100_000, purposes)
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("purpose", [{}, {"purpose": "p3"}], ids=["all", "one_purpose"])
 def test_page_of_100_in_100000_costs_the_same_at_any_depth(purpose, order, crowded, monkeypatch):
@@ -447,6 +448,7 @@ def test_page_of_100_in_100000_costs_the_same_at_any_depth(purpose, order, crowd
     assert max(costs) - min(costs) < 100
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_page_of_a_rare_purpose_does_not_read_the_others(order, crowded, monkeypatch):
     folder, names = crowded
@@ -459,6 +461,7 @@ def test_page_of_a_rare_purpose_does_not_read_the_others(order, crowded, monkeyp
         assert sum(steps) < 1_000
 
 
+@pytest.mark.fuzz
 def test_file_is_found_among_100000_by_its_key(crowded, monkeypatch):
     folder, names = crowded
     steps = []
@@ -571,7 +574,7 @@ def test_upload_whose_client_leaves_leaves_nothing(client, folder):
 
 
 @pytest.mark.parametrize("rest", [(), (("file", "b", "", b"two"),)], ids=["no_purpose", "second_file"])
-def test_upload_that_is_refused_behind_its_file_leaves_nothing(rest, client, folder):
+def test_upload_that_is_refused_after_its_file_leaves_nothing(rest, client, folder):
     client.get("/v1/files")
     fields = (("purpose", "batch"),) if rest else ()
     body = form(*fields, ("file", "a", "", b"x" * (2 << 20)), *rest)
@@ -661,7 +664,7 @@ def test_upload_that_breaks_off_leaves_nothing(error, store, folder):
 # --- expiry
 
 
-def test_expired_file_is_gone_at_once_and_its_bytes_at_the_next_sweep(store, folder, clock):
+def test_expired_file_is_gone_immediately_and_its_bytes_at_the_next_sweep(store, folder, clock):
     stays = upload(store, b"stays", seconds=7200)
     file = upload(store, b"hello", seconds=3600)
     assert file["expires_at"] == file["created_at"] + 3600
@@ -965,9 +968,9 @@ class Child:
         self._process.wait()
 
 
-def test_two_processes_may_make_one_fresh_folder_at_once(tmp_path):
+def test_two_processes_may_make_one_fresh_folder_together(tmp_path):
     with Child() as one, Child() as two:
-        for number in range(25):
+        for number in range(12):
             folder = tmp_path / str(number) / "store"
             for child in (one, two):
                 child.told(folder, 1, time.time() + 0.01)
@@ -1016,7 +1019,7 @@ def test_disk_without_shared_memory_is_refused_and_named(folder, monkeypatch):
     assert open_files(folder) == []
 
 
-def test_index_that_is_no_database_is_refused_and_closed(client, folder):
+def test_index_that_is_not_a_database_is_refused_and_closed(client, folder):
     folder.mkdir()
     (folder / "index.sqlite3").write_bytes(b"no database at all" * 100)
     assert client.get("/v1/files", status=500).json["error"]["code"] == "store_error"

@@ -509,6 +509,7 @@ def seconds(*blocks):
     return time.process_time() - started
 
 
+@pytest.mark.fuzz
 def test_many_tiny_chunks_cost_linear_time():
     tiny = b"1\r\na\r\n"
     seconds(tiny * 1000 + b"0\r\n\r\n")
@@ -517,6 +518,7 @@ def test_many_tiny_chunks_cost_linear_time():
     assert seconds(*in_blocks(tiny * 50_000 + b"0\r\n\r\n", 7)) < 3
 
 
+@pytest.mark.fuzz
 def test_head_that_drips_in_costs_linear_time():
     raw = framed(b"x-a: " + b"a" * 60_000 + b"\r\n" + EMPTY)
     started = time.process_time()
@@ -532,6 +534,7 @@ STRANGE = {
 }
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", STRANGE)
 def test_odd_head_costs_linear_time(name):
     started = time.process_time()

@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 
 import pytest
+from forms import CORPUS, INVALID, VALID, case, outcome, reader
 
 from filesproxy.calls import Upload
 from filesproxy.errors import MultipartError
 from filesproxy.wire.multipart import boundary_of, encode, parse_header, parts
 
-CORPUS = Path(__file__).parent.parent / "corpus" / "multipart"
-VALID = sorted(path.stem for path in (CORPUS / "valid").glob("*.http"))
-INVALID = sorted(path.stem for path in (CORPUS / "invalid").glob("*.http"))
 BLOCK_SIZES = (1, 2, 3, 7, 16, 61, 4096, 1 << 20)
 DISPOSITION = b'Content-Disposition: form-data; name="file"; filename="a"\r\n'
-
-
-def reader(body, sizes=()):
-    """A read(size) that returns at most each of `sizes` in turn, as sockets do, and then whatever is asked for."""
-    at, sizes = 0, iter(sizes)
-
-    def read(size):
-        nonlocal at
-        block = body[at : at + min(size, next(sizes, size))]
-        at += len(block)
-        return block
-
-    return read
-
-
-def outcome(body, boundary, sizes=(), block_bytes=1 << 20, **limits):
-    """The parts of a body that the scanner read to their end, and the error's message, if any."""
-    seen = []
-    try:
-        for part in parts(reader(body, sizes), boundary, block_bytes=block_bytes, **limits):
-            seen.append((part.name, part.filename, part.content_type, b"".join(part.chunks)))
-    except MultipartError as error:
-        return seen, error.message
-    return seen, None
-
-
-def case(kind, name):
-    """A body of the corpus, its boundary, and the expected result."""
-    expected = json.loads((CORPUS / kind / f"{name}.json").read_text("utf-8"))
-    return (CORPUS / kind / f"{name}.http").read_bytes(), expected["boundary"].encode("ascii"), expected
 
 
 @pytest.mark.parametrize("name", VALID)

@@ -157,6 +157,7 @@ def test_limit_is_for_one_event_and_not_for_many():
     assert len(flat(cut(b"data: abc\n\n" * 1000, 99), max_bytes=100)) == 1000
 
 
+@pytest.mark.fuzz
 def test_large_event_that_drips_in_costs_linear_time():
     def seconds(size):
         started = time.process_time()
@@ -167,6 +168,7 @@ def test_large_event_that_drips_in_costs_linear_time():
     assert seconds(4 << 20) < max(16 * seconds(1 << 19), 1)
 
 
+@pytest.mark.fuzz
 def test_many_small_events_in_one_block_cost_linear_time():
     started = time.process_time()
     assert len(flat([b"data: x\n\n" * 200_000])) == 200_000
@@ -284,6 +286,7 @@ def test_failure_of_the_upstream_is_raised():
         next(stream)
 
 
+@pytest.mark.fuzz
 def test_last_event_of_eight_megabytes_costs_linear_time():
     big = b'data: {"type":"response.output_text.done","x":"' + b'\\"type\\":\\"e' * 600_000 + b'"}\n\n'
     started = time.process_time()
@@ -296,6 +299,7 @@ def test_last_event_of_eight_megabytes_costs_linear_time():
     assert time.process_time() - started < 5
 
 
+@pytest.mark.fuzz
 def test_stream_is_not_held_in_memory():
     import tracemalloc
 

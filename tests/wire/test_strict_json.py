@@ -110,6 +110,7 @@ def test_whole_number_of_many_digits_is_read_up_to_the_limit():
         loads(b"9" * (MAX_DIGITS + 2))
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("digits", [5000, 1_000_000])
 def test_huge_whole_number_is_refused_quickly(digits):
     started = time.process_time()
@@ -203,6 +204,7 @@ def test_dumps_never_splits_an_event_or_a_header():
     assert not set(dumps({"a": "\r\n\r\ndata: x\n"})) & set(b"\r\n")
 
 
+@pytest.mark.fuzz
 def test_refusing_too_many_values_costs_no_more_memory_than_the_text():
     """Splitting the whole text at each quote took a gigabyte for 32 MiB."""
     text = bytearray(b'["ab",c' * (1 << 20))

@@ -12,8 +12,7 @@ import re
 import time
 
 import pytest
-from test_multipart import outcome, reader
-from test_multipart_fuzz import bodies
+from forms import bodies, outcome, reader
 
 from filesproxy.errors import MultipartError
 from filesproxy.wire.multipart import boundary_of, parse_header, parts
@@ -35,7 +34,7 @@ DIFFERENCES = {
                  "they end an unquoted value at what is no token character; we, at a blank or semicolon"),
     "parameter": (r";[ \t]*[\w-]*[!#$%&'*+.^`|~][^;=]*=",
                   "they know - and _ alone as signs in the name of a parameter, and read on inside its value"),
-    "tab": (r";[ \t]*\t", "they take blanks only behind a semicolon; we take tabs too (RFC 9110 §5.6.3)"),
+    "tab": (r";[ \t]*\t", "they take blanks only after a semicolon; we take tabs too (RFC 9110 §5.6.3)"),
 }  # fmt: skip
 # Reason → Content-Disposition, what we make of it, what they do (None: refused), where one of the two refuses.
 ONE_SIDED = {
@@ -154,10 +153,10 @@ def test_listed_refusal_of_one_side_is_there(reason):
 
 
 FRAMING = {
-    "padding behind a boundary: we take it (RFC 2046 §5.1.1), they refuse": (b"--b \r\n", b"\r\n--b--", True, False),
+    "padding after a boundary: we take it (RFC 2046 §5.1.1), they refuse": (b"--b \r\n", b"\r\n--b--", True, False),
     "preamble of a line: we refuse, they take it": (b"preamble\r\n--b\r\n", b"\r\n--b--", False, True),
     "CRLF before the first boundary: both take it": (b"\r\n--b\r\n", b"\r\n--b--", True, True),
-    "text behind a boundary: both refuse": (b"--b\r\n", b"\r\n--bc\r\n", False, False),
+    "text after a boundary: both refuse": (b"--b\r\n", b"\r\n--bc\r\n", False, False),
     "no end: both refuse": (b"--b\r\n", b"\r\n--b", False, False),
     "epilogue in the last block: both take it": (b"--b\r\n", b"\r\n--b--\r\nepilogue", True, True),
     "LF for CRLF: both refuse": (b"--b\n", b"\n--b--\n", False, False),
@@ -197,7 +196,7 @@ ADVERSARIAL = {
     "near_miss": content(b"\r\n--" + b"b" * 69 + b"c", b"b" * 70),
     "near_miss_at_its_start": content(b"\r\n--c" + b"b" * 69, b"b" * 70),
     "dashes": content(b"-", DASHES),
-    "dashes_behind_crlf": content(b"\r\n" + b"-" * 71, DASHES[:-1] + b"x"),
+    "dashes_after_crlf": content(b"\r\n" + b"-" * 71, DASHES[:-1] + b"x"),
     "boundary_without_crlf": content(b"--b"),
     "every_byte": content(bytes(range(256))),
     "zeros": content(b"\0"),

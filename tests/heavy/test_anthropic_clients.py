@@ -834,7 +834,7 @@ def test_unknown_provider_is_a_400(provider, gateway):
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
-def test_headers_of_anthropics_own_stay_behind(client, fake):
+def test_headers_of_anthropics_own_are_not_passed_on(client, fake):
     fake.script = [message("a"), message("b")]
     (file_id,) = fake.seed(1, downloadable=True)
     raw = (
