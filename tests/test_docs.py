@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -65,6 +64,8 @@ def test_every_test_that_a_page_names_is_there():
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", text_of(page))}
     assert len(named) > 40
     assert [name for name in sorted(named) if f"def {name}(" not in TESTS] == []
+    files = {path for page in PAGES for path in re.findall(r"`((?:tests|filesproxy)/[\w./]+)`", text_of(page))}
+    assert files and [path for path in sorted(files) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -167,8 +168,15 @@ def test_fields_of_the_access_log_are_in_the_api_page(client, access_log):
     client.get("/v1/health")
     (line,) = access_log()
     section = text_of("docs/api.md").partition("## Access log")[2]
-    named = [name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
-    assert named == list(line)
+    named = " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
+    assert re.findall(r"`(\w+)`", named) == list(line)
+
+
+def test_messages_that_the_troubleshooting_page_quotes_are_in_the_code():
+    rows = re.findall(r"^\| (.+?) \|", text_of("docs/troubleshooting.md"), re.MULTILINE)
+    quoted = [part for row in rows for text in re.findall(r'"(.+?)"', row) for part in text.split(" … ")]
+    assert len(quoted) > 5
+    assert [part for part in quoted if part not in CODE] == []
 
 
 def test_every_provider_and_key_of_a_provider_is_in_the_providers_page():

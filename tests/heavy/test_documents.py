@@ -22,7 +22,7 @@ from http.client import HTTPConnection
 
 import pytest
 import strict_anthropic
-from documents import PRINTED_URL, Shell, answers, block, blocks, clone, text_of
+from documents import PRINTED_URL, Shell, block, blocks, clone, text_of
 from servers import free_port, running
 from strict_anthropic import StrictAnthropic
 from strict_openai import KEY
@@ -171,19 +171,22 @@ def test_header_that_names_the_provider_works_as_printed(page, fake, here):
     openai = pytest.importorskip("openai", reason="needs openai")
     (text, *_) = re.findall(r'default_headers=(\{"x-portkey-provider": "@openai"\})', text_of(page))
     (here / "two.ini").write_text(
-        f"[provider:openai]\nbase_url = {fake.base_url}\ncredential = {KEY}\n" + key_section(providers="openai"), "utf-8"
+        f"[provider:openai]\nbase_url = {fake.base_url}\ncredential = {KEY}\n" + key_section(providers="openai"),
+        "utf-8",
     )
-    with running("embedded", here / "run", FILESPROXY_CONFIG=here / "two.ini") as gateway:
-        with openai.OpenAI(api_key=GATEWAY_KEY, base_url=gateway.url, max_retries=0) as client:
-            with pytest.raises(openai.BadRequestError, match="Name a provider"):
-                client.files.list()
-            assert client.with_options(default_headers=json.loads(text)).files.list().data == []
+    with (
+        running("embedded", here / "run", FILESPROXY_CONFIG=here / "two.ini") as gateway,
+        openai.OpenAI(api_key=GATEWAY_KEY, base_url=gateway.url) as client,
+    ):
+        with pytest.raises(openai.BadRequestError, match="Name a provider"):
+            client.files.list()
+        assert client.with_options(default_headers=json.loads(text)).files.list().data == []
 
 
 @needs_curl
 @pytest.mark.parametrize("provider", ["openai", "@openai"])
 def test_curl_line_to_a_provider_works_as_printed(provider, saved, fake, here):
-    line = block("docs/clients.md", "sh", f"x-portkey-provider: {provider}\"")
+    line = block("docs/clients.md", "sh", f'x-portkey-provider: {provider}"')
     if provider == "openai":  # a credential of one's own, where the gateway has no keys
         (here / "own.ini").write_text(f"[provider:openai]\nbase_url = {fake.base_url}\n", "utf-8")
         served = running("embedded", here / "run", FILESPROXY_CONFIG=here / "own.ini")
@@ -202,8 +205,9 @@ def test_curl_line_to_a_provider_works_as_printed(provider, saved, fake, here):
 @pytest.fixture(scope="session")
 def index(tmp_path_factory):
     """A package index that pip can reach."""
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path_factory.mktemp("i"))]
-    if subprocess.run([*words, "packaging"], capture_output=True, timeout=60).returncode:
+    words = ["-m", "pip", "download", "--quiet", "--no-deps", "packaging", "--dest"]
+    done = subprocess.run([sys.executable, *words, tmp_path_factory.mktemp("index")], capture_output=True, timeout=60)
+    if done.returncode:
         pytest.skip("needs a package index")
 
 
@@ -301,7 +305,8 @@ def test_systemd_unit_is_right(tmp_path):
     service = parser["Service"]
     assert service["Restart"] == "on-failure"
     assert int(service["TimeoutStopSec"]) > 300  # graceful_timeout
-    assert service["ExecStart"].endswith(block("docs/deploy.md", "sh", "gunicorn -c python:").removeprefix(".venv").strip())
+    command = block("docs/deploy.md", "sh", "gunicorn -c python:")
+    assert service["ExecStart"] == f"/opt/filesproxy/{command.strip()}"
     reload = re.findall(r"^ExecReload=(.+)$", unit, re.MULTILINE)
     assert reload[0] == service["ExecStartPre"] and reload[0].endswith("/filesproxy check") and "-HUP" in reload[1]
     if shutil.which("systemd-analyze") is None:
@@ -388,7 +393,7 @@ def test_release_is_checked_as_printed(tmp_path, index):
 def test_what_no_test_runs_is_what_ci_runs():
     """Commands that run the tests: a test cannot run them, so here is that .ci/run does."""
     script = text_of(".ci/run")
-    assert "README.md" in script and "bash -ec \"$test_command\"" in script
+    assert "README.md" in script and 'bash -ec "$test_command"' in script
     readme = block("README.md", "sh", "'.[test]'")
     assert block("CONTRIBUTING.md", "sh", "'.[test]'") == readme
     install, test = block("CONTRIBUTING.md", "sh", "'.[test,clients]'").splitlines()
