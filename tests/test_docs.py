@@ -19,11 +19,11 @@ from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 import filesproxy
 from filesproxy import create_app, errors
-from filesproxy.calls import SCOPE_HEADERS, Provider
+from filesproxy.calls import Provider
 from filesproxy.config import settings
 from filesproxy.gateway import auth, target
-from filesproxy.operations import ROUTES
-from filesproxy.providers import PROVIDERS
+from filesproxy.operations import OPERATIONS, ROUTES
+from filesproxy.providers import PROVIDERS, table
 from filesproxy.wire import headers
 
 MAX_README_BYTES = 12_000
@@ -96,9 +96,9 @@ def test_every_page_is_linked_from_the_readme():
 
 
 def settings_table():
-    """The table of settings, from the one in the code."""
+    """The table of settings, from the one in the code: those of keys last."""
     rows = ["| setting | default | where | what it is |", "|---|---|---|---|"]
-    for setting in settings.SETTINGS:
+    for setting in sorted(settings.by_name(PROVIDERS).values(), key=lambda setting: setting.key):
         scopes = {"`[filesproxy]`": setting.app, "`[provider:…]`": setting.provider, "`[key:…]`": setting.key}
         default = shown(setting)
         places = ", ".join(scope for scope, is_one in scopes.items() if is_one)
@@ -116,28 +116,34 @@ def shown(setting):
 
 
 def routes_table():
-    """The table of routes, from the one in the code."""
-    rows = [f"| `{method} {path}` | `{operation}` |" for method, path, operation in ROUTES if operation != "health"]
-    return "\n".join(["| route | operation |", "|---|---|", *rows])
+    """The table of routes, from the table of operations."""
+    bodies = {"none": "", "form": "form", "part": "form", "json": "JSON"}
+    rows = [
+        f"| `{route.method} {route.path}` | `{route.operation}` | {bodies[route.body]} "
+        f"| {'yes' if route.is_passed_through else ''} |"
+        for route in OPERATIONS.values()
+    ]
+    return "\n".join(["| route | operation | request body | passed through |", "|---|---|---|---|", *rows])
 
 
-@pytest.mark.parametrize("page,table", [("docs/configuration.md", settings_table()), ("docs/api.md", routes_table())])
-def test_table_is_the_one_in_the_code(page, table):
-    assert table in text_of(page), f"{page} should hold:\n{table}"
+@pytest.mark.parametrize("page,make", [("docs/configuration.md", settings_table), ("docs/api.md", routes_table)])
+def test_table_is_the_one_in_the_code(page, make):
+    assert make() in text_of(page), f"{page} should hold:\n{make()}"
 
 
-def test_routes_for_load_balancers_are_named():
-    healths = [f"`{method} {path}`" for method, path, operation in ROUTES if operation == "health"]
-    assert healths and all(each in text_of("docs/api.md") for each in healths)
+def test_routes_that_no_provider_performs_are_named():
+    others = [f"`{route.method} {route.path}`" for route in ROUTES if route.operation not in OPERATIONS]
+    assert others and all(each in text_of("docs/api.md") for each in others)
 
 
 def test_every_header_is_in_the_api_page():
     names = set(headers.RELAYED | headers.RELAYED_WITH_CONTENT) | set(target._REFUSED) | auth._PLACEHOLDERS
-    names |= SCOPE_HEADERS | {f"{prefix}*" for prefix in (*target._SCOPE_PREFIXES, *headers.RELAYED_PREFIXES)}
+    names |= table.FOREIGN_SCOPE | {*table.FOREIGN_SCOPE_PREFIXES, *headers.RELAYED_PREFIXES}
     for provider in PROVIDERS.values():
-        names |= {*provider.get("client_headers", ()), *provider.get("list_headers", ())}
-        names |= {*provider.get("client_settings", {}), *provider.get("credential_headers", {})}
-        names |= {provider["model_header"]} if "model_header" in provider else set()
+        for key in ("client_headers", "list_headers", "client_settings", "credential_headers", "scope_prefixes"):
+            names |= {*provider.get(key, ())}
+        names |= {*provider.get("answer_headers", ()), provider.get("model_header", "via")}
+    names = {f"{name}*" if name.endswith("-") else name for name in names}
     names |= set(re.findall(r'"(x-(?:portkey|filesproxy)-[a-z-]*[a-z])"', CODE))
     names -= {"x-filesproxy-owner"}  # stays inside
     assert sorted(name for name in names if f"`{name}`" not in text_of("docs/api.md")) == []
