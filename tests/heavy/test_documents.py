@@ -291,8 +291,10 @@ def test_deploy_page_works_from_its_first_line_to_a_reload(fake, tmp_path, index
         assert process.wait(20) != 0, "the page says that gunicorn stops"
 
 
+@needs_gunicorn
 def test_settings_of_gunicorn_listen_where_the_pages_say():
-    gunicorn = pytest.importorskip("filesproxy.serving.gunicorn", reason="needs gunicorn")
+    from filesproxy.serving import gunicorn
+
     assert gunicorn.bind == PRINTED_URL[len("http://") :]
 
 
