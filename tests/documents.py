@@ -27,6 +27,7 @@ PRINTED_URL = "http://127.0.0.1:8787"  # the gateway of every example
 START_SECONDS = 20
 
 RECURSIVE = "not run: a test would run the tests again; .ci/run runs it from a fresh clone, on every Python"
+BENCHMARK = "not run: takes minutes, and its figures mean something only on a quiet machine"
 NEEDS_ROOT = "not run: needs root, and systemd as process 1"
 
 FIVE_OPERATIONS = "test_five_operations_work_below_a_prefix_and_the_password_stays_with_the_host"
@@ -115,12 +116,28 @@ RUN_BY = {
         ("python", "from filesproxy import create_app", "test_private_provider_is_served"),
         ("python", '"""Depot', "test_worked_example_passes_its_own_test"),
         ("python", "from depot import", "test_worked_example_passes_its_own_test"),
+        ("sh", 'python3 -c "import my_gateway"', "test_application_with_a_private_provider_is_served_as_printed"),
         ("python", '"""Depot', "test_worked_example_passes_its_own_test"),
         ("sh", "python3 -m pytest", "test_worked_example_passes_its_own_test"),
     ),
     "docs/security.md": (),
     "docs/troubleshooting.md": (),
 }  # fmt: skip
+
+#: a command in the text of a page → the test that runs it, or why none does
+INLINE_RUN_BY = {
+    "python3 -m filesproxy": "test_readmes_server_is_tried_as_printed",
+    "python3 -m filesproxy demo": "test_demo_says_that_all_is_well",
+    "python3 -m filesproxy key": "test_key_and_check_work_as_printed",
+    "python3 -m filesproxy check --config filesproxy.ini": "test_key_and_check_work_as_printed",
+    "gunicorn -c python:filesproxy.serving.gunicorn": "test_deploy_page_works_from_its_first_line_to_a_reload",
+    "nginx -t": "test_nginx_in_front_passes_20_mb_both_ways_and_keeps_no_body",
+    ".ci/run": RECURSIVE,
+    "pip install '.[clients]'": RECURSIVE,
+    "python3 tests/bench/compare.py": BENCHMARK,
+    "python3 tests/bench/events.py": BENCHMARK,
+    "python3 tests/bench/stress.py": BENCHMARK,
+}
 
 
 class Block(NamedTuple):
@@ -143,6 +160,12 @@ def blocks(page, language=""):
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     every = [Block(page, text.count("\n", 0, each.start()) + 1, each[1], each[2]) for each in found]
     return [each for each in every if language in ("", each.language)]
+
+
+def inline_commands(page):
+    """The commands in the text of a page, outside its blocks."""
+    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"`((?:python3 |pip |gunicorn -|nginx -|curl |systemctl |\.ci/run)[^`\n]*)`", text)
 
 
 def block(page, language, mark):

@@ -14,7 +14,19 @@ import threading
 
 import pytest
 import webtest
-from documents import PAGES, PRINTED_URL, ROOT, RUN_BY, Shell, block, blocks, clone, text_of
+from documents import (
+    INLINE_RUN_BY,
+    PAGES,
+    PRINTED_URL,
+    ROOT,
+    RUN_BY,
+    Shell,
+    block,
+    blocks,
+    clone,
+    inline_commands,
+    text_of,
+)
 from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 import filesproxy
@@ -55,8 +67,15 @@ def test_every_block_is_run_or_says_why_not(page):
     assert len(found) == len(known)
 
 
+def test_every_command_in_the_text_is_run_or_says_why_not():
+    found = {command for page in PAGES for command in inline_commands(page)}
+    assert found == set(INLINE_RUN_BY)
+    assert [path for path in re.findall(r"tests/\S+", " ".join(found)) if not (ROOT / path).exists()] == []
+
+
 def test_every_test_that_runs_a_block_is_there():
-    named = {by for known in RUN_BY.values() for _, _, by in known if not by.startswith("not run: ")}
+    named = {by for known in RUN_BY.values() for _, _, by in known} | set(INLINE_RUN_BY.values())
+    named = {by for by in named if not by.startswith("not run: ")}
     assert [name for name in sorted(named) if f"def {name}(" not in TESTS] == []
 
 
@@ -262,18 +281,10 @@ def executed(source):
 
 
 def test_worked_example_passes_its_own_test(tmp_path):
-    page = blocks("docs/providers.md")
-    module, application, test = (
-        next(each.text for each in page if mark in each.text)
-        for mark in ("DEPOT: Provider = {", "from depot import", "class FakeDepot")
-    )
-    (tmp_path / "depot.py").write_text(module, "utf-8")
-    (tmp_path / "my_gateway.py").write_text(application, "utf-8")
-    (tmp_path / "test_depot.py").write_text(test, "utf-8")
-    (tmp_path / "filesproxy.ini").write_text("[provider:depot]\n", "utf-8")
+    for name, mark in (("depot.py", "DEPOT: Provider = {"), ("test_depot.py", "class FakeDepot")):
+        (tmp_path / name).write_text(block("docs/providers.md", "python", mark), "utf-8")
     shell = Shell(tmp_path, PYTHONPATH=str(ROOT))
     assert re.search(r"^[0-9]+ passed", shell.run(block("docs/providers.md", "sh", "pytest")), re.MULTILINE)
-    assert "depot" in shell.run("python3 -c 'import my_gateway; print(list(my_gateway.application.config.providers))'")
 
 
 # The command line

@@ -22,7 +22,7 @@ from http.client import HTTPConnection
 
 import pytest
 import strict_anthropic
-from documents import PRINTED_URL, Shell, block, blocks, clone, text_of
+from documents import PRINTED_URL, ROOT, Shell, block, blocks, clone, text_of
 from servers import free_port, running
 from strict_anthropic import StrictAnthropic
 from strict_openai import KEY
@@ -289,6 +289,20 @@ def test_deploy_page_works_from_its_first_line_to_a_reload(fake, tmp_path, index
         assert shell.run(".venv/bin/filesproxy check || echo $?") == "2\n"
         process.send_signal(signal.SIGHUP)
         assert process.wait(20) != 0, "the page says that gunicorn stops"
+
+
+@needs_gunicorn
+@needs_curl
+def test_application_with_a_private_provider_is_served_as_printed(tmp_path):
+    for name, mark in (("depot.py", "DEPOT: Provider = {"), ("my_gateway.py", '"depot": DEPOT})')):
+        (tmp_path / name).write_text(block("docs/providers.md", "python", mark), "utf-8")
+    (tmp_path / "filesproxy.ini").write_text("[provider:depot]\nanswer_timeout = 5\n", "utf-8")
+    check, serve = block("docs/providers.md", "sh", "my_gateway").splitlines()
+    shell, port = Shell(tmp_path, PYTHONPATH=str(ROOT)), free_port()
+    shell.run(check)
+    with shell.server(at(port, serve), port):
+        asked = f"curl -sS http://127.0.0.1:{port}/v1/files -H 'x-portkey-provider: depot'"
+        assert json.loads(shell.run(asked))["error"]["message"].startswith("This provider needs a credential")
 
 
 @needs_gunicorn
