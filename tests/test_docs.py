@@ -1,39 +1,123 @@
-"""The README is true: its commands run, its tables hold what the code holds."""
+"""The documents are true: their tables hold what the code holds, their links lead somewhere, their commands work.
+
+Here is what needs nothing but Python and curl; tests/heavy/test_documents.py runs the rest.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
+import shutil
 import subprocess
-import sys
-from pathlib import Path
+import threading
 
 import pytest
+import webtest
+from documents import (
+    INLINE_RUN_BY,
+    PAGES,
+    PRINTED_URL,
+    ROOT,
+    RUN_BY,
+    Shell,
+    block,
+    blocks,
+    clone,
+    inline_commands,
+    text_of,
+)
+from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 import filesproxy
-from filesproxy import errors
-from filesproxy import operations as router
-from filesproxy.app import create_app
+from filesproxy import create_app, errors
+from filesproxy.calls import Provider
 from filesproxy.config import settings
 from filesproxy.gateway import auth, target
-from filesproxy.providers import PROVIDERS
-from filesproxy.providers.table import FOREIGN_SCOPE, FOREIGN_SCOPE_PREFIXES
+from filesproxy.operations import OPERATIONS, ROUTES
+from filesproxy.providers import PROVIDERS, table
 from filesproxy.wire import headers
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CODE = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "filesproxy").rglob("*.py"))
+MAX_README_BYTES = 12_000
+CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "filesproxy").rglob("*.py"))
+TESTS = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def sha(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+# Pages and their blocks
+
+
+def test_readme_is_short():
+    assert len(text_of("README.md").encode()) <= MAX_README_BYTES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_says_why_not(page):
+    found, known = blocks(page), RUN_BY[page]
+    unknown = [
+        f"{page}:{each.line}"
+        for each, (language, mark, _) in zip(found, known)
+        if each.language != language or not each.text.startswith(mark)
+    ]
+    assert unknown == [], "blocks that tests/documents.py does not know, or knows in another place"
+    assert len(found) == len(known)
+
+
+def test_every_command_in_the_text_is_run_or_says_why_not():
+    found = {command for page in PAGES for command in inline_commands(page)}
+    assert found == set(INLINE_RUN_BY)
+    assert [path for path in re.findall(r"tests/\S+", " ".join(found)) if not (ROOT / path).exists()] == []
+
+
+def test_every_test_that_runs_a_block_is_there():
+    named = {by for known in RUN_BY.values() for _, _, by in known} | set(INLINE_RUN_BY.values())
+    named = {by for by in named if not by.startswith("not run: ")}
+    assert [name for name in sorted(named) if f"def {name}(" not in TESTS] == []
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", text_of(page))}
+    assert len(named) > 40
+    assert [name for name in sorted(named) if f"def {name}(" not in TESTS] == []
+    files = {path for page in PAGES for path in re.findall(r"`((?:tests|filesproxy)/[\w./]+)`", text_of(page))}
+    assert files and [path for path in sorted(files) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    """Links within the project; those to other sites are not asked for."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        file = (ROOT / page).parent / path if path else ROOT / page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text("utf-8"))):
+            broken.append(link)
+    assert broken == []
+
+
+def anchors(text):
+    """What the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert [page for page in PAGES if page.startswith("docs/") and f"({page})" not in text_of("README.md")] == []
+
+
+# Tables
 
 
 def settings_table():
-    """The README's table of settings, from the one table in the code."""
+    """The table of settings, from the one in the code: those of keys last."""
     rows = ["| setting | default | where | what it is |", "|---|---|---|---|"]
-    for setting in settings.by_name(PROVIDERS).values():
+    for setting in sorted(settings.by_name(PROVIDERS).values(), key=lambda setting: setting.key):
         scopes = {"`[filesproxy]`": setting.app, "`[provider:…]`": setting.provider, "`[key:…]`": setting.key}
         default = shown(setting)
         places = ", ".join(scope for scope, is_one in scopes.items() if is_one)
@@ -50,120 +134,282 @@ def shown(setting):
     return f"{setting.default:g}" if isinstance(setting.default, float) else str(setting.default)
 
 
-def test_settings_table_is_the_one_in_the_code():
-    assert settings_table() in README, "the README's settings table should be:\n" + settings_table()
+def routes_table():
+    """The table of routes, from the table of operations."""
+    bodies = {"none": "", "form": "form", "part": "form", "json": "JSON"}
+    rows = [
+        f"| `{route.method} {route.path}` | `{route.operation}` | {bodies[route.body]} "
+        f"| {'yes' if route.is_passed_through else ''} |"
+        for route in OPERATIONS.values()
+    ]
+    return "\n".join(["| route | operation | request body | passed through |", "|---|---|---|---|", *rows])
 
 
-def test_every_header_and_error_code_is_in_the_readme():
-    codes = set(re.findall(r'code="([a-z_]+)"', CODE)) | {
-        kind.code for kind in vars(errors).values() if isinstance(kind, type) and getattr(kind, "code", None)
-    }
-    codes -= {errors.ConfigError.code}  # never an answer
+@pytest.mark.parametrize("page,make", [("docs/configuration.md", settings_table), ("docs/api.md", routes_table)])
+def test_table_is_the_one_in_the_code(page, make):
+    assert make() in text_of(page), f"{page} should hold:\n{make()}"
+
+
+def test_routes_that_no_provider_performs_are_named():
+    others = [f"`{route.method} {route.path}`" for route in ROUTES if route.operation not in OPERATIONS]
+    assert others and all(each in text_of("docs/api.md") for each in others)
+
+
+def test_every_header_is_in_the_api_page():
     names = set(headers.RELAYED | headers.RELAYED_WITH_CONTENT) | set(target._REFUSED) | auth._PLACEHOLDERS
-    names |= FOREIGN_SCOPE | {f"{prefix}*" for prefix in FOREIGN_SCOPE_PREFIXES}
+    names |= table.FOREIGN_SCOPE | {*table.FOREIGN_SCOPE_PREFIXES, *headers.RELAYED_PREFIXES}
     for provider in PROVIDERS.values():
-        names |= {*provider.get("client_headers", ()), *provider.get("client_settings", {})}
-        names |= set(provider.get("credential_headers", {}))
+        for key in (
+            "client_headers", "list_headers", "client_settings", "credential_headers", "scope_prefixes",
+            "answer_headers", "answer_header_prefixes",
+        ):  # fmt: skip
+            names |= {*provider.get(key, ())}
+        names |= {provider["model_header"]} if "model_header" in provider else set()
+    names = {f"{name}*" if name.endswith("-") else name for name in names}
     names |= set(re.findall(r'"(x-(?:portkey|filesproxy)-[a-z-]*[a-z])"', CODE))
     names -= {"x-filesproxy-owner"}  # stays inside
-    missing = sorted(word for word in codes | names if f"{word}`" not in README)
-    assert missing == []
+    assert sorted(name for name in names if f"`{name}`" not in text_of("docs/api.md")) == []
 
 
-def test_every_route_is_in_the_readme_with_its_operation():
-    rows = [f"| `{method} {path}` | `{operation}` |" for method, path, operation, *_ in router.ROUTES]
-    assert [row for row in rows if row not in README and "`health`" not in row] == []
-    assert all(f"`{method} {path}`" in README for method, path, operation, *_ in router.ROUTES if operation == "health")
+def test_headers_of_proxies_are_in_the_configuration_page():
+    assert [name for name in auth._FORWARDED if f"`{name}`" not in text_of("docs/configuration.md")] == []
 
 
-def test_every_status_we_answer_is_in_the_error_table():
-    statuses = {kind.status for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "status")}
-    assert [status for status in sorted(statuses) if f"| {status} |" not in README] == []
+def failures():
+    """Every class of failure that becomes an answer."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    return [kind for kind in kinds if issubclass(kind, errors.FilesproxyError) and kind is not errors.ConfigError]
 
 
-def test_every_test_that_the_readme_names_is_there():
-    files = set(re.findall(r"`(tests/[a-z_/]+\.py)`", README))
-    assert files and [name for name in sorted(files) if not (ROOT / name).exists()] == []
+def test_every_status_and_error_code_is_in_the_api_page():
+    page = text_of("docs/api.md")
+    rows = re.findall(r"^\| ([0-9]{3}) \| (.*?) \|", page, re.MULTILINE)
+    named = {code for _, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    codes = set(re.findall(r'code="([a-z_]+)"', CODE)) | {kind.code for kind in failures() if kind.code}
+    assert sorted(codes - named - {"config_error"}) == []
+    assert sorted({str(kind.status) for kind in failures()} - {status for status, _ in rows}) == []
+    (final,) = (line for line in page.splitlines() if line.startswith("Retrying cannot help with"))
+    assert sorted(code for code in errors.FINAL_CODES if f"`{code}`" not in final) == []
 
 
-def test_every_provider_is_named():
-    assert [name for name in PROVIDERS if f"`{name}`" not in README] == []
+def test_fields_of_the_access_log_are_in_the_api_page(client, access_log):
+    client.get("/v1/health")
+    (line,) = access_log()
+    section = text_of("docs/api.md").partition("## Access log")[2]
+    named = " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
+    assert re.findall(r"`(\w+)`", named) == list(line)
 
 
-def test_ini_example_is_a_configuration(tmp_path, monkeypatch):
-    (example,) = blocks("ini")
-    path, secret = tmp_path / "filesproxy.ini", tmp_path / "secret"
-    secret.write_text("azure-key\n", encoding="ascii")
+def test_messages_that_the_troubleshooting_page_quotes_are_in_the_code():
+    rows = re.findall(r"^\| (.+?) \|", text_of("docs/troubleshooting.md"), re.MULTILINE)
+    quoted = [part for row in rows for text in re.findall(r'"(.+?)"', row) for part in text.split(" … ")]
+    assert len(quoted) > 5
+    assert [part for part in quoted if part not in CODE] == []
+
+
+def test_every_provider_and_key_of_a_provider_is_in_the_providers_page():
+    page = text_of("docs/providers.md")
+    assert [name for name in PROVIDERS if f"`{name}`" not in page] == []
+    keys = re.findall(r"^\| `(\w+)` \|", page.partition("### A dictionary")[2], re.MULTILINE)
+    assert sorted(keys) == sorted(Provider.__annotations__)
+
+
+def test_rooms_are_those_of_the_package():
+    picture = block("docs/architecture.md", "text", "filesproxy/\n")
+    named = set(re.findall(r"^  (\w+(?:/|\.py)) ", picture, re.MULTILINE))
+    paths = [path for path in (ROOT / "filesproxy").iterdir() if path.name not in ("__init__.py", "__main__.py")]
+    found = {f"{path.name}/" if path.is_dir() else path.name for path in paths} - {"__pycache__/", "py.typed"}
+    assert named == found
+
+
+def test_version_is_the_same_everywhere():
+    version = filesproxy.__version__
+    assert f"filesproxy {version} listens" in text_of("README.md")
+    released = re.findall(r"^## (.+)$", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert released[0] == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(version)} - 20[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}", released[1])
+
+
+# Configurations and Python
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "ini")])
+def test_ini_example_is_a_configuration(page, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant")
-    example = example.replace("/run/secrets/azure", str(secret))
-    example = example.replace("/etc/ssl/certs/ca-certificates.crt", str(ROOT / "tests" / "ca.pem"))
-    path.write_text(example, encoding="utf-8")
-    found = create_app(str(path)).config
-    assert set(found.providers) == {
-        "openai", "azure-openai", "azure-prod", "anthropic", "claude", "local", "compat",
-    }  # fmt: skip
-    assert found.providers["azure-prod"]["credential"] == "azure-key"
-    assert [(key.name, key.providers) for key in found.keys] == [("team-a", ("openai", "claude", "local"))]
+    (tmp_path / "secret").write_text("azure-key\n", "ascii")
+    for each in blocks(page, "ini"):
+        example = each.text.replace("/run/secrets/azure", str(tmp_path / "secret"))
+        example = example.replace("/etc/ssl/certs/ca-certificates.crt", str(ROOT / "tests" / "ca.pem"))
+        (tmp_path / "filesproxy.ini").write_text(example, "utf-8")
+        found = create_app(str(tmp_path / "filesproxy.ini")).config
+        named = set(re.findall(r"^\[provider:(.+)\]$", example, re.MULTILINE))
+        assert named and named <= set(found.providers)
+        assert [key.name for key in found.keys] == re.findall(r"^\[key:(.+)\]$", example, re.MULTILINE)
 
 
 def test_embedding_example_makes_an_application(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "filesproxy.ini").write_text("[filesproxy]\n", encoding="utf-8")
-    example = next(block for block in blocks("python") if "create_app" in block)
+    (tmp_path / "filesproxy.ini").write_text("[filesproxy]\n", "utf-8")
+    made = executed(block("docs/embed.md", "python", "create_app"))
+    assert made["application"].config.settings["max_upload_bytes"] == 100 * 2**20
+
+
+def test_host_that_sets_the_gateway_key_as_printed(tmp_path):
+    config = {"key:host": {"sha256": sha(b"key-of-the-host"), "providers": "local"}}
+    gateway = create_app(config, folder=str(tmp_path / "store"), default_provider="local")
+    wrapped = executed(block("docs/embed.md", "python", "class WithGatewayKey"))["WithGatewayKey"]
+    client = webtest.TestApp(wrapped(gateway, "key-of-the-host"))
+    assert client.get("/v1/files", headers={"x-portkey-api-key": "what a user sends"}).json["data"] == []
+    webtest.TestApp(gateway).get("/v1/files", status=401)
+
+
+def test_private_provider_is_served(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "filesproxy.ini").write_text("[provider:acme]\nread_timeout = 5\n", "utf-8")
+    made = executed(block("docs/providers.md", "python", 'acme = {**PROVIDERS["openai"]'))
+    assert made["application"].config.providers["acme"]["kind"] == "acme"
+    upstream = FakeUpstream()
+    upstream.answers(FILE)
+    served = create_app("filesproxy.ini", providers={"acme": made["acme"]}, transports={"https": upstream})
+    webtest.TestApp(served).get("/v1/files/file-1", headers={**OPENAI, "x-portkey-provider": "acme"})
+    assert [call.url for call in upstream.calls] == ["https://llm.acme.example/v1/files/file-1"]
+
+
+def executed(source):
+    """The names that a snippet leaves behind."""
     names = {}
-    exec(example, names)
-    assert names["application"].config.settings["max_upload_bytes"] == 100 * 2**20
+    exec(compile(source, "snippet", "exec"), names)
+    return names
 
 
-def test_version_is_the_same_everywhere():
-    assert f"filesproxy {filesproxy.__version__} listens" in README
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert "## Unreleased" in changelog or f"## {filesproxy.__version__}" in changelog
+def test_worked_example_passes_its_own_test(tmp_path):
+    for name, mark in (("depot.py", "DEPOT: Provider = {"), ("test_depot.py", "class FakeDepot")):
+        (tmp_path / name).write_text(block("docs/providers.md", "python", mark), "utf-8")
+    shell = Shell(tmp_path, PYTHONPATH=str(ROOT))
+    assert re.search(r"^[0-9]+ passed", shell.run(block("docs/providers.md", "sh", "pytest")), re.MULTILINE)
+
+
+# The command line
+
+
+class Started:
+    """`python3 -m filesproxy` as the README starts it, in a clone, on a free port: a context manager."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        shell = Shell(clone(self.folder / "clone"), XDG_DATA_HOME=str(self.folder))
+        line = block("README.md", "sh", "python3 -m filesproxy\n").split()
+        self.process = subprocess.Popen(
+            [*line, "--listen", "127.0.0.1:0"], env=shell.environment, cwd=shell.folder,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        killer = threading.Timer(20, self.process.kill)
+        killer.start()
+        try:
+            self.banner = [self.process.stderr.readline().rstrip() for _ in range(6)]
+        finally:
+            killer.cancel()
+        self.port = re.search(r":(\d+) ", self.banner[0])[1]
+        self.shell = shell
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(timeout=10)
+        self.process.stderr.close()
+
+    def curl(self, line, **variables):
+        """What one of a page's lines prints, as JSON; None if it prints nothing."""
+        self.shell.environment.update(variables)
+        script = line.replace(PRINTED_URL, f"http://127.0.0.1:{self.port}").replace("curl ", "curl -sS --fail ", 1)
+        printed = self.shell.run(script, timeout=20)
+        return json.loads(printed) if printed else None
 
 
 @pytest.fixture
-def running(tmp_path):
-    """`python3 -m filesproxy` as the README starts it, on a free port; yields its banner's lines."""
-    environ = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "filesproxy", "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen(
-        command, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield [process.stderr.readline().rstrip() for _ in range(6)]
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-        process.stderr.close()
+def started(tmp_path):
+    """The README's server, and a shell beside it."""
+    with Started(tmp_path) as running:
+        yield running
 
 
-def test_banner_is_the_one_shown(running, tmp_path):
-    (shown,) = (block for block in blocks("text") if "listens on" in block)
-    port = re.search(r":(\d+) ", running[0])[1]
-    said = "\n".join(running).replace(port, "8787").replace(str(tmp_path), "~/.local/share") + "\n"
-    assert said == shown
-
-
-def test_curl_lines_work_as_printed(running, tmp_path):
-    """Every curl line for the local store, in the order of the page; those to OpenAI need a key and a net."""
-    port = re.search(r":(\d+) ", running[0])[1]
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
-    local = [line for line in lines if "x-portkey-api-key" not in line]
-    assert len(local) == 7
-    answers = []
-    for line in local:
-        script = line.replace(":8787", f":{port}").replace("curl ", "curl -sS --fail ", 1)
-        script = script.replace("--output ", f"--output {tmp_path}/")
-        environ = {**os.environ, "ID": answers[0]["id"]} if answers else dict(os.environ)
-        done = subprocess.run(["sh", "-ec", script], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20)
-        assert done.returncode == 0, (line, done.stderr)
-        answers.append(json.loads(done.stdout) if done.stdout else None)
-    upload, listed, filtered, retrieved, _, _, deleted = answers
-    assert [file["id"] for file in listed["data"]] == [file["id"] for file in filtered["data"]] == [upload["id"]]
+@needs_curl
+def test_readmes_server_is_tried_as_printed(started, tmp_path):
+    said = "\n".join(started.banner).replace(started.port, "8787").replace(str(tmp_path), "~/.local/share") + "\n"
+    assert said == block("README.md", "text", "listens on")
+    assert block("CONTRIBUTING.md", "sh", "python3 -m filesproxy\n") == "python3 -m filesproxy\n"
+    upload = started.curl(block("README.md", "sh", "curl -F purpose="))
+    assert list(upload) == list(json.loads(block("README.md", "json", "file-")))
+    lines = block("README.md", "sh", "curl -X DELETE").splitlines()
+    listed, retrieved, _, deleted = (started.curl(line, ID=upload["id"]) for line in lines)
+    assert [file["id"] for file in listed["data"]] == [upload["id"]]
     assert retrieved == upload and deleted["deleted"] is True
-    readme = (ROOT / "README.md").read_bytes()
-    assert (tmp_path / "file_content.jsonl").read_bytes() == readme
-    assert (tmp_path / "first_100_bytes").read_bytes() == readme[:100]
-    (shown,) = (json.loads(block) for block in blocks("json"))
-    assert list(shown) == list(upload)
+    folder = started.shell.folder
+    assert (folder / "content").read_bytes() == (folder / "README.md").read_bytes()
+
+
+@needs_curl
+def test_clients_curl_lines_work_as_printed(started):
+    first, *others = block("docs/clients.md", "sh", "curl -X DELETE").splitlines()
+    upload = started.curl(first)
+    assert upload["expires_at"] == upload["created_at"] + 86400
+    filtered, retrieved, _, _, deleted = (started.curl(line, ID=upload["id"]) for line in others)
+    assert [file["id"] for file in filtered["data"]] == [upload["id"]]
+    assert retrieved == upload and deleted["deleted"] is True
+    content = (started.shell.folder / "README.md").read_bytes()
+    assert (started.shell.folder / "file_content").read_bytes() == content
+    assert (started.shell.folder / "first_100_bytes").read_bytes() == content[:100]
+
+
+def test_key_and_check_work_as_printed(tmp_path):
+    assert "`python3 -m filesproxy check --config filesproxy.ini`" in text_of("README.md")
+    check, make_key = block("docs/configuration.md", "sh", "filesproxy check").splitlines()
+    shell = Shell(tmp_path, PYTHONPATH=str(ROOT))
+    lines = shell.run(make_key)
+    (key,) = re.findall(r"fp_[A-Za-z0-9_-]{43}", lines)
+    (tmp_path / "filesproxy.ini").write_text(f"[provider:openai]\ncredential = sk-saved\n{lines}", "utf-8")
+    said = shell.run(check)
+    assert "key team-a" in said and key not in said and "sk-saved" not in said
+    (tmp_path / "filesproxy.ini").write_text("[filesproxy]\nmax_upload_bites = 5\n", "utf-8")
+    assert shell.run(f"{check} 2>&1 || echo $?") == (
+        "filesproxy: filesproxy.ini, line 2: [filesproxy]: "
+        "there is no setting 'max_upload_bites'. Did you mean max_upload_bytes?\n2\n"
+    )
+
+
+def test_demo_says_that_all_is_well(tmp_path):
+    assert "`python3 -m filesproxy demo`" in text_of("README.md")
+    said = Shell(tmp_path, PYTHONPATH=str(ROOT)).run("python3 -m filesproxy demo")
+    assert "All five calls did what they should" in said
+
+
+def test_folder_and_zipapp_work_as_printed(tmp_path):
+    """In their order, after pip has left its build/ behind; twice, as for the next version."""
+    shell = Shell(clone(tmp_path / "clone"))
+    (shell.folder / "build").mkdir()
+    for _ in range(2):
+        for mark in ("mkdir -p dist/folder", "rm -rf dist/zipapp"):
+            assert "All five calls did what they should" in shell.run(block("docs/deploy.md", "sh", mark))
+    archive = shell.folder / "dist" / "filesproxy.pyz"
+    version = shell.run(f"cd / && python3 -I -S '{archive}' --version")
+    assert version == f"filesproxy {filesproxy.__version__}\n"
+    assert shell.run(f"cd / && '{archive}' check --config none.ini 2>&1 || echo $?").endswith("cannot be read.\n2\n")
+
+
+def test_backup_as_printed_can_be_restored(tmp_path):
+    body = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"bytes"))
+    made = store_in(tmp_path / "store").post("/v1/files", body, {"content-type": form_type()}).json
+    (tmp_path / "backup").mkdir()
+    script = block("docs/local-store.md", "sh", "backup").replace("/var/lib/filesproxy", str(tmp_path / "store"))
+    Shell(tmp_path).run(script.replace("/backup/", f"{tmp_path}/backup/"))
+    restored = store_in(tmp_path / "backup" / "filesproxy")
+    assert restored.get("/v1/files").json["data"] == [made]
+    assert restored.get(f"/v1/files/{made['id']}/content").body == b"bytes"
+
+
+def store_in(folder):
+    """A client of a gateway that keeps its files in this folder."""
+    return webtest.TestApp(create_app({}, folder=str(folder), default_provider="local"))

@@ -1,4 +1,4 @@
-"""The gateway mounted as the README shows: in Flask, Django, Pyramid and plain WSGI, behind the host's own password."""
+"""The gateway mounted as docs/embed.md shows: in Flask, Django, Pyramid and plain WSGI, behind the host's own password."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 from servers import ROOT
 from strict_openai import KEY
 
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+EMBED = (ROOT / "docs" / "embed.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", EMBED, re.DOTALL | re.MULTILINE)
 CREATE = next(block for block in BLOCKS if "create_app(" in block)
 FLASK = next(block for block in BLOCKS if "Flask(" in block)
 MOUNT = next(block for block in BLOCKS if "class Mount" in block)
-PYRAMID = "\n".join(re.findall(r"`(config\.add_(?:route|view)\([^`]*\))`", README))
+PYRAMID = "\n".join(re.findall(r"`(config\.add_(?:route|view)\([^`]*\))`", EMBED))
 GATEWAY_KEY = "fp_" + "embed" * 8
 BASIC = "Basic " + base64.b64encode(b"ada:secret of the host").decode()
 CONTENT = random.Random(7).randbytes(1_300_000)
@@ -82,7 +82,7 @@ class Guard:
         return []
 served = Guard(served)
 """
-#: what the README says of hosts that know their users: one gateway key, set by the host
+#: what docs/embed.md says of hosts that know their users: one gateway key, set by the host
 GIVES_KEY = f"""
 class GivesKey:
     def __init__(self, inner):

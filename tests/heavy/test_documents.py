@@ -1,0 +1,417 @@
+"""The documents' commands and snippets that need more than Python and curl, run as printed but for ports and keys.
+
+SDKs, gunicorn, systemd, nginx, and pip with a package index. tests/documents.py says which test runs which block.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import glob
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from http.client import HTTPConnection
+
+import pytest
+import strict_anthropic
+from documents import PRINTED_URL, ROOT, Shell, block, blocks, clone, text_of
+from servers import free_port, running
+from strict_anthropic import StrictAnthropic
+from strict_openai import KEY
+
+GATEWAY_KEY = "fp_" + "readme" * 7
+SBIN = ":/usr/sbin:/sbin"  # where nginx may be without being on a user's PATH
+NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + SBIN)
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+needs_gunicorn = pytest.mark.skipif(not importlib.util.find_spec("gunicorn"), reason="needs gunicorn")
+DEMO_IS_WELL = "All five calls did what they should"
+
+
+def snippets(language, mark):
+    """The pages' blocks in that language that hold the mark, each as a parameter with its place for a name."""
+    found = [each for page in ("README.md", "docs/clients.md") for each in blocks(page, language) if mark in each.text]
+    return [pytest.param(each.text, id=f"{each.page}:{each.line}") for each in found]
+
+
+def sha(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def key_section(**more):
+    """The section of the one gateway key."""
+    lines = [f"{name} = {value}" for name, value in {"sha256": sha(GATEWAY_KEY.encode()), **more}.items()]
+    return "\n".join(["[key:team]", *lines, ""])
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A folder with every file that a snippet names."""
+    text = text_of("README.md") + text_of("docs/clients.md")
+    names = re.findall(r'(?:open|createReadStream)\("([^"]+)"|-F file=@(\S+)', text)
+    for n, name in enumerate(sorted({one or other for one, other in names})):
+        (tmp_path / name).write_bytes(random.Random(n).randbytes(5000))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def empty(fake):
+    """The fake has no files when a test starts, also if another one failed."""
+    fake.files.clear()
+
+
+@pytest.fixture(scope="module")
+def saved(fake, tmp_path_factory):
+    """A gateway with the fake as the saved provider `openai`, which is the default, and one gateway key."""
+    folder = tmp_path_factory.mktemp("saved")
+    (folder / "filesproxy.ini").write_text(
+        "[filesproxy]\ndefault_provider = openai\n"
+        f"[provider:openai]\nbase_url = {fake.base_url}\ncredential = {KEY}\n" + key_section(providers="openai"),
+        encoding="utf-8",
+    )
+    with running("embedded", folder / "run", FILESPROXY_CONFIG=folder / "filesproxy.ini") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def claude(tmp_path):
+    """(gateway, upstream) with a strict Anthropic as the saved provider `claude`, and the same gateway key."""
+    with StrictAnthropic() as upstream:
+        (tmp_path / "claude.ini").write_text(
+            f"[provider:claude]\nkind = anthropic\nbase_url = {upstream.base_url}\n"
+            f"credential = {strict_anthropic.KEY}\n" + key_section(providers="claude"),
+            encoding="utf-8",
+        )
+        with running("embedded", tmp_path / "run", FILESPROXY_CONFIG=tmp_path / "claude.ini") as gateway:
+            yield gateway, upstream
+        assert upstream.problems == []
+
+
+def filled(snippet, gateway):
+    """A snippet with base URL and key of ours."""
+    assert PRINTED_URL in snippet
+    return snippet.replace(PRINTED_URL, gateway.root_url).replace('"GATEWAY_KEY"', f'"{GATEWAY_KEY}"')
+
+
+def needs(*modules):
+    """Skip where one of these is not installed."""
+    for module in modules:
+        if not importlib.util.find_spec(module):
+            pytest.skip(f"needs {module}")
+
+
+def python(snippet, folder):
+    """What a snippet of Python prints."""
+    needs(*set(re.findall(r"^from (openai|portkey_ai) import", snippet, re.MULTILINE)))
+    (folder / "snippet.py").write_text(snippet, "utf-8")
+    return Shell(folder).run("python snippet.py")
+
+
+def made_and_gone(fake, before):
+    """Whether a snippet uploaded one file and deleted it, as its gateway's access to the fake shows."""
+    made = [method for method, _, _ in fake.requests[before:]]
+    return made.count("POST") == made.count("DELETE") == 1 and not fake.files
+
+
+# Clients
+
+
+@pytest.mark.parametrize("snippet", snippets("python", "files.retrieve("))
+def test_python_snippet_works_as_printed(snippet, saved, fake, here):
+    before = len(fake.requests)
+    script = filled(snippet, saved) + "\nprint(type(content).__name__, len(content))\n"
+    ids, deleted, content = python(script, here).splitlines()
+    assert re.fullmatch(r"\['file-[0-9a-f]{24}'\] [\w.]+", ids)
+    assert (deleted, content) == ("True", "bytes 5000")
+    assert made_and_gone(fake, before)
+
+
+def test_plain_openai_works_with_a_server_that_has_just_been_started(here):
+    """`python3 -m filesproxy` without a configuration: it has no keys, and ignores the one that the SDK sends."""
+    snippet = block("README.md", "python", "from openai import OpenAI")
+    with running("embedded", here / "run") as gateway:
+        assert python(filled(snippet, gateway), here).splitlines()[1] == "True"
+
+
+@pytest.mark.parametrize("snippet", snippets("js", "files.create("))
+def test_node_snippet_works_as_printed(snippet, saved, fake, here, node_folder):
+    before = len(fake.requests)
+    for name in re.findall(r'createReadStream\("([^"]+)"', snippet):
+        shutil.copy(here / name, node_folder)
+    (node_folder / "snippet.mjs").write_text(filled(snippet, saved), "utf-8")
+    assert re.fullmatch(r"file-[0-9a-f]{24} 1 true\n", Shell(node_folder).run("node snippet.mjs"))
+    assert made_and_gone(fake, before)
+
+
+@pytest.mark.parametrize("snippet", snippets("python", 'model="@claude/'))
+def test_chat_snippet_works_as_printed(snippet, claude, here):
+    gateway, upstream = claude
+    assert python(filled(snippet, gateway), here).strip() == strict_anthropic.DEFAULT_TEXT
+    (asked,) = upstream.messages
+    assert [part["type"] for part in asked["messages"][0]["content"]] == ["text", "document"]
+
+
+@needs_curl
+def test_chat_line_works_as_printed(claude, here):
+    line = block("docs/clients.md", "sh", "chat/completions").replace(PRINTED_URL, claude[0].root_url)
+    events = Shell(here, GATEWAY_KEY=GATEWAY_KEY).run(line.replace("curl ", "curl -sS ", 1)).split("\n\n")
+    assert events[-2] == "data: [DONE]" and '"role":"assistant"' in events[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
+def test_header_that_names_the_provider_works_as_printed(page, fake, here):
+    """Where there is no default provider, or another one."""
+    openai = pytest.importorskip("openai", reason="needs openai")
+    (text, *_) = re.findall(r'default_headers=(\{"x-portkey-provider": "@openai"\})', text_of(page))
+    (here / "two.ini").write_text(
+        f"[provider:openai]\nbase_url = {fake.base_url}\ncredential = {KEY}\n" + key_section(providers="openai"),
+        "utf-8",
+    )
+    with (
+        running("embedded", here / "run", FILESPROXY_CONFIG=here / "two.ini") as gateway,
+        openai.OpenAI(api_key=GATEWAY_KEY, base_url=gateway.url) as client,
+    ):
+        with pytest.raises(openai.BadRequestError, match="Name a provider"):
+            client.files.list()
+        assert client.with_options(default_headers=json.loads(text)).files.list().data == []
+
+
+@needs_curl
+@pytest.mark.parametrize("provider", ["openai", "@openai"])
+def test_curl_line_to_a_provider_works_as_printed(provider, saved, fake, here):
+    line = block("docs/clients.md", "sh", f'x-portkey-provider: {provider}"')
+    if provider == "openai":  # a credential of one's own, where the gateway has no keys
+        (here / "own.ini").write_text(f"[provider:openai]\nbase_url = {fake.base_url}\n", "utf-8")
+        served = running("embedded", here / "run", FILESPROXY_CONFIG=here / "own.ini")
+    else:
+        served = contextlib.nullcontext(saved)
+    with served as gateway:
+        line = line.replace(PRINTED_URL, gateway.root_url).replace("curl ", "curl -sS --fail-with-body ", 1)
+        made = json.loads(Shell(here, OPENAI_API_KEY=KEY, GATEWAY_KEY=GATEWAY_KEY).run(line))
+    assert (made["filename"], made["purpose"], made["bytes"]) == ("training_data.jsonl", "fine-tune", 5000)
+    assert fake.files[made["id"]][3] == sha((here / "training_data.jsonl").read_bytes())
+
+
+# gunicorn, from a fresh clone
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory):
+    """A package index that pip can reach."""
+    words = ["-m", "pip", "download", "--quiet", "--no-deps", "packaging", "--dest"]
+    done = subprocess.run([sys.executable, *words, tmp_path_factory.mktemp("index")], capture_output=True, timeout=60)
+    if done.returncode:
+        pytest.skip("needs a package index")
+
+
+def at(port, script):
+    """A script whose server listens there: the port of the settings may be taken."""
+    script = re.sub(r"gunicorn -c \S+", rf"\g<0> --bind 127.0.0.1:{port}", script)
+    assert script.count(f":{port}") == 1
+    return script
+
+
+def roundtrip(port, content, **more):
+    """Upload and download by http.client, with more headers; the upload's object."""
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    )
+    headers = {"content-type": "multipart/form-data; boundary=b", **more}
+    with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("POST", "/v1/files", form, headers)
+        with connection.getresponse() as response:
+            made = json.loads(response.read())
+        connection.request("GET", f"/v1/files/{made['id']}/content", headers=more)
+        with connection.getresponse() as response:
+            assert sha(response.read()) == sha(content)
+    assert made["bytes"] == len(content)
+    return made
+
+
+def point_at(fake, path):
+    """Put the fake in the place of OpenAI, in a configuration that a page has made."""
+    text = path.read_text("utf-8")
+    assert "[provider:openai]\n" in text
+    path.write_text(text.replace("[provider:openai]\n", f"[provider:openai]\nbase_url = {fake.base_url}\n"), "utf-8")
+
+
+def made_key(text):
+    """The gateway key that a terminal shows."""
+    (key,) = re.findall(r"fp_[A-Za-z0-9_-]{43}", text)
+    return key
+
+
+@needs_gunicorn
+def test_readmes_ten_lines_deploy_a_gateway_that_its_key_opens(fake, tmp_path, index):
+    lines = block("README.md", "sh", "gunicorn -c").splitlines()
+    assert len(lines) <= 10
+    *configure, export, check, serve = lines
+    shell = Shell(clone(tmp_path / "clone"))
+    for line in configure:
+        shell.run(line)
+    key = made_key(shell.errors)
+    assert key not in (shell.folder / "filesproxy.ini").read_text("utf-8")
+    point_at(fake, shell.folder / "filesproxy.ini")
+    shell.run(export.replace("sk-your-key", KEY))
+    assert "key team-a: providers *" in shell.run(check)
+    port = free_port()
+    with shell.server(at(port, serve), port):
+        roundtrip(port, random.Random(1).randbytes(100_000), authorization=f"Bearer {key}")
+
+
+@needs_gunicorn
+@needs_curl
+def test_deploy_page_works_from_its_first_line_to_a_reload(fake, tmp_path, index):
+    install, configure, make_key, check, own, module, health = blocks("docs/deploy.md", "sh")[:7]
+    shell = Shell(clone(tmp_path / "clone"))
+    for each in (install, configure, make_key):
+        shell.run(each.text)
+    key, path = made_key(shell.errors), shell.folder / "filesproxy.ini"
+    assert path.stat().st_mode & 0o777 == 0o600 and key not in path.read_text("utf-8")
+    point_at(fake, path)
+    assert "saved credential" in shell.run(check.text.replace("sk-your-key", KEY))
+    for script in (own.text, module.text):
+        port = free_port()
+        with shell.server(at(port, script), port):
+            line = health.text.replace(PRINTED_URL, f"http://127.0.0.1:{port}").replace("curl ", "curl -sS ")
+            assert json.loads(shell.run(line))["status"] == "ok"
+            roundtrip(port, random.Random(1).randbytes(100_000), authorization=f"Bearer {key}")
+    with shell.server(at(port, module.text), port) as process:
+        path.write_text(path.read_text("utf-8") + "\n[key:wrong]\n", "utf-8")
+        assert shell.run(".venv/bin/filesproxy check || echo $?") == "2\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) != 0, "the page says that gunicorn stops"
+
+
+@needs_gunicorn
+@needs_curl
+def test_application_with_a_private_provider_is_served_as_printed(tmp_path):
+    for name, mark in (("depot.py", "DEPOT: Provider = {"), ("my_gateway.py", '"depot": DEPOT})')):
+        (tmp_path / name).write_text(block("docs/providers.md", "python", mark), "utf-8")
+    (tmp_path / "filesproxy.ini").write_text("[provider:depot]\nanswer_timeout = 5\n", "utf-8")
+    check, serve = block("docs/providers.md", "sh", "my_gateway").splitlines()
+    shell, port = Shell(tmp_path, PYTHONPATH=str(ROOT)), free_port()
+    shell.run(check)
+    with shell.server(at(port, serve), port):
+        asked = f"curl -sS http://127.0.0.1:{port}/v1/files -H 'x-portkey-provider: depot'"
+        assert json.loads(shell.run(asked))["error"]["message"].startswith("This provider needs a credential")
+
+
+@needs_gunicorn
+def test_settings_of_gunicorn_listen_where_the_pages_say():
+    from filesproxy.serving import gunicorn
+
+    assert gunicorn.bind == PRINTED_URL[len("http://") :]
+
+
+def test_systemd_unit_is_right(tmp_path):
+    unit = block("docs/deploy.md", "systemd", "[Unit]")
+    parser = configparser.ConfigParser(interpolation=None, strict=False)  # ExecReload is there twice
+    parser.optionxform = str
+    parser.read_string(unit)
+    assert parser.sections() == ["Unit", "Service", "Install"]
+    service = parser["Service"]
+    assert service["Restart"] == "on-failure"
+    assert int(service["TimeoutStopSec"]) > 300  # graceful_timeout
+    command = block("docs/deploy.md", "sh", "gunicorn -c python:")
+    assert service["ExecStart"] == f"/opt/filesproxy/{command.strip()}"
+    reload = re.findall(r"^ExecReload=(.+)$", unit, re.MULTILINE)
+    assert reload[0] == service["ExecStartPre"] and reload[0].endswith("/filesproxy check") and "-HUP" in reload[1]
+    if shutil.which("systemd-analyze") is None:
+        return
+    # what is not on this machine is replaced: the programs, which systemd looks for
+    unit = re.sub(r"(?m)^(Exec\w+=)/opt/\S+", rf"\g<1>{sys.executable}", unit)
+    (tmp_path / "filesproxy.service").write_text(unit, "utf-8")
+    words = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "filesproxy.service")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "filesproxy.service" in line]
+    assert ours == []
+
+
+# nginx
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+@needs_gunicorn
+def test_nginx_in_front_passes_20_mb_both_ways_and_keeps_no_body(tmp_path):
+    (tmp_path / "filesproxy.ini").write_text(
+        f"[filesproxy]\nfolder = {tmp_path / 'store'}\ndefault_provider = local\n" + key_section(providers="local"),
+        encoding="utf-8",
+    )
+    with running("gunicorn", tmp_path / "run", FILESPROXY_CONFIG=tmp_path / "filesproxy.ini") as gateway:
+        made = through_nginx(gateway, tmp_path, {"x-portkey-api-key": GATEWAY_KEY})
+        (uploaded,) = gateway.wait_for_lines(1, operation="upload_file", file_id=made["id"])
+    assert uploaded["status"] == 200
+    assert "buffered to a temporary file" not in (tmp_path / "error.log").read_text("utf-8")
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+@needs_gunicorn
+def test_nginx_does_not_make_everybody_this_machine(start, tmp_path):
+    """Without keys: behind nginx each peer is 127.0.0.1, and a client may say that the host is localhost.
+
+    And the refusal of 20 MB gets through: gunicorn used to reset it away, so that nginx answered 502 with a page.
+    """
+    with pytest.raises(KeyError, match="id"):
+        through_nginx(start("gunicorn"), tmp_path, {"host": "localhost"})
+
+
+def through_nginx(gateway, tmp_path, headers):
+    """20 MB up and down through the page's location block, once `nginx -t` has taken it."""
+    port = free_port()
+    location = block("docs/deploy.md", "nginx", "location").replace(PRINTED_URL, gateway.root_url)
+    assert gateway.root_url in location
+    kept = " ".join(
+        f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {tmp_path}/pid; error_log {tmp_path}/error.log notice;\n"
+        f"events {{ worker_connections 64; }}\nhttp {{ access_log off; {kept}\n"
+        f"server {{ listen 127.0.0.1:{port};\n{location}}} }}\n", encoding="utf-8",
+    )  # fmt: skip
+    shell, words = Shell(tmp_path), f"'{NGINX}' -c '{tmp_path}/nginx.conf' -p '{tmp_path}'"
+    shell.run(f"{words} -t")
+    with shell.server(words, port):
+        return roundtrip(port, random.Random(2).randbytes(20_000_000), **headers)
+
+
+# Packages
+
+
+def test_offline_kit_works_as_printed(tmp_path, index):
+    """The wheels are made with an index; what installs them may reach none, and has only what was carried over."""
+    shell = Shell(clone(tmp_path / "clone"))
+    shell.run(block("docs/deploy.md", "sh", "pip wheel"))
+    carried = tmp_path / "offline"
+    shutil.copytree(shell.folder / "dist", carried / "dist")
+    offline = Shell(carried, PIP_INDEX_URL="http://127.0.0.1:9/", PIP_CONFIG_FILE=os.devnull)
+    assert DEMO_IS_WELL in offline.run(block("docs/deploy.md", "sh", "--no-index"))
+    assert offline.run("offline/bin/gunicorn --version").startswith("gunicorn ")
+
+
+def test_release_is_checked_as_printed(tmp_path, index):
+    shell = Shell(clone(tmp_path / "clone"))
+    assert DEMO_IS_WELL in shell.run(block("CONTRIBUTING.md", "sh", "release-check"))
+    assert len(glob.glob(str(shell.folder / "dist" / "*"))) == 1
+    installed = shell.folder / "release-check"
+    where = shell.run(f"cd / && '{installed}/bin/python' -c 'import filesproxy; print(filesproxy.__file__)'")
+    assert where.startswith(str(installed))
+
+
+def test_what_no_test_runs_is_what_ci_runs():
+    """Commands that run the tests: a test cannot run them, so here is that .ci/run does."""
+    script = text_of(".ci/run")
+    assert "README.md" in script and 'bash -ec "$test_command"' in script
+    readme = block("README.md", "sh", "'.[test]'")
+    assert block("CONTRIBUTING.md", "sh", "'.[test]'") == readme
+    install, test = block("CONTRIBUTING.md", "sh", "'.[test,clients]'").splitlines()
+    assert "--editable '.[test,clients]'" in install and "--editable '.[test,clients]'" in script
+    assert "pytest --quiet tests/heavy" in test and re.search(r"pytest --quiet \S*tests/heavy", script)
