@@ -16,14 +16,14 @@ from .config.load import Config, Sections, load
 from .errors import FilesproxyError, LoopDetected
 from .exchange import EventStream, answer_headers, run
 from .gateway.access_log import AccessLog
-from .gateway.auth import Caller, authenticate, may_go, permit, require_this_machine
+from .gateway.admission import Admission, Gate
+from .gateway.auth import may_go, permit, require_this_machine
 from .gateway.files import time_limit
 from .gateway.health import health
 from .gateway.json_body import JsonBody, JsonBudget
 from .gateway.json_requests import HANDLERS
 from .gateway.record import Observer, Record
 from .gateway.router import Match, route
-from .gateway.target import client_headers, resolve
 from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
 from .providers import PROVIDERS
 from .providers.table import credential_headers
@@ -86,7 +86,7 @@ class Application:
         for warning in config.warnings:
             _log.warning(warning)
         self.transports = transports
-        self._providers = providers
+        self._gate = Gate(config, providers)
         self._observers = observers
         self._watchdog = Watchdog()
         self._budget = JsonBudget(config.settings["max_json_in_flight"])
@@ -126,15 +126,15 @@ class Application:
 
     def _relay(self, request: Request, match: Match, record: Record) -> Response:
         """Who calls, where to, with which call; then run it, and make a response of its answer."""
-        caller = self._admit(request, match, record)
+        admission = self._admit(request, match, record)
         watch = record.watch = self._watchdog.watch(request.client)
         request.body.is_overdue = lambda: watch.is_overdue
         body = JsonBody(request, self.config.settings, self._budget, self.config.providers)
         try:
-            target = self._resolve(request, match, caller, body, watch)
+            target = self._resolve(match, admission, body, watch)
             self._note_target(target, record)
             self._limit_transfer(request, match, target, watch)
-            call = self._call(request, match, target, body, record)
+            call = self._call(request, match, target, admission.headers_to(target), body, record)
             watch.follows_client = call.expects == "events" or call.expects == "bytes" or call.is_generated
             answer = run(call, target, self.transports)
         finally:
@@ -143,21 +143,21 @@ class Application:
             answer = _partial(answer, call.headers)
         return _response(answer, match, target, record)
 
-    def _admit(self, request: Request, match: Match, record: Record) -> Caller:
+    def _admit(self, request: Request, match: Match, record: Record) -> Admission:
         if self.this_machine_only:
             require_this_machine(request)
-        caller = authenticate(request, self.config.keys)
-        record.key, record.secrets = caller.name or None, (caller.credential,)
-        permit(caller, match.route.operation)
-        return caller
+        admission = self._gate.admit(request)
+        record.key, record.secrets = admission.caller.name or None, (admission.caller.credential,)
+        permit(admission.caller, match.route.operation)
+        return admission
 
-    def _resolve(self, request: Request, match: Match, caller: Caller, body: JsonBody, watch: Watch) -> Target:
+    def _resolve(self, match: Match, admission: Admission, body: JsonBody, watch: Watch) -> Target:
         if match.route.body != "json":
-            return resolve(request, caller, self.config, self._providers)
+            return admission.target
         # The model may name the provider, so the body is read before the provider's own limits are known.
         watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
         watch.transfer()
-        return resolve(request, caller, self.config, self._providers, body.named_provider)
+        return admission.target_by_model(body.named_provider)
 
     @staticmethod
     def _note_target(target: Target, record: Record) -> None:
@@ -170,14 +170,23 @@ class Application:
         # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
         watch.transfer(nothing if match.route.body == "json" else lambda: request.body.size)
 
-    def _call(self, request: Request, match: Match, target: Target, body: JsonBody, record: Record) -> Call:
-        headers = client_headers(request, target, self.config.keys)
+    def _call(
+        self,
+        request: Request,
+        match: Match,
+        target: Target,
+        headers: Mapping[str, str],
+        body: JsonBody,
+        record: Record,
+    ) -> Call:
         timeout = time_limit(request)
         value: Json | None = body.value if match.route.body == "json" else None
         call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
-        own = {name: text for name, text in call.headers.items() if text and may_go(text, self.config.keys)}
+        if call.headers:
+            own = {name: text for name, text in call.headers.items() if text and may_go(text, self.config.keys)}
+            headers = {**headers, **own}
         record.upload = call.upload
-        return call._replace(headers={**headers, **own}, timeout=timeout, now=record.started, watch=record.watch)
+        return call._replace(headers=headers, timeout=timeout, now=record.started, watch=record.watch)
 
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record

@@ -210,7 +210,9 @@ class KeptFiles(Protocol):
 class Send(Protocol):
     """How an operation reaches the target and the kept files. The exchange owns and closes every body it opens."""
 
-    kept: KeptFiles
+    @property
+    def kept(self) -> KeptFiles:
+        """The caller's kept files."""
 
     def __call__(self, call: Call) -> Answer:
         """Send a call to the target. UpstreamAnswered for any status but 2xx, UpstreamError for a broken answer."""

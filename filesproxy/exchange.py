@@ -130,7 +130,12 @@ class _Send:
         self._transports = transports
         self._opened = opened  # bodies that nobody has read to the end and closed
         self._started = 0.0
-        self.kept: KeptFiles = _OwnedKeptFiles(kept, opened)
+        self._kept = kept
+
+    @property
+    def kept(self) -> KeptFiles:
+        """The caller's kept files. The exchange closes the bodies that are opened through it."""
+        return _OwnedKeptFiles(self._kept, self._opened)
 
     def __call__(self, call: Call) -> Answer:
         """Send a call. A body to be relayed is left open; any other is read, and closed."""
@@ -148,13 +153,14 @@ class _Send:
         text = _read(answer.body, answer.headers, self._target.settings["max_answer_bytes"])
         self._opened.pop().close()
         value = None if call.expects == "nothing" and not text.strip() else _parse(text)
-        return answer._replace(json=value, body=None)
+        return Answer(answer.status, answer.headers, value)
 
     def _perform(self, call: Call) -> Answer:
         target = self._target
         call = call._replace(url=address(call, target))
         if urls.is_at(target.base_url, call.url):  # other hosts never get a credential
-            target = target._replace(secrets=target.credentials.now())
+            secrets = target.credentials.now()
+            target = target if secrets is target.secrets else target._replace(secrets=secrets)
             call = target.provider["authorize"](call, target)
         transport = self._transports.get(call.url.partition(":")[0])
         if transport is None:

@@ -26,7 +26,7 @@ class Secret(str):
         """The forms in which text may contain it: as it is, escaped for JSON, percent-encoded with digits in either
         case, and in base64, alone or after other text.
         """
-        return _forms(str(self))
+        return _forms(self)
 
 
 @lru_cache(maxsize=128)  # the same few credentials come with every request
@@ -84,8 +84,7 @@ def redact(text: str, secrets: Iterable[Secret]) -> str:
 
     Longer secrets go first: a shorter one may be the beginning of a longer one, and the rest of that would remain.
     """
-    forms = [form for secret in secrets if secret for form in secret.forms]
-    if any(form in text for form in forms):
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "[redacted]")
+    found = [form for secret in secrets if secret for form in _forms(secret) if form in text]
+    for form in sorted(found, key=len, reverse=True):
+        text = text.replace(form, "[redacted]")
     return text

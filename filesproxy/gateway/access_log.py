@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from functools import lru_cache
 
 from .record import Record
 
@@ -33,10 +34,9 @@ class AccessLog:
 def line(record: Record) -> str:
     """The JSON line of a request. ASCII; `ms` are milliseconds to the last byte."""
     at = int(record.started * 1000)
-    second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at // 1000))
     return json.dumps(
         {
-            "time": f"{second}.{at % 1000:03d}Z",
+            "time": f"{_second(at // 1000)}.{at % 1000:03d}Z",
             "request_id": record.id,
             "key": record.key,
             "operation": record.operation,
@@ -50,6 +50,11 @@ def line(record: Record) -> str:
             "ms": round(record.seconds * 1000, 1),
         }
     )
+
+
+@lru_cache(maxsize=8)
+def _second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
 def to_stdout() -> None:

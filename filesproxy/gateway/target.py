@@ -18,11 +18,13 @@ from ..wire.headers import single, words
 from .auth import Caller, may_go, own, refuse_gateway_keys, require_this_machine
 from .wsgi import Head
 
-# Headers of Portkey's that would change where a request goes: the operator decides that, not a client.
+# Portkey's headers that would change where a request goes. The operator decides that, not a client.
 _REFUSED = {
     "x-portkey-custom-host": "set base_url in the configuration of a provider",
     "x-portkey-config": "name the provider in x-portkey-provider",
 }
+#: what this module reads of a head, beside what the providers read
+TARGET_HEADERS = frozenset({"x-portkey-provider", "x-portkey-virtual-key", *_REFUSED})
 
 
 def resolve(
@@ -36,27 +38,33 @@ def resolve(
 
     If no header names a provider, `slug` is asked for the saved provider that the model names.
     """
-    name, is_slug = _name(head.headers)
+    named, is_slug = _name(head.headers)
     param = "x-portkey-provider"
     # Without keys only this machine may use what is saved, so no other client's body is read for a name.
-    if not name and (caller.key or _is_this_machine(head)) and (named := slug()):
-        name, is_slug, param = named, True, "model"
-    settings = config.providers.get(name or config.settings["default_provider"])
+    if not named and (caller.key or _is_this_machine(head)) and (of_model := slug()):
+        named, is_slug, param = of_model, True, "model"
+    name = named or config.settings["default_provider"]
+    settings = config.providers.get(name)
     if settings is None:
-        raise BadRequest(_UNKNOWN if name else _UNNAMED, param=param, code="unknown_provider")
-    name, is_named = name or config.settings["default_provider"], bool(name)
-    target = Target(name, providers[settings["kind"]], "", settings, owner=caller.name)
-    shaping = (*target.provider.get("client_settings", ()), target.provider.get("model_header", ""))
+        raise BadRequest(_UNKNOWN if named else _UNNAMED, param=param, code="unknown_provider")
+    provider = providers[settings["kind"]]
+    shaping = (*provider.get("client_settings", ()), provider.get("model_header", ""))
     refuse_gateway_keys(head.headers, shaping, config.keys)
-    if target.provider.get("keyless"):
-        _admit(target, head, caller)
-    elif settings["credential"] and (is_slug or not is_named):
-        target = _saved(target, head, caller, config.scope)
+    secret, is_saved = Secret(), False
+    if provider.get("keyless"):
+        _admit(name, head, caller)
+    elif settings["credential"] and (is_slug or not named):
+        _admit(name, head, caller)
+        _check_scope(head, config.scope)
+        secret, is_saved = settings["credential"], True
     elif is_slug:
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
-        target = _plain(target, head, caller, config.keys)
-    return target._replace(base_url=_base_url(target))
+        secret, settings = _callers_own(provider, settings, head, caller, config.keys)
+    own = single_credential(secret)
+    target = Target(name, provider, settings["base_url"], settings, own, is_saved, caller.name, own.now())
+    base_url = provider["base_url"]
+    return target._replace(base_url=base_url(target)) if callable(base_url) else target
 
 
 def _is_this_machine(head: Head) -> bool:
@@ -76,7 +84,7 @@ def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
     """The name, and whether it is meant as a saved provider."""
     for header, instead in _REFUSED.items():
         if header in headers:
-            raise BadRequest(f"The header {header} is not taken here: {instead}.", param=header)
+            raise BadRequest(f"The header {header} is not accepted here: {instead}.", param=header)
     named, virtual = single(headers, "x-portkey-provider"), single(headers, "x-portkey-virtual-key")
     saved = virtual and "@" + virtual.removeprefix("@")
     if named == "@" or (named and saved and named != saved):
@@ -85,40 +93,41 @@ def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
     return named.removeprefix("@"), named.startswith("@")
 
 
-def _admit(target: Target, head: Head, caller: Caller) -> None:
-    """Let a caller use what the gateway has saved: by its key, or, where there are none, from this machine."""
+def _admit(name: str, head: Head, caller: Caller) -> None:
+    """Admit a caller to a saved provider: by its key or, without keys, from this machine. Forbidden otherwise."""
     if caller.key is None:
         require_this_machine(head)
-    elif not caller.key.may_use(target.name):
+    elif not caller.key.may_use(name):
         raise Forbidden("This gateway key is not for this provider.")
 
 
-def _saved(target: Target, head: Head, caller: Caller, scope: Scope) -> Target:
-    _admit(target, head, caller)
+def _check_scope(head: Head, scope: Scope) -> None:
+    """BadRequest for a header that would change where a saved credential goes, or in which scope."""
     for header in head.headers:
         if scope.has(header):
-            raise BadRequest(f"Beside a saved provider the header {header} is not taken.", param=header)
-    return target._replace(credentials=single_credential(target.settings["credential"]), is_saved=True)
+            raise BadRequest(f"The header {header} is not accepted with a saved provider.", param=header)
 
 
-def _plain(target: Target, head: Head, caller: Caller, keys: Sequence[Key]) -> Target:
+def _callers_own(
+    provider: Provider, settings: Mapping[str, Any], head: Head, caller: Caller, keys: Sequence[Key]
+) -> tuple[Secret, Mapping[str, Any]]:
+    """The caller's own credential for a provider, and the settings that go with it. Unauthorized if there is none."""
     if caller.key and not caller.key.caller_credentials:
         raise Forbidden("This gateway key is for saved providers only: name one as @NAME.")
-    credential, auth = _header_credential(target, head.headers, keys)
+    credential, auth = _header_credential(provider, head.headers, keys)
     credential = credential or caller.credential
     if not credential:
         raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
-    # A certificate of the gateway's own is a credential too: it goes with the saved one.
-    own_certificate = dict.fromkeys(filter(target.settings.get, ("client_cert", "client_key")), "")
-    changed = {**own_certificate, **_client_settings(target, head.headers), **auth}
-    settings = {**target.settings, **changed} if changed else target.settings
-    return target._replace(settings=settings, credentials=single_credential(credential))
+    # The gateway's own certificate is a credential too: it goes with the saved one only.
+    own_certificate = dict.fromkeys(filter(settings.get, ("client_cert", "client_key")), "")
+    changed = {**own_certificate, **_client_settings(provider, head.headers), **auth}
+    return credential, {**settings, **changed} if changed else settings
 
 
-def _client_settings(target: Target, headers: Mapping[str, str]) -> dict[str, Any]:
-    """Settings that the provider lets a client with a credential of its own choose, such as an Azure resource."""
-    own = {setting.name: setting for setting in target.provider.get("settings", ())}
-    chosen = target.provider.get("client_settings", {})
+def _client_settings(provider: Provider, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that callers with their own credential may choose by header, such as an Azure resource."""
+    chosen = provider.get("client_settings", {})
+    own = {setting.name: setting for setting in provider.get("settings", ())} if chosen else {}
     said = {header: text for header in chosen if (text := single(headers, header))}
     return {chosen[header]: _parsed(own[chosen[header]], text, header) for header, text in said.items()}
 
@@ -131,21 +140,16 @@ def _parsed(setting: Setting, text: str, header: str) -> Any:
 
 
 def _header_credential(
-    target: Target, headers: Mapping[str, str], keys: Sequence[Key]
+    provider: Provider, headers: Mapping[str, str], keys: Sequence[Key]
 ) -> tuple[Secret, Mapping[str, str]]:
     """The credential in a header of the provider's own, and the settings that go with that header."""
-    kinds = target.provider.get("credential_headers", {})
+    kinds = provider.get("credential_headers", {})
     found = {header: text for header in kinds if (text := own(single(headers, header), keys))}
     if len(found) > 1:
         raise BadRequest(f"Only one of {' and '.join(found)} can authenticate.", param=max(found))
     for header, text in found.items():
         return text, kinds[header]
     return Secret(), {}
-
-
-def _base_url(target: Target) -> str:
-    url = target.provider["base_url"]
-    return url(target) if callable(url) else str(target.settings["base_url"])
 
 
 def client_headers(head: Head, target: Target, keys: Sequence[Key]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -81,10 +82,15 @@ class Request(Head):
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:
-    headers = {key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key.startswith("HTTP_")}
+    headers = {_header_name(key): value for key, value in environ.items() if key.startswith("HTTP_")}
     if environ.get("CONTENT_TYPE"):
         headers["content-type"] = environ["CONTENT_TYPE"]
     return headers
+
+
+@lru_cache(maxsize=512)  # clients send the same names with every request
+def _header_name(key: str) -> str:
+    return key[len("HTTP_") :].replace("_", "-").lower()
 
 
 class RequestBody:

@@ -57,6 +57,13 @@ def credential_headers(table: Mapping[str, Provider]) -> frozenset[str]:
     return FOREIGN_CREDENTIALS.union(*(entry.get("credential_headers", ()) for entry in table.values()))
 
 
+def read_headers(table: Mapping[str, Provider]) -> frozenset[str]:
+    """Every header of a client that these providers read, in both spellings, but for those with a scope prefix."""
+    lists = {name for entry in table.values() for name in entry.get("list_headers", ())}
+    models = {entry["model_header"] for entry in table.values() if "model_header" in entry}
+    return scope_of(table).headers | models | lists | {f"x-portkey-{name}" for name in lists}
+
+
 class Scope(NamedTuple):
     """The headers by which a client changes the address, scope or authentication of a request."""
 

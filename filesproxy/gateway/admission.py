@@ -1,0 +1,85 @@
+"""What the head of a request decides: who calls, where to, and which of the client's headers go along.
+
+Clients send the same head again and again, so what it decides is remembered, by the headers that are read; the others
+may differ from call to call. docs/performance.md says what that saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
+
+from ..calls import Provider, Target
+from ..config.load import Config
+from ..providers.table import read_headers
+from .auth import AUTH_HEADERS, authenticate
+from .target import TARGET_HEADERS, client_headers, resolve
+from .wsgi import Head
+
+MAX_REMEMBERED = 128  # heads
+MAX_CHARACTERS = 4096  # of the headers that are read, else the head is not remembered
+
+
+class Admission:
+    """What one head decides. Its caller is known at once; the target and its headers when they are first asked for.
+
+    Raises what `authenticate`, `resolve` and `client_headers` do. Safe for threads: whichever is first, the answer is
+    the same.
+    """
+
+    def __init__(self, head: Head, config: Config, providers: Mapping[str, Provider]) -> None:
+        self._head = head
+        self._config = config
+        self._providers = providers
+        self.caller = authenticate(head, config.keys)
+        self._target: Target | None = None
+        self._headers: Mapping[str, str] | None = None
+
+    # No cached_property: before Python 3.12 its lock may be held in a forked process.
+    @property
+    def target(self) -> Target:
+        """The target of a request whose headers alone name a provider."""
+        if self._target is None:
+            self._target = resolve(self._head, self.caller, self._config, self._providers)
+        return self._target
+
+    def target_by_model(self, slug: Callable[[], str]) -> Target:
+        """The target of a request whose model may name the provider, as `slug` says."""
+        return resolve(self._head, self.caller, self._config, self._providers, slug)
+
+    def headers_to(self, target: Target) -> Mapping[str, str]:
+        """The client's headers that go to this target. Read-only: other requests get them too."""
+        if target is not self._target:
+            return client_headers(self._head, target, self._config.keys)
+        if self._headers is None:
+            self._headers = MappingProxyType(client_headers(self._head, target, self._config.keys))
+        return self._headers
+
+
+class Gate:
+    """Admits requests, and remembers up to MAX_REMEMBERED heads. Nobody who is refused is remembered."""
+
+    def __init__(self, config: Config, providers: Mapping[str, Provider]) -> None:
+        self._config = config
+        self._providers = providers
+        self._names = tuple(sorted(AUTH_HEADERS | TARGET_HEADERS | read_headers(providers)))
+        self._known: dict[Hashable, Admission] = {}
+
+    def admit(self, head: Head) -> Admission:
+        """The admission of a request with this head. Raises what `authenticate` does."""
+        prefixes = self._config.scope.prefixes
+        scoped = tuple([name for name in head.headers if name.startswith(prefixes)])
+        values = tuple(map(head.headers.get, self._names + scoped))
+        key = (head.client_address, scoped, values)
+        found = self._known.get(key)
+        if found is None:
+            read = {name: value for name, value in zip(self._names + scoped, values) if value is not None}
+            found = Admission(Head(read, head.client_address), self._config, self._providers)
+            if sum(map(len, read.values())) <= MAX_CHARACTERS:
+                self._remember(key, found)
+        return found
+
+    def _remember(self, key: Hashable, admission: Admission) -> None:
+        if len(self._known) >= MAX_REMEMBERED:
+            self._known.clear()
+        self._known[key] = admission
