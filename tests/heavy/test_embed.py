@@ -1,4 +1,4 @@
-"""The gateway mounted as docs/embed.md shows: in Flask, Django, Pyramid, plain WSGI; behind the host's own password."""
+"""The gateway mounted as docs/embed.md shows: in Flask, Django, Pyramid and plain WSGI, behind the host's password."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from fakes import form, form_type
 from sockets import ask, get, program, request, run
 
 from filesproxy import __version__
+from filesproxy.providers import PROVIDERS
 from filesproxy.serving import cli
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
@@ -363,3 +364,11 @@ def test_without_keys_no_other_host_and_no_web_page_reaches_any_provider(tmp_pat
                 assert (reply.status, reply.error["code"]) == (403, "forbidden")
         assert get(gateway.port, "/v1/files", plain).error["code"] == "upstream_unreachable"
         assert get(gateway.port, "/v1/health", {"host": "evil.example"}).status == 200
+
+
+@pytest.mark.parametrize("broken", ["list_files", "retrieve_file", "retrieve_file_content", "delete_file"])
+def test_demo_says_what_went_wrong_with_status_1(broken, called, monkeypatch):
+    monkeypatch.delitem(PROVIDERS["local"]["operations"], broken)
+    done = called("demo")
+    assert done.returncode == 1
+    assert "FAILED: " in done.stdout and "Traceback" not in done.stdout + done.stderr

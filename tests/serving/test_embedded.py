@@ -6,6 +6,7 @@ import hashlib
 import random
 import signal
 import socket
+import socketserver
 import threading
 import time
 
@@ -645,3 +646,29 @@ def test_drain_says_whether_everything_has_ended(whole):
         assert refuses(server.server_port)
         go.set()
         assert receive(client).body == b"ok"
+
+
+def test_drain_does_not_wait_for_a_client_that_has_sent_nothing():
+    server = Server(("127.0.0.1", 0), unread)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with connect(server.server_port) as client:
+        assert until(lambda: server.silent)
+        server.shutdown()
+        thread.join()
+        started = time.monotonic()
+        assert server.drain(WAIT)
+        assert time.monotonic() - started < WAIT / 2
+        assert receive(client).status == 0
+
+
+def test_connection_for_which_no_thread_can_start_gives_its_slot_back(monkeypatch):
+    def fail(server, request, client_address):
+        raise RuntimeError("can't start new thread")
+
+    with served(unread, max_connections=1) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(socketserver.ThreadingMixIn, "process_request", fail)
+            for _ in range(3):
+                assert get(server.server_port, "/", LOCAL).status == 0
+        assert get(server.server_port, "/", LOCAL).status == 200

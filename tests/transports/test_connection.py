@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import random
 import socket
@@ -13,6 +14,7 @@ import time
 import pytest
 from sockets import WAIT, answer, fill_up, reset, until
 
+from filesproxy.errors import UpstreamError
 from filesproxy.transports.https.connection import MAX_INFORMATIONAL_BYTES, Connection
 from filesproxy.transports.https.dial import TIMEOUTS
 from filesproxy.wire.http1 import AnswerReader
@@ -206,6 +208,43 @@ def test_upstream_that_half_closes_ends_a_send(ends):
     far.shutdown(socket.SHUT_WR)
     assert until(lambda: not connection.is_quiet())
     assert not connection.send([b"more"])
+
+
+class Failing(socket.socket):
+    """A socket whose first send fails in this way."""
+
+    failure = None
+
+    def sendmsg(self, *arguments):
+        if self.failure:
+            failure, self.failure = self.failure, None
+            raise failure
+        return super().sendmsg(*arguments)
+
+
+@pytest.fixture
+def failing():
+    """A connection whose first send will fail as its socket's `failure` says, and the upstream's end of it."""
+    near, far = socket.socketpair()
+    with far, Failing(near.family, near.type, near.proto, fileno=near.detach()) as sock:
+        connection = Connection(sock)
+        connection.send_timeout = WAIT
+        yield connection, far
+
+
+def test_send_for_which_the_kernel_has_no_room_after_all_is_tried_again(failing):
+    connection, far = failing
+    connection.sock.failure = BlockingIOError()
+    assert connection.send([b"abc"])
+    assert far.recv(9) == b"abc"
+
+
+def test_send_that_the_network_refuses_is_an_error_without_its_text(failing):
+    connection, _ = failing
+    connection.sock.failure = OSError(errno.ENETDOWN, "sk-canary")
+    with pytest.raises(UpstreamError, match="broke while sending") as caught:
+        connection.send([b"abc"])
+    assert "sk-canary" not in str(caught.value) and caught.value.__cause__ is None
 
 
 # Informational answers while a request is sent
