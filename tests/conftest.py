@@ -11,8 +11,8 @@ import webtest
 
 # Their asserts, too, say what they saw, and hold under `python -O`, as those of test modules do.
 pytest.register_assert_rewrite(
-    *("audit", "certificates", "configurations", "fakes", "forms", "kept_alive", "pathological", "scene", "servers"),
-    *("sockets", "strict_anthropic", "strict_azure", "strict_openai", "strict_openai_routes"),
+    *("audit", "certificates", "configurations", "documents", "fakes", "forms", "kept_alive", "pathological", "scene"),
+    *("servers", "sockets", "strict_anthropic", "strict_azure", "strict_openai", "strict_openai_routes"),
 )
 
 import audit
