@@ -12,6 +12,7 @@ from typing import Any
 
 from .calls import Answer, Body, Call, Json, KeptFiles, Target, Transport
 from .errors import BadRequest, FilesproxyError, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
+from .operations import OPERATIONS
 from .redaction import Secret, redact
 from .wire import sse, urls
 from .wire.headers import media_type, relayed
@@ -48,7 +49,9 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
     opened: list[Body] = []
     relayed_body = None
     try:
-        answer = operation(call, _Send(target, transports, kept or NoKeptFiles(), opened))
+        send = _Send(target, transports, kept or NoKeptFiles(), opened)
+        answer = operation(call, send)
+        _check_id(answer, call, send)
         if call.is_generated and sse.is_stream(answer) and answer.body is not None:
             answer = _as_event_stream(answer, answer.body, opened, target)
         relayed_body = answer.body
@@ -62,6 +65,19 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
             for body in opened:
                 if body is not relayed_body:  # the response closes that one
                     body.close()
+
+
+def _check_id(answer: Answer, call: Call, send: _Send) -> None:
+    """UpstreamError for an answer about another id than the one asked for; its connection is not used again.
+
+    An upstream that is off by one answers each request with the answer to the one before.
+    """
+    route = OPERATIONS.get(call.operation)
+    is_named = bool(call.file_id and route and route.repeats_id and isinstance(answer.json, dict))
+    found = answer.json.get("id") if is_named else None
+    if found is not None and found != call.file_id:
+        send.discard_read()
+        raise UpstreamError("The provider answered about another id.", code="upstream_invalid_answer")
 
 
 def _as_event_stream(answer: Answer, events: Body, opened: list[Body], target: Target) -> Answer:
@@ -128,7 +144,8 @@ class _Send:
     ) -> None:
         self._target = target
         self._transports = transports
-        self._opened = opened  # bodies that nobody has read to the end and closed
+        self._opened = opened  # bodies that are not closed yet
+        self._read: Body | None = None  # the one of the last call, if it was read to its end
         self._started = 0.0
         self._kept = kept
 
@@ -138,7 +155,8 @@ class _Send:
         return _OwnedKeptFiles(self._kept, self._opened)
 
     def __call__(self, call: Call) -> Answer:
-        """Send a call. A body to be relayed is left open; any other is read, and closed."""
+        """Send a call. A body to be relayed is left open; any other is read, and closed when the next call is sent."""
+        self._close_read()
         answer = self._perform(self._in_time(call))
         if answer.body is not None:
             self._opened.append(answer.body)
@@ -151,9 +169,20 @@ class _Send:
         if call.expects == "bytes" or (call.expects == "events" and sse.is_stream(answer)):
             return answer
         text = _read(answer.body, answer.headers, self._target.settings["max_answer_bytes"])
-        self._opened.pop().close()
+        self._read = answer.body
         value = None if call.expects == "nothing" and not text.strip() else _parse(text)
         return Answer(answer.status, answer.headers, value)
+
+    def discard_read(self) -> None:
+        """Close the connection that the last answer came over, instead of keeping it."""
+        if self._read is not None:
+            getattr(self._read, "discard", self._read.close)()
+
+    def _close_read(self) -> None:
+        if self._read is not None:
+            self._opened.remove(self._read)
+            self._read.close()
+            self._read = None
 
     def _perform(self, call: Call) -> Answer:
         target = self._target

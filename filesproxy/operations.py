@@ -37,6 +37,11 @@ class Route(NamedTuple):
     request_ids: tuple[str, ...] = ()
     answer_ids: tuple[str, ...] = ()
 
+    @property
+    def repeats_id(self) -> bool:
+        """Whether the answer's `id`, if it has one, is the id in the path; the answer to a part has the part's own."""
+        return ":id" in self.path and "id" in self.answer_ids and self.body != "part"
+
 
 def _route(method: str, path: str, operation: str, **columns: Any) -> Route:
     """The row of an operation that is passed through."""

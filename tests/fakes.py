@@ -10,7 +10,7 @@ from filesproxy.calls import Answer
 BOUNDARY = "a-boundary"
 OPENAI = {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller"}
 FILE = {
-    "id": "file-abc123",
+    "id": "file-1",
     "object": "file",
     "bytes": 5,
     "created_at": 1677610602,

@@ -133,7 +133,7 @@ def test_list_passes_known_parameters_and_completes_the_envelope(client, upstrea
     query = "?purpose=batch&limit=2&after=file-0&order=asc&pretty=1"
     answer = client.get(f"/v1/files{query}", headers=OPENAI).json
     assert upstream.calls[0].query == {"purpose": "batch", "limit": "2", "after": "file-0", "order": "asc"}
-    assert (answer["first_id"], answer["last_id"], answer["has_more"]) == ("file-abc123", "file-2", False)
+    assert (answer["first_id"], answer["last_id"], answer["has_more"]) == ("file-1", "file-2", False)
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=10001", "limit=x", "limit=1&limit=2", "order=up", "after=../x",
@@ -145,12 +145,12 @@ def test_list_with_a_malformed_parameter_is_400(query, client, upstream):
 
 def test_retrieve_and_delete(client, upstream):
     upstream.answers(FILE)
-    assert client.get("/v1/files/file-abc123", headers=OPENAI).json == FILE
-    upstream.answers({"id": "file-abc123", "object": "file", "deleted": True})
-    assert client.delete("/v1/files/file-abc123", headers=OPENAI).json["deleted"] is True
+    assert client.get("/v1/files/file-1", headers=OPENAI).json == FILE
+    upstream.answers({"id": "file-1", "object": "file", "deleted": True})
+    assert client.delete("/v1/files/file-1", headers=OPENAI).json["deleted"] is True
     assert [(call.method, call.url) for call in upstream.calls] == [
-        ("GET", "https://api.openai.com/v1/files/file-abc123"),
-        ("DELETE", "https://api.openai.com/v1/files/file-abc123"),
+        ("GET", "https://api.openai.com/v1/files/file-1"),
+        ("DELETE", "https://api.openai.com/v1/files/file-1"),
     ]
 
 
@@ -330,7 +330,7 @@ def test_access_log_has_one_line_per_request_and_no_secret(client, upstream, acc
         "key": None,
         "operation": "upload_file",
         "provider": "openai",
-        "file_id": "file-abc123",
+        "file_id": "file-1",
         "purpose": "batch",
         "bytes_in": len(UPLOAD),
         "bytes_out": line["bytes_out"],

@@ -207,7 +207,7 @@ def test_mime_type_of_a_file_part_is_not_sent_to_openai_and_nothing_else_is_lost
 
 
 def test_query_is_passed_through_with_repeated_list_items(client, upstream):
-    upstream.answers({"id": "r"})
+    upstream.answers({"id": "resp_1"})
     query = "include[]=a&include[]=b%26c&starting_after=5&limit=&metadata[a]=x"
     client.get(f"/v1/responses/resp_1?{query}", headers=OPENAI)
     assert upstream.calls[0].query == {

@@ -89,7 +89,7 @@ def test_head_is_accepted_wherever_get_is():
 
 
 GOOD_IDS = [
-    "file-abc123",
+    "file-1",
     "a",
     "a" * 128,
     "file_011CNha8iCJcU1wXNR6q4V8w",

@@ -74,18 +74,18 @@ curl https://your-gateway.example.com/v1/files \\
   -H "x-portkey-provider: openai"
 """,
     "retrieve": """
-curl https://your-gateway.example.com/v1/files/file-abc123 \\
+curl https://your-gateway.example.com/v1/files/file-1 \\
   -H "x-portkey-api-key: YOUR_API_KEY" \\
   -H "x-portkey-provider: openai"
 """,
     "content": """
-curl https://your-gateway.example.com/v1/files/file-abc123/content \\
+curl https://your-gateway.example.com/v1/files/file-1/content \\
   -H "x-portkey-api-key: YOUR_API_KEY" \\
   -H "x-portkey-provider: openai" \\
   --output file_content.jsonl
 """,
     "delete": """
-curl https://your-gateway.example.com/v1/files/file-abc123 \\
+curl https://your-gateway.example.com/v1/files/file-1 \\
   -X DELETE \\
   -H "x-portkey-api-key: YOUR_API_KEY" \\
   -H "x-portkey-provider: openai"
@@ -229,7 +229,7 @@ class Curl:
             "x-portkey-provider: openai": f"x-portkey-provider: {self.task['provider']}",
             "YOUR_API_KEY": self.task["key"],
             "training_data.jsonl": f"{self.task['folder']}/{what}" if operation == "upload" else "",
-            "file-abc123": what,
+            "file-1": what,
         }
         command = CURL[operation].strip()
         for printed, ours in changes.items():

@@ -339,7 +339,7 @@ def test_refused_saved_key_is_not_the_clients_fault(make_client, upstream):
 
 
 def test_created_becomes_ok_and_its_location_is_not_relayed(client, upstream):
-    upstream.answers(FILE, 201, location=f"{DATED_URL}/file-abc123?api-version=2024-10-21")
+    upstream.answers(FILE, 201, location=f"{DATED_URL}/file-1?api-version=2024-10-21")
     answer = post(client)
     assert (answer.status_int, answer.json) == (200, FILE)
     assert "location" not in answer.headers

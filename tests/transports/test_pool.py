@@ -348,6 +348,7 @@ def sent(sender, upstream):
     target = Target("compat", {}, upstream.url, LIMITS)
     found = sender(Call("retrieve_file", "GET", "/files/file-1", url=f"{upstream.url}/files/file-1"), target)
     assert json.loads(b"".join(found.body))["id"] == "file-1"
+    found.body.close()
     return found.status
 
 

@@ -15,14 +15,18 @@ from .pool import Pool
 class AnswerBody:
     """The bytes of an answer as they arrive. Raises if they stop early. Closing it returns or closes the connection.
 
-    `pool` is None if the connection cannot be used again.
+    `pool` is None if the connection cannot be used again. A relayed body returns its connection when the last byte has
+    been read, however long the client takes to read on.
     """
 
-    def __init__(self, connection: Connection, response: AnswerReader, watch: Watch, pool: Pool | None) -> None:
+    def __init__(
+        self, connection: Connection, response: AnswerReader, watch: Watch, pool: Pool | None, is_relayed: bool = True
+    ) -> None:
         self._connection: Connection | None = connection
         self._response = response
         self._watch = watch
         self._pool = pool
+        self._is_relayed = is_relayed
         self.status = response.status
         self.headers = response.headers
 
@@ -31,13 +35,13 @@ class AnswerBody:
 
     def __next__(self) -> bytes:
         """The bytes that have arrived. UpstreamError if the answer ends before its announced length."""
-        if self._connection is None and self._response.is_complete:
+        if self._response.is_complete and (self._connection is None or not self._is_relayed):
             raise StopIteration
         try:
             block = self._read()
         except UpstreamError as error:
             raise actual_failure(error, self._watch) from None
-        if self._response.is_complete:
+        if self._response.is_complete and self._is_relayed:
             self.close()
         if block:
             return block
@@ -53,6 +57,11 @@ class AnswerBody:
         if not block and self._watch.is_woken:  # the watchdog shut the socket down, so this is not the answer's end
             raise UpstreamError("The provider ended its answer early.")
         return block
+
+    def discard(self) -> None:
+        """Close the connection, which has proved unreliable, instead of returning it."""
+        self._pool = None
+        self.close()
 
     def close(self) -> None:
         """Return the connection to the pool if the answer was read to its end; otherwise close it."""

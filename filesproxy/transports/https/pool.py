@@ -2,8 +2,9 @@
 
 The upstream may close a kept connection at any moment, even while a request is on its way. So a kept connection is
 used only where that does no harm: a request without a body is sent again, once, over a new connection; a chat uses
-only a proven connection; an upload never uses a kept one. A connection is used again only with the credential that it
-was opened with, so that even an upstream that mixes up its answers cannot show one caller another's.
+only a proven connection; an upload never uses a kept one. A connection is used again only for the caller that it was
+opened for (credential, saved provider, owner), so that even an upstream that mixes up its answers cannot show one
+caller another's.
 """
 
 from __future__ import annotations

@@ -61,6 +61,10 @@ class HttpTransport:
         self._handler.pool.close()
 
 
+class _Stale(UpstreamError):
+    """Something arrived on a kept connection, or it was closed, before anything was sent; a new one may serve."""
+
+
 class _Request(urllib.request.Request):
     """A request as urllib's director takes it, made from a call and its target's settings.
 
@@ -77,7 +81,8 @@ class _Request(urllib.request.Request):
         self.type, self.method, self.headers = self.url.scheme, call.method, {}
         self.call = call
         self.settings = target.settings
-        self.secrets = tuple(target.secrets.values())
+        # What separates callers: the credential, the saved provider that it comes from, and the owner who calls.
+        self.identity = (tuple(target.secrets.values()), target.name if target.is_saved else "", target.owner)
         self.watch: Watch = call.watch or Watch()
         self._deadline = time.monotonic() + call.timeout if call.timeout else None
 
@@ -146,11 +151,13 @@ class _Handler(urllib.request.BaseHandler):
 
     def _perform(self, request: _Request) -> AnswerBody:
         """Use a kept connection if there is one; if it ends without an answer, try once more over a new one."""
-        key = (destination(request.url, request.settings), request.secrets)
+        key = (destination(request.url, request.settings), *request.identity)
         kept = None if request.has_stream else self.pool.take(key, is_proven=not request.is_repeatable)
         if kept:
             try:
                 return self._exchange(kept, request)
+            except _Stale:
+                pass
             except Unanswered:
                 if not request.is_repeatable or request.watch.is_woken:
                     raise
@@ -167,7 +174,9 @@ class _Handler(urllib.request.BaseHandler):
                 raise ClientTimeout("The client sent the request body too slowly.")
             response = _receive(connection, request, is_sent)
             # After half a request, the upstream would read the next request as the rest of it.
-            return AnswerBody(connection, response, request.watch, self.pool if is_sent else None)
+            pool = self.pool if is_sent else None
+            is_relayed = request.call.expects in ("bytes", "events")
+            return AnswerBody(connection, response, request.watch, pool, is_relayed)
         except BaseException:
             connection.close()
             raise
@@ -186,7 +195,10 @@ def _send(connection: Connection, request: _Request) -> bool:
     elif call.content:
         blocks = _counted(call.content)
     connection.send_timeout = request.seconds("send_timeout")
-    is_sent = connection.send([_head(request, boundary), *next(blocks, ())], check_first=False)
+    beginning = [_head(request, boundary), *next(blocks, ())]
+    if connection.answers and not connection.is_quiet():  # the pool has looked, but building the head took time
+        raise _Stale("The kept connection has something to read before a request was sent.")
+    is_sent = connection.send(beginning, check_first=False)
     while is_sent and (buffers := next(blocks, ())):
         connection.send_timeout = request.seconds("send_timeout")
         is_sent = connection.send(buffers)
