@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .calls import Answer, Call, Json, Provider, Target, Transport
 from .config.load import Config, Sections, load
-from .errors import FilesproxyError, LoopDetected
+from .errors import BadRequest, FilesproxyError, LoopDetected
 from .exchange import EventStream, answer_headers, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
@@ -31,6 +31,7 @@ from .redaction import redact
 from .transports.https.transport import HttpTransport
 from .transports.local.transport import LocalTransport
 from .watchdog import Watch, Watchdog, nothing
+from .wire.headers import safe
 from .wire.ranges import partial
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("filesproxy")
 #: operations that the gateway answers itself, for anybody
 OWN_OPERATIONS: dict[str, Callable[[Record], Response]] = {"health": health}
+MAX_VIA = 16  # gateways that a request may have been through
 # A browser must not guess the type of a stranger's file, nor run it as a page of this origin.
 _CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
 # Events are not to be cached, and nginx would wait until it has a buffer full of them.
@@ -182,6 +184,8 @@ class Application:
         timeout = time_limit(request)
         value: Json | None = body.value if match.route.body == "json" else None
         call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
+        if via := request.headers.get("via"):
+            headers = {**headers, "via": via}
         if call.headers:
             own = {name: text for name, text in call.headers.items() if text and may_go(text, self.config.keys)}
             headers = {**headers, **own}
@@ -210,10 +214,19 @@ class Application:
 
 
 def _check_via(request: Request, own_name: str) -> None:
-    """LoopDetected if this deployment has sent the request on before (RFC 9110 §7.6.3)."""
-    via = request.headers.get("via")
-    if via and any(own_name in entry.split()[1:2] for entry in via.split(",")):
+    """Check the client's Via (RFC 9110 §7.6.3), which is passed on.
+
+    LoopDetected if the request has been through this deployment, or through more than MAX_VIA gateways. BadRequest if
+    the header cannot be passed on.
+    """
+    via = request.headers.get("via", "")
+    entries = via.split(",")
+    if any(own_name in entry.split()[1:2] for entry in entries):
         raise LoopDetected("This request has been through this gateway before: a provider leads back to it.")
+    if len(entries) > MAX_VIA:
+        raise LoopDetected(f"This request has been through more than {MAX_VIA} gateways.")
+    if not safe("via", via):
+        raise BadRequest("The header via contains characters that cannot be sent.", param="via")
 
 
 def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:

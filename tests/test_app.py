@@ -688,3 +688,28 @@ def test_credential_that_begins_with_another_one_is_redacted_completely():
     }
     record = Record(environ, frozenset({"HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY"}))
     assert record.headers()["x-request-id"] == "[redacted]"
+
+
+def via(client, upstream, given, status=200):
+    upstream.answers({**FILE, "id": "file-1"})
+    return client.get("/v1/files/file-1", headers={**OPENAI, "via": given}, status=status)
+
+
+def test_via_is_sent_on_so_that_a_loop_of_two_gateways_ends(client, upstream):
+    """A → B → A: B made Via anew, so A did not see its own name."""
+    via(client, upstream, "1.1 of-a-department, 1.0 fred (a comment)")
+    assert upstream.calls[0].headers["via"] == "1.1 of-a-department, 1.0 fred (a comment)"
+
+
+def test_request_that_has_been_through_too_many_gateways_is_508(client, upstream):
+    via(client, upstream, ", ".join(f"1.1 gateway-{number}" for number in range(16)))
+    error = via(client, upstream, ", ".join(f"1.1 gateway-{number}" for number in range(17)), 508)
+    assert error.json["error"]["code"] == "loop_detected" and len(upstream.calls) == 1
+
+
+def test_answers_to_authenticated_callers_are_not_for_a_cache(client, upstream):
+    upstream.answers(FILE)
+    assert client.get("/v1/files/file-1", headers=OPENAI).headers["cache-control"] == "no-store"
+    upstream.answers({"error": {"message": "no"}}, 404)
+    assert client.get("/v1/files/file-1", headers=OPENAI, status=404).headers["cache-control"] == "no-store"
+    assert "cache-control" not in client.get("/v1/health").headers

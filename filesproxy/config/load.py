@@ -93,9 +93,8 @@ def _check_sections(source: Source) -> None:
     for section in source.sections:
         label, _, name = section.partition(":")
         if section != "filesproxy" and not (label in ("provider", "key") and is_name(name) and name != "none"):
-            # An assignment in brackets may contain a secret, so it is not quoted.
-            place = source.line(section) if "=" in section else f"{source.place(section)}: "
-            raise ConfigError(f"{place}sections are [filesproxy], [provider:NAME] and [key:NAME].")
+            # What is in the brackets may be a secret, so only its line is named.
+            raise ConfigError(f"{source.line(section)}sections are [filesproxy], [provider:NAME] and [key:NAME].")
 
 
 def _named(source: Source, label: str) -> dict[str, str]:

@@ -84,7 +84,8 @@ class Record:
 
     def headers(self) -> dict[str, str]:
         """What every answer carries. Without a trace id Portkey's SDKs retry even if a retry cannot help."""
-        provider = {"x-portkey-provider": self.provider} if self.provider else {}
+        # What goes to an authenticated caller is not for a shared cache (RFC 9111 §5.2.2.5).
+        provider = {"x-portkey-provider": self.provider, "cache-control": "no-store"} if self.provider else {}
         return {"x-request-id": self.id, "x-portkey-trace-id": self.id, **provider}
 
     def note_file(self, file_id: str) -> None:

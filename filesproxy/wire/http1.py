@@ -23,7 +23,7 @@ _FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
 MAX_INFORMATIONAL = 16  # 1xx answers before the final one (RFC 9110 §15.2)
 MAX_CHUNK_LINE_BYTES = 4096
 
-_STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t][^\r\n]{0,256})?")  # RFC 9112 §4
+_STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([1-5][0-9]{2})(?:[ \t][^\r\n]{0,256})?")  # RFC 9112 §4, RFC 9110 §15
 _NAME = re.compile(r"[!-9;-~]{1,256}")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)

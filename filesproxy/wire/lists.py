@@ -112,7 +112,7 @@ def _bounded(pages: Iterator[Page]) -> Iterator[Page]:
 
 
 def _with_purpose(data: list[Json], purpose: str | None) -> list[Json]:
-    return [file for file in data if purpose in (None, file["purpose"])]
+    return [file for file in data if purpose in (None, file.get("purpose"))]
 
 
 _NO_AFTER = "The list has no file with the id in 'after'."

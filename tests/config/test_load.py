@@ -127,7 +127,7 @@ def test_unknown_section_is_refused_and_the_known_ones_are_named(section, ini):
     expected = "sections are [filesproxy], [provider:NAME] and [key:NAME]."
     assert expected in refusal({section: {"kind": "openai"}})
     path = ini(f"\n[{section}]\nkind = openai\n")
-    assert refusal(path) == f"{path}, line 2: [{section}]: {expected}"
+    assert refusal(path) == f"{path}, line 2: {expected}"
 
 
 def test_provider_of_an_unknown_kind_is_refused_and_the_known_kinds_are_named():

@@ -145,7 +145,7 @@ def test_argument_that_cannot_be_used_is_status_2(words, said, called):
 
 BAD_FILES = {
     "unknown_key": ("[filesproxy]\nmax_upload_byte = 5\n", "Did you mean max_upload_bytes?"),
-    "unknown_section": ("[gateway]\n", "line 1: [gateway]: sections are [filesproxy], "),
+    "unknown_section": ("[gateway]\n", "line 1: sections are [filesproxy], "),
     "unknown_kind": ("[provider:mine]\nbase_url = http://127.0.0.1/v1\n", "needs kind"),
     "bad_url": ("[provider:openai]\nbase_url = 127.0.0.1\n", "base_url must be"),
     "no_section": ("listen = 127.0.0.1:1\n", "line 1"),

@@ -96,8 +96,8 @@ def test_head_that_is_sent_has_these_bytes_and_no_others(name):
         get(server.server_port, path, from_client, method)
         head = (
             f"{line} HTTP/1.1\r\nhost: 127.0.0.1:{upstream.port}\r\nuser-agent: filesproxy/{__version__}\r\n"
-            f"accept-encoding: identity\r\naccept: {accept}\r\nvia: 1.1 here\r\n"
-            f"openai-project: proj-1\r\n{ranged}authorization: Bearer sk-caller\r\n\r\n"
+            f"accept-encoding: identity\r\naccept: {accept}\r\n"
+            f"openai-project: proj-1\r\n{ranged}authorization: Bearer sk-caller\r\nvia: 1.1 here\r\n\r\n"
         )
         assert bytes(upstream.peer.received) == head.encode()
 
@@ -806,7 +806,7 @@ def test_bare_cr_in_an_answers_header_goes_no_further():
 
 
 def test_status_of_the_providers_own_is_relayed_as_an_error():
-    for status in (429, 529, 999):
+    for status in (429, 529, 599):
         reply = metadata(answering(answer({"error": {"message": "No."}}, f"{status} Whatever")))
         assert (reply.status, reply.error["message"]) == (status, "No.")
 

@@ -557,3 +557,10 @@ def test_length_of_a_header_name_is_limited():
     assert read(framed(b"x" * 256 + b": 1\r\n" + EMPTY)).headers["x" * 256] == "1"
     with pytest.raises(UpstreamError, match="framing"):
         read(framed(b"x" * 257 + b": 1\r\n" + EMPTY))
+
+
+@pytest.mark.parametrize("status", ["000", "099", "600", "999"])
+def test_status_that_http_does_not_have_is_an_error(status):
+    """RFC 9110 §15: a status is a number from 100 to 599; some servers refuse to pass others on."""
+    with pytest.raises(UpstreamError):
+        read(f"HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n".encode())

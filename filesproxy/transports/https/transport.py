@@ -215,9 +215,9 @@ def _head(request: _Request, boundary: str) -> bytes:
         **_OWN_HEADERS,
         "accept": "*/*" if call.expects in ("bytes", "events") else "application/json",
     }
-    if name := request.settings.get("via_name"):
-        headers["via"] = f"1.1 {name}"  # RFC 9110 §7.6.3: lets us detect a loop
     headers.update(call.headers)
+    if name := request.settings.get("via_name"):  # RFC 9110 §7.6.3: added to the client's, so that a loop is detected
+        headers["via"] = ", ".join([*filter(None, [headers.get("via")]), f"1.1 {name}"])
     if call.upload:
         headers["content-type"] = f"multipart/form-data; boundary={boundary}"
         headers["transfer-encoding"] = "chunked"
