@@ -16,7 +16,7 @@ from .operations import OPERATIONS
 from .redaction import Secret, redact
 from .wire import sse, urls
 from .wire.headers import media_type, relayed
-from .wire.strict_json import Unreadable, loads
+from .wire.strict_json import Unreadable, dumps, loads
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
 _KEPT_FOR_A_PAGE = (413, 429)  # an edge answers these in the provider's place; other pages say nothing of the request
@@ -118,12 +118,32 @@ class EventStream:
             self._events = iter(())
             block = sse.error_event(error)
         self._begun = True
-        return redact(block.decode("latin-1"), self._secrets).encode("latin-1")
+        return _without_secrets(block, self._secrets)
 
     def close(self) -> None:
         """Close every body."""
         for body in self._bodies:
             body.close()
+
+
+def _without_secrets(events: bytes, secrets: Iterable[Secret]) -> bytes:
+    """Complete events without the secrets, even if escapes of JSON hide one: SDKs read `\\u002B` and `\\/` as text."""
+    if b"\\" in events and any(secrets):
+        events = b"\n\n".join(_unescaped(event, secrets) for event in events.split(b"\n\n"))
+    return redact(events.decode("latin-1"), secrets).encode("latin-1")
+
+
+def _unescaped(event: bytes, secrets: Iterable[Secret]) -> bytes:
+    """The event; with its JSON written anew if that holds a secret."""
+    try:
+        text = dumps(loads(sse.data(event))).decode("utf-8")
+    except Unreadable:
+        return event
+    clean = redact(text, secrets)
+    if clean == text:
+        return event
+    others = [line for line in event.split(b"\n") if not line.startswith(b"data")]
+    return b"\n".join([*others, b"data: " + clean.encode("utf-8")])
 
 
 def address(call: Call, target: Target) -> str:

@@ -513,15 +513,16 @@ def test_malformed_header_is_refused_before_a_byte_of_the_upload_is_read(name, v
 
 def test_line_for_standard_output_also_reaches_a_handler_of_the_host(make_client, access_log, tmp_path, monkeypatch):
     with open(tmp_path / "out", "wb") as out:
-        monkeypatch.setattr(access_log_module, "_outputs", [out.fileno()])
+        monkeypatch.setattr(access_log_module, "_outputs", [access_log_module.Output(out.fileno())])
         make_client().get("/v1/health")
     written = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert written == access_log() and [line["operation"] for line in written] == ["health"]
 
 
 def test_log_that_cannot_be_written_fails_no_request(make_client, monkeypatch):
-    monkeypatch.setattr(access_log_module, "_outputs", [-1])
-    make_client().get("/v1/health", status=200)
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(access_log_module, "_outputs", [access_log_module.Output(full.fileno())])
+        make_client().get("/v1/health", status=200)
 
 
 def test_every_observer_is_told_of_each_request_once(upstream):

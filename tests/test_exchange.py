@@ -12,10 +12,11 @@ from fakes import FILE, FakeBody
 
 from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import BadRequest, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
-from filesproxy.exchange import MAX_ERROR_BYTES, _read, address, run
+from filesproxy.exchange import MAX_ERROR_BYTES, EventStream, _read, address, run
 from filesproxy.providers.openai import OPENAI, error_object
 from filesproxy.providers.toolkit import translated
 from filesproxy.redaction import Secret, single_credential
+from filesproxy.wire import sse
 
 LIMIT = 1000
 CALL = Call("retrieve_file", "GET", "/files/file-1")
@@ -584,3 +585,26 @@ def test_caller_without_a_store_has_no_kept_files():
     with pytest.raises(NotFound):
         run(CALL, target(operations={"retrieve_file": operation}), {})
     assert found == [{}]
+
+
+# Events that hide a secret
+
+
+@pytest.mark.parametrize("written", ["sk/and+more", "sk\\/and+more", "sk/and\\u002Bmore", "\\u0073k/and\\u002bmore",
+                                     "\\u0073\\u006B\\u002F\\u0061nd\\u002bmore"])  # fmt: skip
+@pytest.mark.parametrize("around", ['{"a": "%s"}', '{"a": {"b": ["x %s y"]}}', '{"%s": 1}'])
+def test_secret_that_json_escapes_hide_in_an_event_is_redacted(written, around):
+    """A provider that repeats the saved credential with an escape was read in clear by SDKs."""
+    event = f"event: x\ndata: {around % written}\nid: 5\n\n".encode()
+    stream = EventStream(iter([event + event]), [], [Secret("sk/and+more")])
+    (block,) = list(stream)
+    assert block.count(b"[redacted]") == 2 and block.count(b"event: x\n") == block.count(b"id: 5") == 2
+    assert b"more" not in block and block.endswith(b"\n\n")
+    for each in block.split(b"\n\n")[:-1]:
+        assert "[redacted]" in json.dumps(json.loads(sse.data(each)))
+
+
+@pytest.mark.parametrize("event", [b'data: {"a": "b\\n\\u00e9"}\n\n', b"data: [DONE]\n\n", b": ping \\ \n\n",
+                                   b"data: not \\ json\n\n", b'data: {"a":\ndata: "\\/"}\n\n'])  # fmt: skip
+def test_event_without_a_secret_is_relayed_as_it_is(event):
+    assert list(EventStream(iter([event]), [], [Secret("sk/and+more")])) == [event]

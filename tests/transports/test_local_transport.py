@@ -29,7 +29,7 @@ from filesproxy.calls import Call, Upload
 from filesproxy.errors import ClientAborted, NotFound, StoreError
 from filesproxy.operations import checked_id
 from filesproxy.transports.local.blobs import BLOCK_BYTES
-from filesproxy.transports.local.index import Index
+from filesproxy.transports.local.index import MAX_IDLE, Index
 from filesproxy.transports.local.transport import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -1078,3 +1078,21 @@ def test_owners_file_opens_with_its_length_and_another_owners_is_404(store):
     answer.body.close()
     with pytest.raises(NotFound):
         store.kept_by("b").open(file_id)
+
+
+def test_many_uploads_at_once_leave_a_few_connections_behind(store, folder):
+    """194 connections of sqlite stayed open for ever after a thousand uploads at once."""
+    started = threading.Barrier(40)
+
+    def many():
+        started.wait(10)
+        for _ in range(3):
+            upload(store)
+
+    threads = [threading.Thread(target=many) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(ids(store, limit=1000)) == 120
+    assert len(store._index._idle) <= MAX_IDLE

@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -15,6 +16,7 @@ from .blobs import disk_errors
 
 _BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
 _VERSION = 1
+MAX_IDLE = 4  # connections; each has two file descriptors
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
 
 _SCHEMA = """
@@ -35,6 +37,7 @@ class Index:
 
     def __init__(self, folder: str, must_exist: bool = False) -> None:
         self._idle: list[sqlite3.Connection] = []
+        self._writing = threading.Lock()  # one writer for each process: sqlite would let them wait in a loop
         self._path = os.path.join(folder, "index.sqlite3")
         if must_exist and not os.path.exists(self._path):  # with an empty index, every file would look abandoned
             message = "The local store's folder holds files but no index: restore the index, or use an empty folder."
@@ -118,7 +121,7 @@ class Index:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connection() as database:
+        with self._writing, self._connection() as database:
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -137,7 +140,10 @@ class Index:
             except BaseException:
                 database.close()  # after a failure it is not used again
                 raise
-            self._idle.append(database)
+            if len(self._idle) < MAX_IDLE:
+                self._idle.append(database)
+            else:
+                database.close()
         except sqlite3.Error as error:
             full = "full" in str(error)
             kind = StoreFull if full else StoreError
