@@ -167,6 +167,7 @@ class _Send:
         self._opened = opened  # bodies that are not closed yet
         self._read: Body | None = None  # the one of the last call, if it was read to its end
         self._started = 0.0
+        self._size = 0  # bytes of JSON that the answers so far had: the limit is for all of an operation
         self._kept = kept
 
     @property
@@ -188,7 +189,8 @@ class _Send:
             raise UpstreamError("The provider answered without the content.", code="upstream_invalid_answer")
         if call.expects == "bytes" or (call.expects == "events" and sse.is_stream(answer)):
             return answer
-        text = _read(answer.body, answer.headers, self._target.settings["max_answer_bytes"])
+        text = _read(answer.body, answer.headers, self._target.settings["max_answer_bytes"] - self._size)
+        self._size += len(text)
         self._read = answer.body
         value = None if call.expects == "nothing" and not text.strip() else _parse(text)
         return Answer(answer.status, answer.headers, value)
@@ -295,7 +297,7 @@ def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> byte
     for block in body:
         read += block
         if len(read) > limit:
-            raise UpstreamError(f"The provider's answer is over {limit} bytes.", code="upstream_answer_too_large")
+            raise UpstreamError("The provider's answer is over max_answer_bytes.", code="upstream_answer_too_large")
     return _decoded(bytes(read), headers.get("content-encoding", "identity"), limit)
 
 

@@ -608,3 +608,15 @@ def test_secret_that_json_escapes_hide_in_an_event_is_redacted(written, around):
                                    b"data: not \\ json\n\n", b'data: {"a":\ndata: "\\/"}\n\n'])  # fmt: skip
 def test_event_without_a_secret_is_relayed_as_it_is(event):
     assert list(EventStream(iter([event]), [], [Secret("sk/and+more")])) == [event]
+
+
+def test_answers_of_one_operation_share_one_limit():
+    """A walk through 100 pages of 8 MiB each took 3.7 GiB."""
+    page = b" " * (LIMIT // 3) + b"{}"
+    transport = Transport(*[(200, page)] * 9)
+    with pytest.raises(UpstreamError) as refused:
+        perform(
+            transport, where=target(operations={"retrieve_file": lambda call, send: [send(call) for _ in range(9)]})
+        )
+    assert refused.value.code == "upstream_answer_too_large"
+    assert len(transport.bodies) == 3 and all(body.closings for body in transport.bodies)

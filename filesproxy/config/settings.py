@@ -128,7 +128,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("default_provider", "none", _word, "provider of a request that names none; `none`: that is a 400"),
     Setting("max_upload_bytes", 512 << 20, _integer, "largest request body of an upload, in bytes; more is a 413"),
     Setting(
-        "max_answer_bytes", 8 << 20, _integer, "largest JSON answer of a provider, in bytes; more is a 502", *_BOTH
+        "max_answer_bytes",
+        8 << 20,
+        _integer,
+        "most JSON from a provider for one request, bytes; more is a 502",
+        *_BOTH,
     ),
     Setting(
         "proxy", "none", proxy_url, "CONNECT proxy to https providers: `none`, `env` (https_proxy), http://…", *_BOTH

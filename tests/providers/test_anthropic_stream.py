@@ -9,7 +9,8 @@ import tracemalloc
 import pytest
 
 from filesproxy.errors import UpstreamAnswered, UpstreamError
-from filesproxy.providers.anthropic.stream import chunks
+from filesproxy.providers.anthropic.answer import COUNTS
+from filesproxy.providers.anthropic.stream import MAX_TOOL_CALLS, _Stream, chunks
 
 MESSAGE = {
     "id": "msg_1",
@@ -529,3 +530,30 @@ def test_memory_does_not_grow_with_the_number_of_events():
     finally:
         tracemalloc.stop()
     assert total == 20_000 and peak < 500_000
+
+
+def test_usage_with_ever_new_names_is_not_remembered():
+    """1.9 GiB, and growing: each message_delta named other numbers, and all were kept."""
+    stream = _Stream(True, True, 0)
+    stream.start(START_EVENT)
+    for number in range(1000):
+        stream.message_delta(
+            {"type": "message_delta", "delta": {}, "usage": {f"x{number}": number, "output_tokens": number}}
+        )
+    assert set(stream._usage) <= set(COUNTS) and stream._usage["output_tokens"] == 999
+
+
+def test_tool_calls_without_end_are_an_error():
+    """580 MiB of ever new block indexes."""
+    stream = _Stream(True, False, 0)
+    stream.start(START_EVENT)
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    with pytest.raises(UpstreamError) as refused:
+        for index in range(MAX_TOOL_CALLS + 1):
+            stream.block_start({"type": "content_block_start", "index": index, "content_block": block})
+            stream.block_stop({"type": "content_block_stop", "index": index})
+    assert refused.value.code == "upstream_answer_too_large"
+
+
+START_EVENT = {"type": "message_start", "message": {"id": "m", "model": "claude", "usage": {"input_tokens": 1,
+               "output_tokens": 0, "x-unknown": 5}}}  # fmt: skip

@@ -47,6 +47,11 @@ def finish_reason(stop_reason: Any) -> str:
     return _FINISH_REASONS.get(stop_reason, "stop") if isinstance(stop_reason, str) else "stop"
 
 
+#: the numbers of a usage that are translated
+COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
+          "output_tokens_details")  # fmt: skip
+
+
 def usage(counts: Json) -> Json:
     """OpenAI's usage, in which prompt tokens include the cache's, and completion tokens include thinking's."""
     read, written = count(counts, "cache_read_input_tokens"), count(counts, "cache_creation_input_tokens")

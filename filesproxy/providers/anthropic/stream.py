@@ -14,9 +14,10 @@ from ...errors import FilesproxyError, UpstreamAnswered, UpstreamError
 from ...wire import sse
 from ...wire.strict_json import Unreadable, dumps, loads
 from ..toolkit import need
-from .answer import finish_reason, usage
+from .answer import COUNTS, finish_reason, usage
 from .errors import STATUSES, error
 
+MAX_TOOL_CALLS = 1000  # of one answer
 PING = b": ping\n\n"  # a comment, which SDKs skip and which keeps proxies from closing an idle connection
 
 
@@ -81,7 +82,7 @@ class _Stream:
         message = need(event, "message", dict)
         fixed = {"id": need(message, "id", str), "object": "chat.completion.chunk", "created": self._created}
         fixed["model"] = need(message, "model", str)
-        self._usage = dict(need(message, "usage", dict))
+        self._count(need(message, "usage", dict))
         self._head = b"data: " + dumps(fixed)[:-1] + b',"choices":[{"index":0,"delta":'
         return self._chunk({"role": "assistant", "content": ""})
 
@@ -100,6 +101,9 @@ class _Stream:
         return b""
 
     def _tool_start(self, index: int, block: Json) -> bytes:
+        if len(self._tools) >= MAX_TOOL_CALLS:
+            message = f"The provider's stream has more than {MAX_TOOL_CALLS} tool calls."
+            raise UpstreamError(message, code="upstream_answer_too_large")
         number = self._tools[index] = len(self._tools)
         given = need(block, "input", dict) if block.get("input") else {}
         if not given:
@@ -128,9 +132,13 @@ class _Stream:
     def message_delta(self, event: Json) -> bytes:
         counts = event.get("usage")
         if isinstance(counts, dict):  # cumulative; null means unchanged
-            self._usage.update({name: value for name, value in counts.items() if value is not None})
+            self._count(counts)
         reason = need(event, "delta", dict).get("stop_reason")
         return b"" if reason is None else self._finish(reason)
+
+    def _count(self, counts: Json) -> None:
+        """Note the known numbers only: a stream that goes on for ever could name ever new ones."""
+        self._usage.update({name: counts[name] for name in COUNTS if counts.get(name) is not None})
 
     def _finish(self, reason: Any) -> bytes:
         if self._has_finished:
