@@ -24,6 +24,7 @@ from ..gateway.auth import GATEWAY_KEY_PREFIX, is_loopback
 from ..providers import PROVIDERS
 from .demo import demo
 from .embedded import Server
+from .limits import raise_descriptor_limit
 
 GRACE_SECONDS = 30.0  # for running transfers, after the server was told to stop
 
@@ -95,6 +96,7 @@ def key(name: str) -> int:
 
 def serve(arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if it cannot listen. Raises ConfigError."""
+    raise_descriptor_limit()
     to_stdout()
     logger = logging.getLogger("filesproxy")
     logger.addHandler(logging.StreamHandler())

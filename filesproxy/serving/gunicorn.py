@@ -17,6 +17,7 @@ from gunicorn import util
 from gunicorn.http.body import LengthReader
 
 from ..gateway.access_log import to_stdout
+from .limits import raise_descriptor_limit
 
 wsgi_app = "filesproxy:create_app()"
 bind = "127.0.0.1:8787"
@@ -64,6 +65,11 @@ CLIENT_IDLE_SECONDS = 30.0
 COLLECT_SECONDS = 1.0
 #: bytes that a refused client may still send, within 2 s, so that it reads the answer
 MAX_DRAIN_BYTES = 1 << 30
+
+
+def on_starting(server: Any) -> None:
+    """Raise the limit of file descriptors in the master; its workers inherit it."""
+    raise_descriptor_limit()
 
 
 def when_ready(server: Any) -> None:
