@@ -804,6 +804,29 @@ def test_sweep_removes_what_is_abandoned_and_nothing_else(store, folder):
     rows, kept, incoming = stored(folder)
     assert rows == kept and len(rows) == 1 and incoming == []
     assert content_of(store, file["id"]) == b"hello"
+    assert (folder / "lost" / ("b" * 32)).read_bytes() == b"orphan"  # it may have been acknowledged
+
+
+def test_sweep_under_an_index_that_is_older_destroys_nothing_and_says_so(store, folder, caplog):
+    """A backup of the index alone, restored: the next sweep removed every newer blob, and no log had a line of it."""
+    old = upload(store, b"old")
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    backup = (folder / "index.sqlite3").read_bytes()
+    new = [upload(store, content)["id"] for content in (b"one", b"two")]
+    del store
+    gc.collect()
+    for path in folder.glob("index.sqlite3*"):
+        path.unlink()
+    (folder / "index.sqlite3").write_bytes(backup)
+    restored = Store(str(folder))
+    with caplog.at_level("WARNING", logger="filesproxy"):
+        restored.sweep()
+        restored.sweep()
+    assert ids(restored) == [old["id"]] and not set(new) & set(ids(restored))
+    assert sorted(path.read_bytes() for path in (folder / "lost").iterdir()) == [b"one", b"two"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 files of the local store are in no index: they are in its folder lost/, which nothing serves"]  # fmt: skip
 
 
 def test_sweep_spares_a_strangers_files(store, folder):
@@ -907,7 +930,7 @@ def test_folders_are_0700_and_files_0600_under_any_umask(folder):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert len(modes) >= 6  # incoming, blobs, a blob, lock, the index with its WAL
     for path, mode in modes.items():
-        assert mode == (0o700 if str(path) in ("incoming", "blobs") else 0o600), path
+        assert mode == (0o700 if str(path) in ("incoming", "blobs", "lost") else 0o600), path
 
 
 def test_two_stores_on_one_folder_see_each_others_files(store, folder):

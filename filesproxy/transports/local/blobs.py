@@ -1,8 +1,11 @@
-"""The bytes of the local store: blobs that appear whole or not at all, and a sweep that removes abandoned ones.
+"""The bytes of the local store: blobs that appear whole or not at all, and a sweep that tidies up abandoned ones.
 
 A blob is written in `incoming/`, synced, and renamed into `blobs/`, and that folder is synced; only then may an index
 name the blob. Its writer holds a lock (flock) on it until the index names it, so a blob that can be locked and that no
 index names has been abandoned.
+
+A blob in `blobs/` may have been acknowledged to a client. If no index names it, the index may be the one that is wrong
+(an old backup, a damaged page), so a sweep never removes such a blob: it moves it to `lost/`.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class Blobs:
     def __init__(self, folder: str) -> None:
         self._incoming = os.path.join(folder, "incoming")
         self._kept = os.path.join(folder, "blobs")
-        for path in (folder, self._incoming, self._kept):
+        self._lost = os.path.join(folder, "lost")
+        for path in (folder, self._incoming, self._kept, self._lost):
             with disk_errors():
                 os.makedirs(path, mode=0o700, exist_ok=True)
                 found = os.lstat(path)
@@ -108,13 +112,24 @@ class Blobs:
             os.unlink(self.path(name))
 
     def sweep(self, is_named: Callable[[str], bool]) -> int:
-        """Remove blobs that a killed process left: unlocked, and not named by an index. Returns how many."""
-        removed = 0
-        for folder in (self._incoming, self._kept):
-            with disk_errors(), os.scandir(folder) as names:
-                files = (entry for entry in names if entry.is_file(follow_symlinks=False))
-                removed += sum(_remove_abandoned(entry.path, entry.name, is_named) for entry in files)
-        return removed
+        """Tidy up what nobody holds and no index names. Returns how many blobs there were."""
+        return self.sweep_incoming(is_named) + self.sweep_kept(is_named)
+
+    def sweep_incoming(self, is_named: Callable[[str], bool]) -> int:
+        """Remove uploads that a killed process left. Returns how many."""
+        return self._each_abandoned(self._incoming, is_named, os.unlink)
+
+    def sweep_kept(self, is_named: Callable[[str], bool]) -> int:
+        """Move blobs that no index names to `lost/`. Returns how many."""
+        return self._each_abandoned(self._kept, is_named, self._lose)
+
+    def _each_abandoned(self, folder: str, is_named: Callable[[str], bool], tidy: Callable[[str], None]) -> int:
+        with disk_errors(), os.scandir(folder) as names:
+            files = (entry for entry in names if entry.is_file(follow_symlinks=False))
+            return sum(_tidied(entry.path, entry.name, is_named, tidy) for entry in files)
+
+    def _lose(self, path: str) -> None:
+        os.rename(path, os.path.join(self._lost, os.path.basename(path)))
 
 
 class BlobBody:
@@ -168,7 +183,8 @@ def sync_folder(path: str) -> None:
         os.close(handle)
 
 
-def _remove_abandoned(path: str, name: str, is_named: Callable[[str], bool]) -> bool:
+def _tidied(path: str, name: str, is_named: Callable[[str], bool], tidy: Callable[[str], None]) -> bool:
+    """Tidy up a blob if it is abandoned. Whether it was."""
     if not _NAME.fullmatch(name) or is_named(name):
         return False
     try:
@@ -179,7 +195,7 @@ def _remove_abandoned(path: str, name: str, is_named: Callable[[str], bool]) -> 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if is_named(name):  # committed since the first look
             return False
-        os.unlink(path)
+        tidy(path)
         return True
     except (BlockingIOError, FileNotFoundError):
         return False

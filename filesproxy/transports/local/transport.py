@@ -116,12 +116,15 @@ class Store:
         return Answer(200, json={"id": row["id"], "object": "file", "deleted": True})
 
     def sweep(self) -> None:
-        """Remove expired files, and blobs that a killed process left."""
+        """Remove expired files and what a killed process left. No file that was acknowledged is ever destroyed."""
         while expired := self._index.expired(self._clock()):
             for row in expired:
                 if self._index.remove(row["owner"], row["id"]):
                     self._blobs.remove(row["blob"])
-        self._blobs.sweep(self._index.names)
+        self._blobs.sweep_incoming(self._index.names)
+        if lost := self._blobs.sweep_kept(self._index.names):
+            message = "%d files of the local store are in no index: they are in its folder lost/, which nothing serves"
+            logging.getLogger("filesproxy").warning(message, lost)
 
     def _find(self, file_id: str, owner: str) -> Json:
         row = self._index.find(file_id, owner, self._clock())
