@@ -85,7 +85,7 @@ RUN_BY = {
     ),
     "docs/deploy.md": (
         ("sh", "python3 -m venv .venv\n", "test_deploy_page_works_from_its_first_line_to_a_reload"),
-        ("sh", "umask 077", "test_deploy_page_works_from_its_first_line_to_a_reload"),
+        ("sh", "install -m 600 /dev/null filesproxy.ini", "test_deploy_page_works_from_its_first_line_to_a_reload"),
         ("sh", ".venv/bin/filesproxy key", "test_deploy_page_works_from_its_first_line_to_a_reload"),
         ("sh", "export FILESPROXY_CONFIG", "test_deploy_page_works_from_its_first_line_to_a_reload"),
         ("sh", ".venv/bin/gunicorn -c gunicorn.conf.py", "test_deploy_page_works_from_its_first_line_to_a_reload"),
