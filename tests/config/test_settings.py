@@ -139,6 +139,8 @@ def filled(tmp_path, monkeypatch):
 
 
 def cases(table, names):
+    """(name, text, value) of each case; a setting that is new needs a row in GOOD and one in BAD."""
+    assert not names - table.keys(), f"add rows to GOOD and BAD for {', '.join(names - table.keys())}"
     return [
         (name, *case) if isinstance(case, tuple) else (name, case) for name in sorted(names) for case in table[name]
     ]
