@@ -1,4 +1,4 @@
-"""The WSGI edge (PEP 3333): a request read by the same rules on any server, a response that closes what it holds."""
+"""The WSGI edge (PEP 3333): requests are read by the same rules on any server, responses close what they hold."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class Head:
-    """Who asks: the headers, with names in lower case, and the peer's address, "" on a Unix socket."""
+    """The headers of a request, with names in lower case, and the peer's address, which is "" on a Unix socket."""
 
     def __init__(self, headers: Mapping[str, str], client_address: str) -> None:
         self.headers = headers
@@ -44,7 +44,7 @@ class Head:
 
 
 class Request(Head):
-    """What is read of a WSGI environ: `HTTP_*` and CGI keys only, as some servers put the process's secrets there."""
+    """A request. Only `HTTP_*` and CGI keys of the environ are read: some servers put the process's secrets there."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         super().__init__(_headers(environ), str(environ.get("REMOTE_ADDR") or ""))
@@ -59,18 +59,18 @@ class Request(Head):
         found: Client | None = self._environ.get("gunicorn.socket") or self._environ.get("filesproxy.socket")
         return found
 
-    def check_target(self) -> None:
-        """Refuse a path with an encoded slash, if the server shows it: in PATH_INFO it looks like the route's."""
+    def refuse_encoded_slash(self) -> None:
+        """BadRequest for %2F in the path, if the server shows the raw path: in PATH_INFO it looks like any slash."""
         raw = str(self._environ.get("RAW_URI") or self._environ.get("REQUEST_URI") or "")
         if "%" in raw and "%2f" in raw.partition("?")[0].lower():
-            raise BadRequest("A path segment holds an encoded slash, which no id does.", param="id")
+            raise BadRequest("The path contains an encoded slash, which no id has.", param="id")
 
     def query(self) -> dict[str, str]:
         """The query's parameters. BadRequest for one that is repeated: two readers could take different values."""
         pairs = self.query_pairs()
         query = dict(pairs)
         if len(query) < len(pairs):
-            raise BadRequest("A query parameter comes more than once.")
+            raise BadRequest("The query has a parameter more than once.")
         return query
 
     def query_pairs(self) -> list[tuple[str, str]]:
@@ -163,7 +163,7 @@ class Response(NamedTuple):
 
 
 def json_response(status: int, value: Any, headers: Mapping[str, str], secrets: Iterable[Secret] = ()) -> Response:
-    """The value as JSON, without secrets that its author may have put in. In ASCII: UTF-8 has no lone surrogates."""
+    """The value as JSON, without secrets that it may contain. In ASCII, since UTF-8 cannot encode lone surrogates."""
     body = redact(_encode(value), secrets).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
