@@ -18,7 +18,7 @@ from .ini import Source, read
 from .settings import by_name, is_name, values
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
-# Kubernetes sets these variables for every service. A service called `filesproxy` must not stop the start.
+# Kubernetes sets these variables for every service, so one called `filesproxy` sets some that are not settings.
 _KUBERNETES = re.compile(r"FILESPROXY_(.*_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 _PLAIN_HTTP = re.compile(r"(?i)http://(?!(localhost|127[0-9.]+|\[::1\])([:/]|\Z))")
 

@@ -41,7 +41,7 @@ Dial = Callable[[SplitResult, Mapping[str, Any], Watch], socket.socket]
 class HttpTransport:
     """Performs a call over http or https and returns an answer with an open body.
 
-    Safe for threads. Opens nothing before its first call.
+    Thread-safe. Opens nothing before its first call.
     """
 
     def __init__(self, dial: Dial | None = None) -> None:
