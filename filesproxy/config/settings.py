@@ -159,12 +159,12 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 
-def by_name(providers: Mapping[str, Provider]) -> dict[str, Setting]:
+def known_settings(providers: Mapping[str, Provider]) -> dict[str, Setting]:
     """Every setting by its name: the gateway's own, and those of the providers of this table."""
     return {setting.name: setting for setting in (*SETTINGS, *settings_of(providers))}
 
 
-def values(
+def parsed(
     given: Mapping[str, Any], scope: str, place: Callable[[str], str], known: Mapping[str, Setting]
 ) -> dict[str, Any]:
     """The settings of one section, parsed. ConfigError says `place(key)` and what is allowed, never the value.

@@ -184,12 +184,14 @@ def respond(
 
     The first chunk of an open body is fetched before `start_response`, so that a failure can still become an answer.
     """
-    if not isinstance(response.body, bytes) and method != "HEAD":
-        return _stream(response, response.body, start_response, done)
-    if not isinstance(response.body, bytes):
-        response.body.close()
+    body = response.body
+    if method == "HEAD":
+        if not isinstance(body, bytes):
+            body.close()
+        body = b""
+    if not isinstance(body, bytes):
+        return _stream(response, body, start_response, done)
     _start(response, start_response)
-    body = response.body if isinstance(response.body, bytes) and method != "HEAD" else b""
     done(len(body), "")
     return [body] if body else []
 

@@ -127,14 +127,6 @@ class _Handler(urllib.request.BaseHandler):
         """Store no reference to the director: the cycle would keep the pool's sockets open."""
 
     def http_open(self, request: _Request) -> AnswerBody:
-        """The director calls this for the scheme http."""
-        return self.do_open(request)
-
-    def https_open(self, request: _Request) -> AnswerBody:
-        """The director calls this for the scheme https."""
-        return self.do_open(request)
-
-    def do_open(self, request: _Request) -> AnswerBody:
         """Send one request and receive its answer over one connection, which the returned body then owns."""
         try:
             return self._perform(request)
@@ -143,6 +135,8 @@ class _Handler(urllib.request.BaseHandler):
             if isinstance(failure, UpstreamTimeout) and request.is_overdue():
                 failure = RequestTimeout("The time in x-portkey-request-timeout has passed.")
             raise failure from None
+
+    https_open = http_open  # the director finds these by the scheme in their names
 
     def _perform(self, request: _Request) -> AnswerBody:
         """Use a kept connection if there is one; if it ends without an answer, try once more over a new one."""
