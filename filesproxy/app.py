@@ -30,7 +30,7 @@ from .providers.table import credential_headers
 from .redaction import redact
 from .transports.https.transport import HttpTransport
 from .transports.local.transport import LocalTransport
-from .watchdog import Watch, Watchdog, nothing
+from .watchdog import Watch, Watchdog, no_bytes
 from .wire.ranges import partial
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Application:
             target = self._find_target(match, admission, body, watch)
             record.note_target(target)
             # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
-            moved = nothing if match.route.body == "json" else lambda: request.body.size
+            moved = no_bytes if match.route.body == "json" else lambda: request.body.size
             _limit_transfer(watch, target.settings, moved)
             call = self._make_call(request, match, target, admission, body, record)
             watch.follows_client = call.expects == "bytes" or call.is_generated
@@ -194,7 +194,7 @@ class Application:
         return stream
 
 
-def _limit_transfer(watch: Watch, settings: Mapping[str, Any], moved: Callable[[], int] = nothing) -> None:
+def _limit_transfer(watch: Watch, settings: Mapping[str, Any], moved: Callable[[], int] = no_bytes) -> None:
     """Limit the transfer of the request to the time in these settings. The bytes that `moved` counts extend it."""
     watch.total, watch.min_rate = settings["total_timeout"], settings["min_rate"]
     watch.transfer(moved)

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 from ... import __version__
 from ...calls import Answer, Call, Content, Target, Upload
 from ...errors import ClientTimeout, FilesproxyError, RequestTimeout, UpstreamError, UpstreamTimeout
-from ...watchdog import Watch, nothing
+from ...watchdog import Watch, no_bytes
 from ...wire.headers import are_tokens
 from ...wire.http1 import AnswerReader, Unanswered
 from ...wire.multipart import encode
@@ -104,7 +104,7 @@ class _Request(urllib.request.Request):
         upload = self.call.upload
         if upload:
             upload.is_begun = True
-        self.watch.transfer((lambda: upload.size) if upload else nothing)
+        self.watch.transfer((lambda: upload.size) if upload else no_bytes)
 
     def read_seconds(self) -> float:
         """The time limit between two reads of an answer; the client's own limit does not apply to it."""
