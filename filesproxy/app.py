@@ -18,7 +18,6 @@ from .exchange import EventStream, answer_headers, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import may_go_upstream, permit, require_this_machine
-from .gateway.files import time_limit
 from .gateway.health import health
 from .gateway.json_body import JsonBody, JsonBudget
 from .gateway.json_requests import HANDLERS
@@ -163,7 +162,7 @@ class Application:
     def _make_call(
         self, request: Request, match: Match, target: Target, admission: Admission, body: JsonBody, record: Record
     ) -> Call:
-        headers, timeout = admission.headers_to(target), time_limit(request)
+        headers, timeout = admission.headers_to(target), request.time_limit()
         value = body.value if match.route.body == "json" else None
         call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
         if call.headers:

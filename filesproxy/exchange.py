@@ -260,7 +260,7 @@ def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> byte
 
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
-    """The gateway asks for identity (RFC 9110 §12.5.3); some edges send gzip all the same."""
+    """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway."""
     if encoding.strip().lower() in ("", "identity"):
         return body
     try:

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from ..calls import Call, Json, Target, Upload
 from ..errors import BadRequest, UnsupportedMedia
-from ..wire.headers import media_type, single
+from ..wire.headers import media_type
 from ..wire.lists import checked_purpose, list_query
 from ..wire.multipart import Part, boundary_of, parts
 from ..wire.ranges import conditions
@@ -22,7 +22,6 @@ MAX_FIELD_BYTES = 65536  # of one form field; the contract's longest one is a pu
 Handler = Callable[[Request, Match, Target, Optional[Json]], Call]
 
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
-_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 
@@ -78,16 +77,6 @@ HANDLERS: dict[str, Handler] = {
     "delete_file": retrieve_or_delete_file,
     "add_upload_part": add_upload_part,
 }
-
-
-def time_limit(request: Request) -> float | None:
-    """Seconds to the answer, from `x-portkey-request-timeout` (milliseconds). BadRequest if that is not a number."""
-    text = single(request.headers, "x-portkey-request-timeout")
-    if text and not _MILLISECONDS.fullmatch(text):
-        raise BadRequest(
-            "x-portkey-request-timeout must be a number of milliseconds.", param="x-portkey-request-timeout"
-        )
-    return int(text) / 1000 if text else None
 
 
 class Form:

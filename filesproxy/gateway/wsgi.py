@@ -24,6 +24,7 @@ from ..errors import (
     TooLarge,
 )
 from ..redaction import Secret, redact
+from ..wire.headers import single
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -33,6 +34,7 @@ _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
 class Head:
@@ -64,6 +66,14 @@ class Request(Head):
         raw = str(self._environ.get("RAW_URI") or self._environ.get("REQUEST_URI") or "")
         if "%" in raw and "%2f" in raw.partition("?")[0].lower():
             raise BadRequest("The path contains an encoded slash, which no id has.", param="id")
+
+    def time_limit(self) -> float | None:
+        """Seconds that the client allows for the answer. BadRequest if its header is not a number of milliseconds."""
+        name = "x-portkey-request-timeout"
+        text = single(self.headers, name)
+        if text and not _MILLISECONDS.fullmatch(text):
+            raise BadRequest(f"{name} must be a number of milliseconds.", param=name)
+        return int(text) / 1000 if text else None
 
     def query(self) -> dict[str, str]:
         """The query's parameters. BadRequest for one that is repeated: two readers could take different values."""
