@@ -1,6 +1,6 @@
-"""The WSGI application: the way of a request, with one error boundary around it and its observers after it.
+"""The WSGI application: the path of a request, with one error boundary around it, and the observers after it.
 
-The only composer: it builds the transports and hands them to the exchange.
+Only this module puts the parts together: it builds the transports and hands them to the exchange.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .calls import Answer, Call, Json, Provider, Target, Transport
+from .calls import Answer, Call, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import BadRequest, FilesproxyError, LoopDetected
 from .exchange import EventStream, answer_headers, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
-from .gateway.auth import may_go, permit, require_this_machine
-from .gateway.files import time_limit
+from .gateway.auth import may_go_upstream, permit, require_this_machine
 from .gateway.health import health
 from .gateway.json_body import JsonBody, JsonBudget
 from .gateway.json_requests import HANDLERS
@@ -30,7 +29,7 @@ from .providers.table import credential_headers
 from .redaction import redact
 from .transports.https.transport import HttpTransport
 from .transports.local.transport import LocalTransport
-from .watchdog import Watch, Watchdog, nothing
+from .watchdog import Watch, Watchdog, no_bytes
 from .wire.headers import safe
 from .wire.ranges import partial
 
@@ -38,12 +37,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _log = logging.getLogger("filesproxy")
-#: operations that the gateway answers itself, for anybody
+#: the operations that the gateway answers itself, without a key
 OWN_OPERATIONS: dict[str, Callable[[Record], Response]] = {"health": health}
 MAX_VIA = 16  # gateways that a request may have been through
-# A browser must not guess the type of a stranger's file, nor run it as a page of this origin.
+# A browser must neither guess the type of an uploaded file nor run it as a page of this origin.
 _CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
-# Events are not to be cached, and nginx would wait until it has a buffer full of them.
+# Events must not be cached, and nginx would wait until it has a buffer full of them.
 _EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -67,15 +66,15 @@ def create_app(
 def make_transports() -> dict[str, Transport]:
     """How calls are performed, by the scheme of their URL.
 
-    They know nothing of a configuration, so they can outlive an application: the next one, with another configuration,
-    goes on with the same connections and stores.
+    They do not depend on a configuration, so they can outlive an application: the next one can use the same connections
+    and stores with another configuration.
     """
     http = HttpTransport()
     return {"http": http, "https": http, "local": LocalTransport()}
 
 
 class Application:
-    """A WSGI application (PEP 3333), safe for threads."""
+    """A WSGI application (PEP 3333). Thread-safe."""
 
     def __init__(
         self,
@@ -93,13 +92,13 @@ class Application:
         self._watchdog = Watchdog()
         self._budget = JsonBudget(config.settings["max_json_in_flight"])
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
-        self._presented = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
-        #: refuse other machines and foreign web pages everywhere: for a server without keys on a developer's machine
+        self._credential_keys = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
+        #: refuse other machines and foreign web pages, for a server without keys on a developer's machine
         self.this_machine_only = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; every failure becomes OpenAI's error envelope."""
-        record = Record(environ, self._presented)
+        record = Record(environ, self._credential_keys)
         try:
             return self._send(self._answer(environ, record), environ, start_response, record)
         except FilesproxyError as error:
@@ -117,7 +116,7 @@ class Application:
     def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)
         record.body = request.body
-        request.check_target()
+        request.refuse_encoded_slash()
         _check_via(request, self.config.settings["via_name"])
         match = route(request.method, request.path)
         record.operation = match.route.operation
@@ -127,17 +126,19 @@ class Application:
         return self._relay(request, match, record)
 
     def _relay(self, request: Request, match: Match, record: Record) -> Response:
-        """Who calls, where to, with which call; then run it, and make a response of its answer."""
+        """Admit the caller, find the target, make the call, run it, and turn its answer into a response."""
         admission = self._admit(request, match, record)
         watch = record.watch = self._watchdog.watch(request.client)
         request.body.is_overdue = lambda: watch.is_overdue
         body = JsonBody(request, self.config.settings, self._budget, self.config.providers)
         try:
-            target = self._resolve(match, admission, body, watch)
-            self._note_target(target, record)
-            self._limit_transfer(request, match, target, watch)
-            call = self._call(request, match, target, admission.headers_to(target), body, record)
-            watch.follows_client = call.expects == "events" or call.expects == "bytes" or call.is_generated
+            target = self._find_target(match, admission, body, watch)
+            record.note_target(target)
+            # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
+            moved = no_bytes if match.route.body == "json" else lambda: request.body.size
+            _limit_transfer(watch, target.settings, moved)
+            call = self._make_call(request, match, target, admission, body, record)
+            watch.follows_client = call.expects == "bytes" or call.is_generated
             answer = run(call, target, self.transports)
         finally:
             body.release()
@@ -149,45 +150,28 @@ class Application:
         if self.this_machine_only:
             require_this_machine(request)
         admission = self._gate.admit(request)
-        record.key, record.secrets = admission.caller.name or None, (admission.caller.credential,)
+        record.note_caller(admission.caller)
         permit(admission.caller, match.route.operation)
         return admission
 
-    def _resolve(self, match: Match, admission: Admission, body: JsonBody, watch: Watch) -> Target:
+    def _find_target(self, match: Match, admission: Admission, body: JsonBody, watch: Watch) -> Target:
         if match.route.body != "json":
             return admission.target
-        # The model may name the provider, so the body is read before the provider's own limits are known.
-        watch.total, watch.min_rate = self.config.settings["total_timeout"], self.config.settings["min_rate"]
-        watch.transfer()
+        # The model may name the provider, so the body may be read before the provider's own limits are known.
+        _limit_transfer(watch, self.config.settings)
         return admission.target_by_model(body.named_provider)
 
-    @staticmethod
-    def _note_target(target: Target, record: Record) -> None:
-        record.secrets = target.credentials
-        record.provider = f"@{target.name}" if target.is_saved else target.name
-
-    @staticmethod
-    def _limit_transfer(request: Request, match: Match, target: Target, watch: Watch) -> None:
-        watch.total, watch.min_rate = target.settings["total_timeout"], target.settings["min_rate"]
-        # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
-        watch.transfer(nothing if match.route.body == "json" else lambda: request.body.size)
-
-    def _call(
-        self,
-        request: Request,
-        match: Match,
-        target: Target,
-        headers: Mapping[str, str],
-        body: JsonBody,
-        record: Record,
+    def _make_call(
+        self, request: Request, match: Match, target: Target, admission: Admission, body: JsonBody, record: Record
     ) -> Call:
-        timeout = time_limit(request)
-        value: Json | None = body.value if match.route.body == "json" else None
+        headers, timeout = admission.headers_to(target), request.time_limit()
+        value = body.value if match.route.body == "json" else None
         call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
         if via := request.headers.get("via"):
             headers = {**headers, "via": via}
         if call.headers:
-            own = {name: text for name, text in call.headers.items() if text and may_go(text, self.config.keys)}
+            keys = self.config.keys
+            own = {name: text for name, text in call.headers.items() if text and may_go_upstream(text, keys)}
             headers = {**headers, **own}
         record.upload = call.upload
         return call._replace(headers=headers, timeout=timeout, now=record.started, watch=record.watch)
@@ -211,6 +195,12 @@ class Application:
             if watch.cuts_by_reset:
                 watch.transfer(lambda: stream.delivered)
         return stream
+
+
+def _limit_transfer(watch: Watch, settings: Mapping[str, Any], moved: Callable[[], int] = no_bytes) -> None:
+    """Limit the transfer of the request to the time in these settings. The bytes that `moved` counts extend it."""
+    watch.total, watch.min_rate = settings["total_timeout"], settings["min_rate"]
+    watch.transfer(moved)
 
 
 def _check_via(request: Request, own_name: str) -> None:
@@ -256,6 +246,6 @@ def _response(answer: Answer, match: Match, target: Target, record: Record) -> R
 
 
 def _where(error: BaseException) -> str:
-    """A traceback without the exception's text, which may hold what must not be logged."""
+    """A traceback without the exception's text, which may contain a secret."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} at " + " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))

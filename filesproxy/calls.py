@@ -31,13 +31,6 @@ class Client(Protocol):
         """Its file descriptor; -1 after it was closed."""
 
 
-class Watch(Protocol):
-    """What a transport reports to the watchdog about the request it is working on."""
-
-    def transfer(self, moved: Callable[[], int] = ...) -> None:
-        """Begin a phase that may last as long as a transfer. `moved` counts the bytes so far, which extend it."""
-
-
 class Upload:
     """An upload on its way to the upstream: file name, media type, form fields, and chunks that can be read once.
 
@@ -162,6 +155,9 @@ class Answer(_Opaque, _AnswerFields):
         return f"<Answer {self.status}>"
 
 
+_NO_SECRET = Secret()
+
+
 class _TargetFields(NamedTuple):
     name: str
     provider: Provider
@@ -191,8 +187,6 @@ class Target(_Opaque, _TargetFields):
         """The secret of a provider that needs only one; empty if there is none."""
         return self.secrets.get("credential", _NO_SECRET)
 
-
-_NO_SECRET = Secret()
 
 Transport = Callable[[Call, Target], Answer]  # performs a call; raises UpstreamError or StoreError
 

@@ -16,6 +16,7 @@ FilesproxyError
 │   ├── UnsupportedMedia     415
 │   └── RangeNotSatisfiable  416 + Content-Range
 ├── UpstreamError            502, the upstream is unreachable or broken
+│   ├── InvalidAnswer        502, its answer cannot be used
 │   ├── UpstreamTimeout      504
 │   │   └── RequestTimeout   408, the client's own limit
 │   └── UpstreamAnswered     the upstream's own status and text
@@ -33,17 +34,10 @@ from types import MappingProxyType
 from typing import Any
 
 # Codes of 5xx answers to which a retry gets the same answer; OpenAI's SDKs retry every other 5xx.
-FINAL_CODES = frozenset(
-    {
-        "loop_detected",
-        "upstream_address",
-        "upstream_answer_too_large",
-        "upstream_credential_rejected",
-        "upstream_redirect",
-        "upstream_tls",
-        "store_full",
-    }
-)
+FINAL_CODES = frozenset({
+    "loop_detected", "store_full", "upstream_address", "upstream_answer_too_large", "upstream_credential_rejected",
+    "upstream_redirect", "upstream_tls",
+})  # fmt: skip
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -174,6 +168,12 @@ class UpstreamError(FilesproxyError):
 
     status = 502
     code = "upstream_error"
+
+
+class InvalidAnswer(UpstreamError):
+    """502: the upstream's answer cannot be used."""
+
+    code = "upstream_invalid_answer"
 
 
 class UpstreamTimeout(UpstreamError):

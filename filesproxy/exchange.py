@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .calls import Answer, Body, Call, Json, KeptFiles, Target, Transport
-from .errors import BadRequest, FilesproxyError, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
+from .errors import (
+    BadRequest,
+    FilesproxyError,
+    InvalidAnswer,
+    NotFound,
+    UpstreamAnswered,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from .operations import OPERATIONS
 from .redaction import Secret, redact
 from .wire import sse, urls
@@ -19,7 +27,8 @@ from .wire.headers import media_type, relayed
 from .wire.strict_json import Unreadable, dumps, loads
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
-_KEPT_FOR_A_PAGE = (413, 429)  # an edge answers these in the provider's place; other pages say nothing of the request
+# A web page with one of these statuses is about the request, though a proxy in front of the provider sent it.
+_PAGE_STATUSES_KEPT = (413, 429)
 
 
 class NoKeptFiles:
@@ -37,7 +46,7 @@ class NoKeptFiles:
 def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: KeptFiles | None = None) -> Answer:
     """Perform the call's operation. The answer's body is open if it is relayed; every other body is closed.
 
-    UpstreamAnswered for every status but 2xx, UpstreamError for an answer that cannot be used, BadRequest if the
+    UpstreamAnswered for any status other than 2xx, InvalidAnswer for an answer that cannot be used, BadRequest if the
     provider does not have the operation.
     """
     operation = target.provider["operations"].get(call.operation)
@@ -68,7 +77,7 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
 
 
 def _check_id(answer: Answer, call: Call, send: _Send) -> None:
-    """UpstreamError for an answer about another id than the one asked for; its connection is not used again.
+    """InvalidAnswer for an answer about another id than the one asked for; its connection is not used again.
 
     An upstream that is off by one answers each request with the answer to the one before.
     """
@@ -77,18 +86,18 @@ def _check_id(answer: Answer, call: Call, send: _Send) -> None:
     found = answer.json.get("id") if is_named else None
     if found is not None and found != call.file_id:
         send.discard_read()
-        raise UpstreamError("The provider answered about another id.", code="upstream_invalid_answer")
+        raise InvalidAnswer("The provider answered about another id.")
 
 
 def _as_event_stream(answer: Answer, events: Body, opened: list[Body], target: Target) -> Answer:
     if answer.headers.get("content-encoding", "identity") != "identity":
-        raise UpstreamError("The provider's events are compressed.", code="upstream_invalid_answer")
+        raise InvalidAnswer("The provider's events are compressed.")
     headers = {name: text for name, text in answer.headers.items() if name != "content-length"}
     return answer._replace(headers=headers, body=EventStream(events, opened, target.credentials))
 
 
 class EventStream:
-    """A provider's events on their way to a client, translated or not. Owns the bodies that they are made of.
+    """A provider's events on their way to a client, translated or not. Owns the bodies that they come from.
 
     A failure before the first event is raised. After it, the status has been sent, so the failure becomes the last
     event, and its code is in `error`.
@@ -157,7 +166,7 @@ def address(call: Call, target: Target) -> str:
 
 
 class _Send:
-    """What an operation reaches the outside with. All its calls share the time of one."""
+    """How an operation reaches its target and the kept files. All its calls together have the time of one."""
 
     def __init__(
         self, target: Target, transports: Mapping[str, Transport], kept: KeptFiles, opened: list[Body]
@@ -173,7 +182,7 @@ class _Send:
     @property
     def kept(self) -> KeptFiles:
         """The caller's kept files. The exchange closes the bodies that are opened through it."""
-        return _OwnedKeptFiles(self._kept, self._opened)
+        return _TrackedKeptFiles(self._kept, self._opened)
 
     def __call__(self, call: Call) -> Answer:
         """Send a call. A body to be relayed is left open; any other is read, and closed when the next call is sent."""
@@ -186,7 +195,7 @@ class _Send:
         if answer.body is None:  # a transport that answers with JSON of its own
             return answer
         if call.expects in ("bytes", "events") and answer.status not in (200, 206):
-            raise UpstreamError("The provider answered without the content.", code="upstream_invalid_answer")
+            raise InvalidAnswer("The provider answered without the content.")
         if call.expects == "bytes" or (call.expects == "events" and sse.is_stream(answer)):
             return answer
         text = _read(answer.body, answer.headers, self._target.settings["max_answer_bytes"] - self._size)
@@ -231,8 +240,8 @@ class _Send:
         return call._replace(timeout=max(0.001, call.timeout - passed)) if call.timeout else call
 
 
-class _OwnedKeptFiles:
-    """Kept files whose bodies the exchange closes."""
+class _TrackedKeptFiles:
+    """Kept files whose opened bodies are remembered, so that the exchange can close them."""
 
     def __init__(self, kept: KeptFiles, opened: list[Body]) -> None:
         self._kept = kept
@@ -254,9 +263,9 @@ def _refusal(answer: Answer, target: Target) -> UpstreamError:
     if answer.status < 400:
         return UpstreamError("The provider redirects, which the gateway never follows.", code="upstream_redirect")
     text = _reason(answer)
-    if _is_page(answer, text) and answer.status not in _KEPT_FOR_A_PAGE:
+    if _is_page(answer, text) and answer.status not in _PAGE_STATUSES_KEPT:
         message = f"Something before the provider answered {answer.status} with a web page."
-        return UpstreamError(message, code="upstream_invalid_answer", headers=answer_headers(answer, target))
+        return InvalidAnswer(message, headers=answer_headers(answer, target))
     try:
         body = _parse(text)
     except UpstreamError:
@@ -302,7 +311,7 @@ def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> byte
 
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
-    """The gateway asks for identity (RFC 9110 §12.5.3); some edges send gzip all the same."""
+    """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway."""
     if encoding.strip().lower() in ("", "identity"):
         return body
     try:
@@ -311,9 +320,7 @@ def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     except zlib.error:
         plain, inflater = b"", zlib.decompressobj()
     if not inflater.eof:
-        raise UpstreamError(
-            "The provider's answer has an encoding that does not decode.", code="upstream_invalid_answer"
-        )
+        raise InvalidAnswer("The provider's answer has an encoding that does not decode.")
     return plain
 
 
@@ -321,4 +328,4 @@ def _parse(body: bytes) -> Any:
     try:
         return loads(body)
     except Unreadable:
-        raise UpstreamError("The provider's answer is not valid JSON.", code="upstream_invalid_answer") from None
+        raise InvalidAnswer("The provider's answer is not valid JSON.") from None

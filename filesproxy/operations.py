@@ -1,7 +1,6 @@
-"""The table of operations: the name of each, its method and path, its body, and where its ids are.
+"""The table of operations: the name of each, its method and path, its body, and where its ids are. No I/O.
 
-The router, the handlers, the keys' `operations`, the providers and the docs read this table. Imports only errors; no
-I/O.
+The router, the handlers, the keys' `operations`, the providers and the docs all read this table.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 from .errors import BadRequest
 
 Expected = Literal["json", "nothing", "bytes", "events"]
-Form = Literal["none", "form", "part", "json"]
+BodyKind = Literal["none", "form", "part", "json"]
 
 
 class Route(NamedTuple):
-    """One row: a method, a path, and what the gateway knows about the operation that they name.
+    """One row of the table: a method and a path, and what the gateway knows about the operation that they name.
 
-    - `path`: `:id` matches one segment: the id of a file, a batch, and so on.
+    - `path`: `:id` matches one segment, which is the id of a file, a batch, and so on.
     - `body`: the request's body: `none`, an upload's `form`, one `part` of a multi-part upload, or a `json` object.
     - `answer`: what the upstream must answer (`Call.expects`); `events` instead if the request asks for a stream.
     - `is_generated`: a model makes the answer.
@@ -30,7 +29,7 @@ class Route(NamedTuple):
     method: str
     path: str
     operation: str
-    body: Form = "none"
+    body: BodyKind = "none"
     answer: Expected = "json"
     is_generated: bool = False
     is_passed_through: bool = False
@@ -43,7 +42,7 @@ class Route(NamedTuple):
         return ":id" in self.path and "id" in self.answer_ids and self.body != "part"
 
 
-def _route(method: str, path: str, operation: str, **columns: Any) -> Route:
+def _passed(method: str, path: str, operation: str, **columns: Any) -> Route:
     """The row of an operation that is passed through."""
     return Route(method, path, operation, is_passed_through=True, **columns)
 
@@ -70,42 +69,37 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/files/:id", "retrieve_file", answer_ids=("id",)),
     Route("GET", "/v1/files/:id/content", "retrieve_file_content", answer="bytes"),
     Route("DELETE", "/v1/files/:id", "delete_file", answer="nothing", answer_ids=("id",)),
-    Route(
-        "POST",
-        "/v1/chat/completions",
-        "create_chat_completion",
-        body="json",
-        is_generated=True,
-        request_ids=_CHAT_IDS,
-    ),
-    _route("POST", "/v1/responses", "create_response", body="json", is_generated=True, request_ids=_RESPONSE_IDS,
-           answer_ids=("id", "previous_response_id")),
-    _route("POST", "/v1/responses/input_tokens", "count_response_input_tokens", body="json", request_ids=_RESPONSE_IDS),
-    _route("POST", "/v1/responses/compact", "compact_response", body="json", is_generated=True,
-           request_ids=_RESPONSE_IDS, answer_ids=("id",)),
-    _route("GET", "/v1/responses/:id", "retrieve_response", is_generated=True, answer_ids=("id",)),
-    _route("DELETE", "/v1/responses/:id", "delete_response", answer="nothing", answer_ids=("id",)),
-    _route("POST", "/v1/responses/:id/cancel", "cancel_response", answer="nothing", answer_ids=("id",)),
-    _route("GET", "/v1/responses/:id/input_items", "list_response_input_items",
-           answer_ids=_each(("id", "content[].file_id"))),
-    _route("POST", "/v1/uploads", "create_upload", body="json", answer_ids=("id",)),
-    _route("POST", "/v1/uploads/:id/parts", "add_upload_part", body="part", answer_ids=("id", "upload_id")),
-    _route("POST", "/v1/uploads/:id/complete", "complete_upload", body="json", request_ids=("part_ids[]",),
-           answer_ids=("id", "file.id")),
-    _route("POST", "/v1/uploads/:id/cancel", "cancel_upload", answer="nothing", answer_ids=("id",)),
-    _route("POST", "/v1/batches", "create_batch", body="json", request_ids=("input_file_id",), answer_ids=_BATCH_IDS),
-    _route("GET", "/v1/batches", "list_batches", answer_ids=_each(_BATCH_IDS)),
-    _route("GET", "/v1/batches/:id", "retrieve_batch", answer_ids=_BATCH_IDS),
-    _route("POST", "/v1/batches/:id/cancel", "cancel_batch", answer="nothing", answer_ids=_BATCH_IDS),
-    _route("POST", "/v1/fine_tuning/jobs", "create_fine_tuning_job", body="json",
-           request_ids=("training_file", "validation_file"), answer_ids=_JOB_IDS),
-    _route("GET", "/v1/fine_tuning/jobs", "list_fine_tuning_jobs", answer_ids=_each(_JOB_IDS)),
-    _route("GET", "/v1/fine_tuning/jobs/:id", "retrieve_fine_tuning_job", answer_ids=_JOB_IDS),
-    _route("POST", "/v1/fine_tuning/jobs/:id/cancel", "cancel_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
-    _route("POST", "/v1/fine_tuning/jobs/:id/pause", "pause_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
-    _route("POST", "/v1/fine_tuning/jobs/:id/resume", "resume_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
-    _route("GET", "/v1/fine_tuning/jobs/:id/events", "list_fine_tuning_events"),
-    _route("GET", "/v1/fine_tuning/jobs/:id/checkpoints", "list_fine_tuning_checkpoints", answer_ids=_each(("id",))),
+    Route("POST", "/v1/chat/completions", "create_chat_completion", body="json", is_generated=True,
+          request_ids=_CHAT_IDS),
+    _passed("POST", "/v1/responses", "create_response", body="json", is_generated=True, request_ids=_RESPONSE_IDS,
+            answer_ids=("id", "previous_response_id")),
+    _passed("POST", "/v1/responses/input_tokens", "count_response_input_tokens", body="json",
+            request_ids=_RESPONSE_IDS),
+    _passed("POST", "/v1/responses/compact", "compact_response", body="json", is_generated=True,
+            request_ids=_RESPONSE_IDS, answer_ids=("id",)),
+    _passed("GET", "/v1/responses/:id", "retrieve_response", is_generated=True, answer_ids=("id",)),
+    _passed("DELETE", "/v1/responses/:id", "delete_response", answer="nothing", answer_ids=("id",)),
+    _passed("POST", "/v1/responses/:id/cancel", "cancel_response", answer="nothing", answer_ids=("id",)),
+    _passed("GET", "/v1/responses/:id/input_items", "list_response_input_items",
+            answer_ids=_each(("id", "content[].file_id"))),
+    _passed("POST", "/v1/uploads", "create_upload", body="json", answer_ids=("id",)),
+    _passed("POST", "/v1/uploads/:id/parts", "add_upload_part", body="part", answer_ids=("id", "upload_id")),
+    _passed("POST", "/v1/uploads/:id/complete", "complete_upload", body="json", request_ids=("part_ids[]",),
+            answer_ids=("id", "file.id")),
+    _passed("POST", "/v1/uploads/:id/cancel", "cancel_upload", answer="nothing", answer_ids=("id",)),
+    _passed("POST", "/v1/batches", "create_batch", body="json", request_ids=("input_file_id",), answer_ids=_BATCH_IDS),
+    _passed("GET", "/v1/batches", "list_batches", answer_ids=_each(_BATCH_IDS)),
+    _passed("GET", "/v1/batches/:id", "retrieve_batch", answer_ids=_BATCH_IDS),
+    _passed("POST", "/v1/batches/:id/cancel", "cancel_batch", answer="nothing", answer_ids=_BATCH_IDS),
+    _passed("POST", "/v1/fine_tuning/jobs", "create_fine_tuning_job", body="json",
+            request_ids=("training_file", "validation_file"), answer_ids=_JOB_IDS),
+    _passed("GET", "/v1/fine_tuning/jobs", "list_fine_tuning_jobs", answer_ids=_each(_JOB_IDS)),
+    _passed("GET", "/v1/fine_tuning/jobs/:id", "retrieve_fine_tuning_job", answer_ids=_JOB_IDS),
+    _passed("POST", "/v1/fine_tuning/jobs/:id/cancel", "cancel_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
+    _passed("POST", "/v1/fine_tuning/jobs/:id/pause", "pause_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
+    _passed("POST", "/v1/fine_tuning/jobs/:id/resume", "resume_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
+    _passed("GET", "/v1/fine_tuning/jobs/:id/events", "list_fine_tuning_events"),
+    _passed("GET", "/v1/fine_tuning/jobs/:id/checkpoints", "list_fine_tuning_checkpoints", answer_ids=_each(("id",))),
     Route("GET", "/v1/health", "health"),
     Route("GET", "/", "health"),
 )  # fmt: skip

@@ -24,7 +24,7 @@ INTERVAL_SECONDS = 0.2  # between two checks
 CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an error event if it is an event stream
 
 
-def nothing() -> int:
+def no_bytes() -> int:
     """Count no bytes: for a phase that bytes do not prolong."""
     return 0
 
@@ -41,7 +41,7 @@ class Watch:
     has_left = False  # the client has closed the connection
     is_overdue = False  # a phase has taken too long
     upstream_took_all = False  # when the time was over, the upstream had read all it was sent: the client was slow
-    _phase: tuple[float, Callable[[], int]] = (float("inf"), nothing)  # its end, and the bytes that prolong it
+    _phase: tuple[float, Callable[[], int]] = (float("inf"), no_bytes)  # its end, and the bytes that prolong it
     _cut = float("inf")  # when an overdue answer that is still being sent is cut off
 
     def __init__(self, watchdog: Watchdog | None = None, client: Client | None = None) -> None:
@@ -49,16 +49,16 @@ class Watch:
         self.client = client  # None if the server does not give access to the socket
         self._lock = threading.Lock()  # for the upstream's socket, which another request may use a moment later
 
-    def allow(self, seconds: float, moved: Callable[[], int] = nothing) -> None:
+    def allow(self, seconds: float, moved: Callable[[], int] = no_bytes) -> None:
         """Begin a phase of this many seconds; each `min_rate` bytes that `moved` counts from now on add one."""
-        moved_before = 0 if moved is nothing else moved()
+        moved_before = 0 if moved is no_bytes else moved()
         self._phase = time.monotonic() + seconds - moved_before / self.min_rate, moved
 
-    def transfer(self, moved: Callable[[], int] = nothing) -> None:
+    def transfer(self, moved: Callable[[], int] = no_bytes) -> None:
         """Begin a phase that lasts as long as a transfer may: `total`, prolonged by the bytes that `moved` counts."""
         self.allow(self.total, moved)
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """End the request if its phase has taken too long."""
         end, moved = self._phase
         if not self.is_overdue and now > end + moved() / self.min_rate:
@@ -78,7 +78,7 @@ class Watch:
         """Whether the watchdog has shut the request's sockets down."""
         return self.is_overdue or self.has_left
 
-    def let_go(self) -> bool:
+    def release_upstream(self) -> bool:
         """Stop watching the upstream's socket, so that it can be used again. False if it is or will be shut down."""
         with self._lock:
             self.upstream = None
@@ -157,7 +157,7 @@ class Watchdog:
             with suppress(Exception):  # a server may have its own class of sockets, and the thread must go on
                 now = time.monotonic()
                 for watch in watches:
-                    watch.look(now)
+                    watch.check(now)
                 _end_abandoned(watches)
 
 

@@ -117,7 +117,7 @@ def test_every_page_is_linked_from_the_readme():
 def settings_table():
     """The table of settings, from the one in the code: those of keys last."""
     rows = ["| setting | default | where | what it is |", "|---|---|---|---|"]
-    for setting in sorted(settings.by_name(PROVIDERS).values(), key=lambda setting: setting.key):
+    for setting in sorted(settings.known_settings(PROVIDERS).values(), key=lambda setting: setting.key):
         scopes = {"`[filesproxy]`": setting.app, "`[provider:…]`": setting.provider, "`[key:…]`": setting.key}
         default = shown(setting)
         places = ", ".join(scope for scope, is_one in scopes.items() if is_one)

@@ -26,6 +26,7 @@ FACES = {
     "UnsupportedMedia": (415, "invalid_request_error", "unsupported_media_type"),
     "RangeNotSatisfiable": (416, "invalid_request_error", "range_not_satisfiable"),
     "UpstreamError": (502, "server_error", "upstream_error"),
+    "InvalidAnswer": (502, "server_error", "upstream_invalid_answer"),
     "UpstreamTimeout": (504, "server_error", "upstream_timeout"),
     "RequestTimeout": (408, "timeout_error", "request_timeout"),
     "Saturated": (503, "server_error", "saturated"),

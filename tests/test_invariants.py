@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from filesproxy import create_app
-from filesproxy.config.settings import SETTINGS, by_name
+from filesproxy.config.settings import SETTINGS, known_settings
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.table import settings_of
 
@@ -154,7 +154,7 @@ def test_import_has_no_side_effects():
 
 
 def test_settings_are_told_apart_by_name_and_documented():
-    settings = by_name(PROVIDERS).values()
+    settings = known_settings(PROVIDERS).values()
     assert len(settings) == len(SETTINGS) + len(list(settings_of(PROVIDERS)))
     assert all(setting.doc and (setting.app or setting.provider or setting.key) for setting in settings)
     assert not [setting.name for setting in settings if setting.key and (setting.app or setting.provider)]

@@ -378,7 +378,7 @@ def phase(client=None, upstream=None, seconds=60, moved=lambda: 0, rate=1000):
 
 def look(watch, after):
     """Look at a watch so many seconds from now."""
-    watch.look(time.monotonic() + after)
+    watch.check(time.monotonic() + after)
 
 
 def test_phase_that_takes_too_long_wakes_a_reader_of_either_end(pairs):
@@ -499,7 +499,7 @@ def test_change_of_phase_is_never_a_false_timeout():
 
     def look():
         while not over.is_set():
-            watch.look(time.monotonic())
+            watch.check(time.monotonic())
 
     looker = threading.Thread(target=look)
     sys.setswitchinterval(1e-6)

@@ -1,7 +1,6 @@
-"""What the operator says: settings, the INI file, and the configuration that they make together.
+"""The operator's side: settings, the INI file, and the configuration that they make together.
 
-Imports the exchange, transports and providers (for what they say of their own settings) and what is below them. Knows
-nothing of requests.
+Imports transports and providers, for their own settings, and what is below them. Knows nothing of requests.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from ..errors import ConfigError
 from ..providers.table import Scope, check_table, scope_of, settings_of
 from ..transports.https import tls
 from .ini import Source, read
-from .settings import by_name, is_name, values
+from .settings import is_name, known_settings, parsed
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
-# Kubernetes sets these variables for every service. A service called `filesproxy` must not stop the start.
+# Kubernetes sets these variables for every service, so one called `filesproxy` sets some that are not settings.
 _KUBERNETES = re.compile(r"FILESPROXY_(.*_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 _PLAIN_HTTP = re.compile(r"(?i)http://(?!(localhost|127[0-9.]+|\[::1\])([:/]|\Z))")
 
@@ -73,11 +73,11 @@ def load(
     found = Source(source) if isinstance(source, Mapping) else read(os.fspath(source))
     check_table(table)
     _check_sections(found)
-    known = by_name(table)
+    known = known_settings(table)
     settings = {setting.name: setting.default for setting in known.values() if setting.app}
     settings.update(_section(found, "filesproxy", "app", known))
-    settings.update(values(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}", known))
-    settings.update(values(keywords, "app", lambda name: "the arguments", known))
+    settings.update(parsed(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}", known))
+    settings.update(parsed(keywords, "app", lambda name: "the arguments", known))
     settings["via_name"] = settings["via_name"] or _via_name(found.path)
     _check_trust(found.place("filesproxy"), settings)
     providers, keys = _providers(found, settings, table, known), _keys(found, known)
@@ -86,7 +86,7 @@ def load(
 
 
 def _section(source: Source, section: str, scope: str, known: Mapping[str, Setting]) -> dict[str, Any]:
-    return values(source.sections.get(section, {}), scope, lambda key: source.place(section, key), known)
+    return parsed(source.sections.get(section, {}), scope, lambda key: source.place(section, key), known)
 
 
 def _check_sections(source: Source) -> None:

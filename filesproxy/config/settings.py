@@ -21,7 +21,7 @@ _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
 def is_name(text: str) -> bool:
-    """Whether this can name a provider or a key: small letters, digits, - and _."""
+    """Whether this can name a provider or a key: lower-case letters, digits, - and _."""
     return bool(_NAME.fullmatch(text))
 
 
@@ -51,7 +51,7 @@ def _readable(text: str) -> str:
 
 def _word(text: str) -> str:
     if not is_name(text):
-        raise ValueError("a name of small letters, digits, - and _")
+        raise ValueError("a name of lower-case letters, digits, - and _")
     return text
 
 
@@ -70,7 +70,7 @@ def _operations(text: str) -> tuple[str, ...]:
 
 def _hashes(text: str) -> tuple[str, ...]:
     if not text.split() or not all(re.fullmatch(r"[0-9a-f]{64}", word) for word in text.split()):
-        raise ValueError("one or more SHA-256 hashes of 64 small hexadecimal digits")
+        raise ValueError("one or more SHA-256 hashes of 64 lower-case hexadecimal digits")
     return tuple(text.split())
 
 
@@ -113,7 +113,7 @@ def _listen(text: str) -> tuple[str, int]:
 
 
 def base_url(text: str) -> str:
-    """An http or https URL with a host, without user, query or fragment; the end slash goes."""
+    """An http or https URL with a host, without user, query or fragment. A slash at its end is removed."""
     parts = urls.split(text)
     if not (parts and parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc):
         raise ValueError("an http or https URL with a host and no user")
@@ -122,79 +122,51 @@ def base_url(text: str) -> str:
     return text.rstrip("/")
 
 
-_BOTH = (True, True)  # [filesproxy] and [provider:NAME]
+# Where a setting may be set, if not only in [filesproxy]: the last fields of a `Setting`.
+_BOTH = (True, True)  # in [filesproxy] and [provider:NAME]
+_PROVIDER = (False, True)
+_KEY = (False, False, True)
 SETTINGS: tuple[Setting, ...] = (
     Setting("listen", ("127.0.0.1", 8787), _listen, "HOST:PORT of the embedded server; gunicorn has its own `bind`"),
     Setting("default_provider", "none", _word, "provider of a request that names none; `none`: that is a 400"),
     Setting("max_upload_bytes", 512 << 20, _integer, "largest request body of an upload, in bytes; more is a 413"),
     Setting(
-        "max_answer_bytes",
-        8 << 20,
-        _integer,
-        "most JSON from a provider for one request, bytes; more is a 502",
-        *_BOTH,
+        "max_answer_bytes", 8 << 20, _integer, "bytes of JSON from a provider for one request; more is a 502", *_BOTH
     ),
-    Setting(
-        "proxy", "none", proxy_url, "CONNECT proxy to https providers: `none`, `env` (https_proxy), http://…", *_BOTH
-    ),
+    Setting("proxy", "none", proxy_url, "CONNECT proxy for https: `none`, `env` (https_proxy) or http://…", *_BOTH),
     Setting("ca_file", "", _readable, "PEM file of the only CAs trusted for https; empty: the system's", *_BOTH),
     Setting("ca_extra", "", _readable, "PEM file of more CAs to trust", *_BOTH),
     Setting("client_cert", "", _readable, "PEM file of the certificate to show to https providers (mTLS)", *_BOTH),
     Setting("client_key", "", _readable, "PEM file of its key; empty: the key is in `client_cert`", *_BOTH),
-    Setting(
-        "tls_strict",
-        True,
-        _yes,
-        "`no`: accept CAs that RFC 5280 does not, as without keyUsage",
-        *_BOTH,
-    ),
+    Setting("tls_strict", True, _yes, "`no`: also accept CAs that lack what RFC 5280 requires (keyUsage)", *_BOTH),
     Setting("connect_timeout", 10.0, _seconds, "seconds to reach a provider, TLS included; then 504", *_BOTH),
     Setting("send_timeout", 60.0, _seconds, "seconds a provider may stop reading an upload; then 504", *_BOTH),
     Setting("answer_timeout", 120.0, _seconds, "seconds to the head of a provider's answer; then 504", *_BOTH),
     Setting("read_timeout", 60.0, _seconds, "seconds between two reads of an answer; then it is cut off", *_BOTH),
-    Setting(
-        "total_timeout",
-        60.0,
-        _seconds,
-        "seconds for a whole transfer, plus those that `min_rate` allows; then 408 or 504",
-        *_BOTH,
-    ),
+    Setting("total_timeout", 60.0, _seconds, "seconds per transfer, extended by `min_rate`; then 408 or 504", *_BOTH),
     Setting("min_rate", 16384, _rate, "bytes per second that a transfer must reach, after `total_timeout`", *_BOTH),
     Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent, before or in its answer", *_BOTH),
     Setting("generation_total", 3600.0, _seconds, "seconds for the whole answer of a model", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
     Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory together; more is a 503"),
-    Setting(
-        "via_name",
-        "",
-        _via_name,
-        "name in `Via` that tells this deployment's own requests; generated if empty",
-    ),
+    Setting("via_name", "", _via_name, "name in `Via` by which this deployment detects loops; generated if empty"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
-    Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", False, True),
-    Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", False, True),
-    Setting("credential", Secret(), credential, "saved credential: `env:NAME`, `file:/path` or a literal", False, True),
-    Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while the key changes", False, False, True),
-    Setting("providers", (), _words, "saved providers this key may use, or `*`", False, False, True),
-    Setting("operations", ("*",), _operations, "operations this key may use, or `*`", False, False, True),
-    Setting(
-        "caller_credentials",
-        False,
-        _yes,
-        "may its clients bring their own credentials: `yes`, `no`",
-        False,
-        False,
-        True,
-    ),
+    Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", *_PROVIDER),
+    Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", *_PROVIDER),
+    Setting("credential", Secret(), credential, "saved credential: `env:NAME`, `file:/path` or a literal", *_PROVIDER),
+    Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while the key changes", *_KEY),
+    Setting("providers", (), _words, "saved providers this key may use, or `*`", *_KEY),
+    Setting("operations", ("*",), _operations, "operations this key may use, or `*`", *_KEY),
+    Setting("caller_credentials", False, _yes, "may its clients bring their own credentials: `yes`, `no`", *_KEY),
 )
 
 
-def by_name(providers: Mapping[str, Provider]) -> dict[str, Setting]:
+def known_settings(providers: Mapping[str, Provider]) -> dict[str, Setting]:
     """Every setting by its name: the gateway's own, and those of the providers of this table."""
     return {setting.name: setting for setting in (*SETTINGS, *settings_of(providers))}
 
 
-def values(
+def parsed(
     given: Mapping[str, Any], scope: str, place: Callable[[str], str], known: Mapping[str, Setting]
 ) -> dict[str, Any]:
     """The settings of one section, parsed. ConfigError says `place(key)` and what is allowed, never the value.
@@ -209,7 +181,7 @@ def _value(name: str, value: Any, scope: str, place: str, known: Mapping[str, Se
     if setting is None or not getattr(setting, scope):
         raise ConfigError(f"{place}: {_unknown(name, scope, known)}")
     if isinstance(value, str) and ("\n" in value or re.search(r"\s[#;]", value)):
-        raise ConfigError(f"{place}: the value of {name} goes on one line, and a comment on its own.")
+        raise ConfigError(f"{place}: the value of {name} must be on one line, and a comment on a line of its own.")
     try:
         return setting.parse(_text(value, setting))
     except ValueError as problem:
@@ -226,7 +198,7 @@ def _text(value: Any, setting: Setting) -> str:
 
 
 def _unknown(name: str, scope: str, known: Mapping[str, Setting]) -> str:
-    """What to say of an unknown setting. Its name may be a secret on the wrong side of a `=`."""
+    """What is wrong with this name. It is quoted only if it looks like a setting: it may be a misplaced secret."""
     near = difflib.get_close_matches(name, [other.name for other in known.values() if getattr(other, scope)], 1)
     if name in known:
         return f"the setting '{name}' does not belong here."

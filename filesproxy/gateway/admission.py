@@ -1,7 +1,7 @@
-"""What the head of a request decides: who calls, where to, and which of the client's headers go along.
+"""What the head of a request decides: who calls, where the call goes, and with which of the client's headers.
 
-Clients send the same head again and again, so what it decides is remembered, by the headers that are read; the others
-may differ from call to call. docs/performance.md says what that saves.
+Clients send the same head again and again, so the decision is remembered by the headers that are read. The other
+headers may differ from call to call.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ MAX_CHARACTERS = 4096  # of the headers that are read, else the head is not reme
 
 
 class Admission:
-    """What one head decides. Its caller is known at once; the target and its headers when they are first asked for.
+    """What one head decides: the caller now; the target and its headers when they are first needed.
 
-    Raises what `authenticate`, `resolve` and `client_headers` do. Safe for threads: whichever is first, the answer is
-    the same.
+    Raises what `authenticate`, `resolve` and `client_headers` raise. Thread-safe: every thread gets the same result.
     """
 
     def __init__(self, head: Head, config: Config, providers: Mapping[str, Provider]) -> None:
@@ -35,7 +34,7 @@ class Admission:
         self._target: Target | None = None
         self._headers: Mapping[str, str] | None = None
 
-    # No cached_property: before Python 3.12 its lock may be held in a forked process.
+    # Not a cached_property: before Python 3.12 it has a lock, which may be held when the process forks.
     @property
     def target(self) -> Target:
         """The target of a request whose headers alone name a provider."""
@@ -44,11 +43,11 @@ class Admission:
         return self._target
 
     def target_by_model(self, slug: Callable[[], str]) -> Target:
-        """The target of a request whose model may name the provider, as `slug` says."""
+        """The target of a request whose model may name the provider; `slug` returns that name, or ""."""
         return resolve(self._head, self.caller, self._config, self._providers, slug)
 
     def headers_to(self, target: Target) -> Mapping[str, str]:
-        """The client's headers that go to this target. Read-only: other requests get them too."""
+        """The client's headers for this target. Read-only, because other requests share them."""
         if target is not self._target:
             return client_headers(self._head, target, self._config.keys)
         if self._headers is None:
@@ -57,7 +56,7 @@ class Admission:
 
 
 class Gate:
-    """Admits requests, and remembers up to MAX_REMEMBERED heads. Nobody who is refused is remembered."""
+    """Admits requests, and remembers up to MAX_REMEMBERED heads. A refused request is not remembered."""
 
     def __init__(self, config: Config, providers: Mapping[str, Provider]) -> None:
         self._config = config
@@ -66,7 +65,7 @@ class Gate:
         self._known: dict[Hashable, Admission] = {}
 
     def admit(self, head: Head) -> Admission:
-        """The admission of a request with this head. Raises what `authenticate` does."""
+        """The admission of a request with this head. Raises what `authenticate` raises."""
         prefixes = self._config.scope.prefixes
         scoped = tuple([name for name in head.headers if name.startswith(prefixes)])
         values = tuple(map(head.headers.get, self._names + scoped))

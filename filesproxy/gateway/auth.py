@@ -16,13 +16,13 @@ from ..wire.headers import single
 from .wsgi import Head
 
 GATEWAY_KEY_PREFIX = "fp_"  # of generated keys; no gateway key is ever sent upstream
-# What the Portkey SDKs put into Authorization if they have no key for a provider.
+# What SDKs put into Authorization if they have no key for a provider.
 _PLACEHOLDERS = frozenset({"OPENAI_API_KEY", "DUMMY-KEY"})
 # Headers that proxies add. Behind a proxy, every peer would look like this machine.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-# Laxer than RFC 6750 §2.1. It excludes the comma, which means that the header was repeated.
-#: what this module reads of a head
+#: the headers that this module reads
 AUTH_HEADERS = frozenset({"authorization", "x-portkey-api-key", "host", "origin", "sec-fetch-site", *_FORWARDED})
+# Laxer than RFC 6750 §2.1, but without the comma, which means that the header was repeated.
 _BEARER = re.compile(r"(?i:bearer) +([\x21-\x2b\x2d-\x7e]{1,4096})")
 
 
@@ -47,16 +47,16 @@ def authenticate(head: Head, keys: Sequence[Key]) -> Caller:
     """
     presented, bearer = single(head.headers, "x-portkey-api-key"), _bearer(head.headers)
     if not keys:
-        return Caller(credential=own(bearer, keys) or own(presented, keys))
-    return Caller(_key(presented or bearer, keys), own(bearer, keys))
+        return Caller(credential=own_credential(bearer, keys) or own_credential(presented, keys))
+    return Caller(_key(presented or bearer, keys), own_credential(bearer, keys))
 
 
-def own(token: str, keys: Sequence[Key]) -> Secret:
+def own_credential(token: str, keys: Sequence[Key]) -> Secret:
     """The token as the caller's own credential; "" if it is a gateway key, which is never sent upstream."""
-    return Secret(token if may_go(token, keys) else "")
+    return Secret(token if may_go_upstream(token, keys) else "")
 
 
-def may_go(token: str, keys: Sequence[Key]) -> bool:
+def may_go_upstream(token: str, keys: Sequence[Key]) -> bool:
     """Whether this value may be sent upstream: not if it is a gateway key, no matter whose or in which header."""
     return not (token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys))
 
@@ -64,7 +64,7 @@ def may_go(token: str, keys: Sequence[Key]) -> bool:
 def refuse_gateway_keys(headers: Mapping[str, str], names: Iterable[str], keys: Sequence[Key]) -> None:
     """Raise BadRequest if one of these headers, which shape the request upstream, contains a gateway key."""
     for name in names:
-        if name in headers and not may_go(single(headers, name), keys):
+        if name in headers and not may_go_upstream(single(headers, name), keys):
             message = f"The header {name} contains a gateway key, which is never sent to a provider."
             raise BadRequest(message, param=name)
 

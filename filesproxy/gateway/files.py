@@ -1,6 +1,6 @@
-"""The handlers of file uploads and of the other file calls: a request becomes a call, or is refused with nothing sent.
+"""The handlers of the file operations, which turn a request into a call or refuse it with nothing sent.
 
-A handler gets the request, its row of the table with the id, the target, and the JSON of the body if it has one.
+A handler gets the request, its row of the table with the id, the target, and the body's JSON if it has any.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Any, Optional
 
 from ..calls import Call, Json, Target, Upload
 from ..errors import BadRequest, UnsupportedMedia
-from ..wire.headers import media_type, single
+from ..wire.headers import media_type
 from ..wire.lists import checked_purpose, list_query
 from ..wire.multipart import Part, boundary_of, parts
 from ..wire.ranges import conditions
 from .router import Match
 from .wsgi import Request
 
-MAX_FIELD_BYTES = 65536  # of one form field; the longest one of the contract is a purpose
+MAX_FIELD_BYTES = 65536  # of one form field; the contract's longest one is a purpose
 Handler = Callable[[Request, Match, Target, Optional[Json]], Call]
 
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
-_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 
-def call_of(match: Match, path: str, **more: Any) -> Call:
-    """A call of the matched operation, as its row of the table says."""
+def call_of(match: Match, **more: Any) -> Call:
+    """A call of the matched operation. Its path is the route's, without the version and with the id."""
     route = match.route
+    path = route.path[len("/v1") :].replace(":id", match.id)
     return Call(route.operation, route.method, path, expects=route.answer, file_id=match.id, **more)
 
 
@@ -37,78 +37,66 @@ def upload_file(request: Request, match: Match, target: Target, body: Json | Non
     fields = target.provider.get("form_fields", ())
     known = fields(target) if callable(fields) else fields
     form = Form(_form_parts(request, target), known, target.provider.get("required_form_fields", ()))
-    return call_of(match, "/files", upload=form.upload())
+    return call_of(match, upload=form.upload())
 
 
 def add_upload_part(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """POST /v1/uploads/:id/parts. The form has one part, `data`, without fields; OpenAI's example has no file name."""
     form = Form(_form_parts(request, target), name="data", is_named=False)
-    return call_of(match, f"/uploads/{match.id}/parts", upload=form.upload())
+    return call_of(match, upload=form.upload())
 
 
 def _form_parts(request: Request, target: Target) -> Iterator[Part]:
     if media_type(request.headers) != "multipart/form-data":
-        raise UnsupportedMedia("An upload is multipart/form-data.", param="content-type")
+        raise UnsupportedMedia("An upload must be multipart/form-data.", param="content-type")
     request.body.limit(target.settings["max_upload_bytes"])
     return parts(request.body.read, boundary_of(request.headers["content-type"]))
 
 
 def list_files(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """GET /v1/files."""
-    return call_of(match, "/files", query=list_query(request.query()))
+    return call_of(match, query=list_query(request.query()))
 
 
-def retrieve_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
-    """GET /v1/files/:id."""
-    return call_of(match, f"/files/{match.id}")
+def retrieve_or_delete_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """GET and DELETE /v1/files/:id."""
+    return call_of(match)
 
 
 def retrieve_file_content(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """GET /v1/files/:id/content."""
     asked = conditions(request.headers) if request.method == "GET" else {}  # RFC 9110 §14.2: only for GET
-    return call_of(match, f"/files/{match.id}/content", headers=asked)
-
-
-def delete_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
-    """DELETE /v1/files/:id."""
-    return call_of(match, f"/files/{match.id}")
+    return call_of(match, headers=asked)
 
 
 HANDLERS: dict[str, Handler] = {
     "upload_file": upload_file,
     "list_files": list_files,
-    "retrieve_file": retrieve_file,
+    "retrieve_file": retrieve_or_delete_file,
     "retrieve_file_content": retrieve_file_content,
-    "delete_file": delete_file,
+    "delete_file": retrieve_or_delete_file,
     "add_upload_part": add_upload_part,
 }
 
 
-def time_limit(request: Request) -> float | None:
-    """Seconds to the answer, from `x-portkey-request-timeout` (milliseconds). BadRequest if that is not a number."""
-    text = single(request.headers, "x-portkey-request-timeout")
-    if text and not _MILLISECONDS.fullmatch(text):
-        raise BadRequest(
-            "x-portkey-request-timeout must be a number of milliseconds.", param="x-portkey-request-timeout"
-        )
-    return int(text) / 1000 if text else None
-
-
 class Form:
-    """The fields and the one file of an upload's form, in whatever order they come."""
+    """The fields and the one file of an upload's form, in any order.
+
+    `name` is the part that is the file. If `is_named` is false, it needs no file name.
+    """
 
     def __init__(
         self,
         form_parts: Iterator[Part],
         known: Sequence[str] = (),
-        needed: Sequence[str] = (),
+        required: Sequence[str] = (),
         name: str = "file",
-        is_named: bool = True,  # then a part without a file name is a field, and refused
+        is_named: bool = True,
     ) -> None:
         self._parts = form_parts
         self._is_named = is_named
         self._known = known
-        self._required = needed
+        self._required = required
         self._name = name
         self._fields: dict[str, str] = {}
         self._ignored: list[str] = []
@@ -136,15 +124,16 @@ class Form:
         if part.name == self._name and (part.filename is not None or not self._is_named):
             return True
         if part.name == self._name or part.filename is not None:
-            raise BadRequest(f"The form's only file is a part '{self._name}' with a file name.", param=self._name)
+            message = f"The form's only file must be a part '{self._name}' with a file name."
+            raise BadRequest(message, param=self._name)
         self._keep(part.name, _text(part))
         return False
 
     def _keep(self, name: str, value: str) -> None:
         if not _FIELD_NAME.fullmatch(name):
-            raise BadRequest("A form field has a name that is not letters, digits, and ._-[].")
+            raise BadRequest("The name of a form field may contain only letters, digits and ._-[].")
         if name in self._fields or name in self._ignored:
-            raise BadRequest(f"The form field '{name}' comes more than once.", param=name)
+            raise BadRequest(f"The form has more than one field '{name}'.", param=name)
         if name not in self._known:
             self._ignored.append(name)
             return
@@ -174,7 +163,7 @@ def _checked(name: str, value: str) -> str:
     if name == "purpose":
         return checked_purpose(value)
     if name == "expires_after[anchor]" and value != "created_at":
-        raise BadRequest("expires_after[anchor] is created_at.", param=name)
+        raise BadRequest("expires_after[anchor] must be created_at.", param=name)
     if name == "expires_after[seconds]" and not (_SECONDS.fullmatch(value) and 3600 <= int(value) <= 2_592_000):
-        raise BadRequest("expires_after[seconds] is a whole number from 3600 to 2592000.", param=name)
+        raise BadRequest("expires_after[seconds] must be a whole number from 3600 to 2592000.", param=name)
     return value

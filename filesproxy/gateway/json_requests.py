@@ -23,7 +23,7 @@ _PARAMETER = re.compile(r"[A-Za-z_]{1,64}(\[[^\[\]\x00-\x1f\x7f]{0,64}\])?")
 
 
 def create_chat_completion(request: Request, match: Match, target: Target, body: Json | None) -> Call:
-    """POST /v1/chat/completions. What any provider would refuse is refused here, with its place."""
+    """POST /v1/chat/completions. What every provider would refuse is refused here, with its place."""
     call = passed_through(request, match, target, body)
     named = _with_named_model(body or {}, request.headers, target)
     if not required(named, "model", str):
@@ -36,7 +36,7 @@ def passed_through(request: Request, match: Match, target: Target, body: Json | 
     """Any operation whose path, query and JSON are the provider's own."""
     query = _query(request)
     wants_events = optional(body, "stream", bool) if body else query.get("stream") == "true"
-    call = call_of(match, request.path[len("/v1") :], query=query, json=body)
+    call = call_of(match, query=query, json=body)
     if not match.route.is_generated:
         return call
     is_strict = request.headers.get("x-portkey-strict-open-ai-compliance", "true").lower() != "false"
@@ -51,15 +51,15 @@ HANDLERS: dict[str, Handler] = {
 
 
 def _query(request: Request) -> dict[str, Any]:
-    """The client's query: texts, and lists of texts under names that end in `[]`. BadRequest for a repeated name."""
+    """The client's query: name → text, or a list of texts if the name ends in `[]`. BadRequest for a repeated name."""
     query: dict[str, Any] = {}
     for name, text in request.query_pairs():
         if not _PARAMETER.fullmatch(name):
-            raise BadRequest("A query parameter has a name that no provider can know.")
+            raise BadRequest("The query has a parameter whose name is not valid.")
         if name.endswith("[]"):
             query.setdefault(name, []).append(text)
         elif name in query:
-            raise BadRequest("A query parameter comes more than once.")
+            raise BadRequest("The query has a parameter more than once.")
         else:
             query[name] = text
     return query
@@ -89,7 +89,7 @@ def check_messages(body: Json) -> None:
 def _check_file(file: Json, place: str) -> None:
     given = [source for source in FILE_SOURCES if optional(file, source, str, place)]
     if len(given) != 1:
-        raise BadRequest("A file part has one of file_id, file_data and file_url.", param=place)
+        raise BadRequest("A file part must have exactly one of file_id, file_data and file_url.", param=place)
     if given == ["file_id"]:
         checked_id(file["file_id"], at(place, "file_id"))
     optional(file, "mime_type", str, place)

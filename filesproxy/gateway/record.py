@@ -1,4 +1,4 @@
-"""What is known of one request when it is over, and who wants to know: observers. The access log is one."""
+"""The record of one request, and the observers that get it when the request is over. The access log is one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..calls import Upload
+from ..calls import Target, Upload
 from ..operations import is_id
 from ..redaction import Secret, redact
 from ..watchdog import Watch
+from .auth import Caller
 from .wsgi import RequestBody
 
 if TYPE_CHECKING:
@@ -21,17 +22,17 @@ _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Observer(Protocol):
-    """Is told of each request, once, when its last byte was handed over or it failed."""
+    """Gets the record of each request, once, after its last byte was handed over or it failed."""
 
     def finished(self, record: Record) -> None:
-        """Note the request. Must not raise, nor wait for anybody: the client's thread calls it."""
+        """Must neither raise nor block: it runs on the thread that serves the client."""
 
 
 class Record:
     """One request as observers see it: never a secret, never a body, never a file's name.
 
-    `presented` are the keys of an environ under which clients present credentials. One of them may be another than the
-    target's, and the target may never be known.
+    `presented` names the keys of an environ in which clients present credentials. All of these are hidden: the target
+    may have another credential, or may never be known.
     """
 
     def __init__(self, environ: WSGIEnvironment, presented: frozenset[str] = frozenset()) -> None:
@@ -50,12 +51,11 @@ class Record:
         self.status = 0
         self.bytes_out = 0
         self.seconds = 0.0
-        self.secrets: Iterable[Secret] = ()  # the target's, which a client may have put where a word belongs
+        self._secrets: Iterable[Secret] = ()  # the caller's, then the target's; a client may put one anywhere
         self._file_id = ""
         self._error = ""
-        said = [str(environ[key]).split()[-1:] for key in environ.keys() & presented]
-        # The longest first: another may be its beginning.
-        self._presented = sorted([word for words in said for word in words], key=len, reverse=True)
+        last_words = [word for key in environ.keys() & presented for word in str(environ[key]).split()[-1:]]
+        self._presented = sorted(last_words, key=len, reverse=True)  # a shorter one may be the beginning of a longer
 
     @property
     def id(self) -> str:
@@ -83,10 +83,18 @@ class Record:
         return self.body.size if self.body else 0
 
     def headers(self) -> dict[str, str]:
-        """What every answer carries. Without a trace id Portkey's SDKs retry even if a retry cannot help."""
+        """The headers of every answer. Without a trace id, Portkey's SDKs retry even if a retry cannot help."""
         # What goes to an authenticated caller is not for a shared cache (RFC 9111 §5.2.2.5).
         provider = {"x-portkey-provider": self.provider, "cache-control": "no-store"} if self.provider else {}
         return {"x-request-id": self.id, "x-portkey-trace-id": self.id, **provider}
+
+    def note_caller(self, caller: Caller) -> None:
+        """Note the gateway key's name and the caller's own credential."""
+        self.key, self._secrets = caller.name or None, (caller.credential,)
+
+    def note_target(self, target: Target) -> None:
+        """Note the provider and its credentials."""
+        self.provider, self._secrets = f"@{target.name}" if target.is_saved else target.name, target.credentials
 
     def note_file(self, file_id: str) -> None:
         """Note the id in the request's path."""
@@ -95,11 +103,11 @@ class Record:
     def note_answer(self, answer: Any) -> None:
         """Note the file's id in an answer, if it is a file: providers are trusted no more than clients."""
         file_id = answer.get("id") if isinstance(answer, dict) and answer.get("object") == "file" else None
-        if isinstance(file_id, str) and is_id(file_id) and redact(file_id, self.secrets) == file_id:
+        if isinstance(file_id, str) and is_id(file_id) and redact(file_id, self._secrets) == file_id:
             self._file_id = file_id
 
     def note_failure(self, error: str) -> None:
-        """Note what the request failed of."""
+        """Note why the request failed: a code, or the class of an exception."""
         self._error = error
 
     def finish(self, status: int, bytes_out: int, error: str) -> None:
@@ -110,7 +118,7 @@ class Record:
     def _hidden(self, text: str) -> str:
         if not text:
             return text
-        text = redact(text, self.secrets)
+        text = redact(text, self._secrets)
         for credential in self._presented:
             text = text.replace(credential, "[redacted]")
         return text

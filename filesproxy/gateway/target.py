@@ -15,15 +15,15 @@ from ..errors import BadRequest, Forbidden, Unauthorized
 from ..providers.table import Scope
 from ..redaction import Secret, single_credential
 from ..wire.headers import single, words
-from .auth import Caller, may_go, own, refuse_gateway_keys, require_this_machine
+from .auth import Caller, may_go_upstream, own_credential, refuse_gateway_keys, require_this_machine
 from .wsgi import Head
 
-# Portkey's headers that would change where a request goes. The operator decides that, not a client.
+# Portkey's headers that would change where a request goes, which is the operator's decision, not a client's.
 _REFUSED = {
     "x-portkey-custom-host": "set base_url in the configuration of a provider",
     "x-portkey-config": "name the provider in x-portkey-provider",
 }
-#: what this module reads of a head, beside what the providers read
+#: the headers that this module reads, in addition to those of the providers
 TARGET_HEADERS = frozenset({"x-portkey-provider", "x-portkey-virtual-key", *_REFUSED})
 
 
@@ -34,13 +34,14 @@ def resolve(
     providers: Mapping[str, Provider],
     slug: Callable[[], str] = lambda: "",
 ) -> Target:
-    """The target. BadRequest for a provider that is not named or not known; Unauthorized, Forbidden.
+    """The target. BadRequest if the provider is not named or not known, or a header is refused.
 
-    If no header names a provider, `slug` is asked for the saved provider that the model names.
+    Unauthorized without a credential, Forbidden if this caller may not use it. If no header names a provider, `slug`
+    returns the saved provider that the model names, or "".
     """
     named, is_slug = _name(head.headers)
     param = "x-portkey-provider"
-    # Without keys only this machine may use what is saved, so no other client's body is read for a name.
+    # Without keys, only this machine may use saved providers, so no other client's body is read for a name.
     if not named and (caller.key or _is_this_machine(head)) and (of_model := slug()):
         named, is_slug, param = of_model, True, "model"
     name = named or config.settings["default_provider"]
@@ -52,17 +53,19 @@ def resolve(
     refuse_gateway_keys(head.headers, shaping, config.keys)
     secret, is_saved = Secret(), False
     if provider.get("keyless"):
-        _admit(name, head, caller)
+        _check_caller(name, head, caller)
     elif settings["credential"] and (is_slug or not named):
-        _admit(name, head, caller)
+        _check_caller(name, head, caller)
         _check_scope(head, config.scope)
         secret, is_saved = settings["credential"], True
     elif is_slug:
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
-    own = single_credential(secret)
-    target = Target(name, provider, settings["base_url"], settings, own, is_saved, caller.name, own.now())
+    credentials = single_credential(secret)
+    target = Target(
+        name, provider, settings["base_url"], settings, credentials, is_saved, caller.name, credentials.now()
+    )
     base_url = provider["base_url"]
     return target._replace(base_url=base_url(target)) if callable(base_url) else target
 
@@ -93,8 +96,8 @@ def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
     return named.removeprefix("@"), named.startswith("@")
 
 
-def _admit(name: str, head: Head, caller: Caller) -> None:
-    """Admit a caller to a saved provider: by its key or, without keys, from this machine. Forbidden otherwise."""
+def _check_caller(name: str, head: Head, caller: Caller) -> None:
+    """Forbidden unless the caller may use a saved provider: by its key or, without keys, because of its machine."""
     if caller.key is None:
         require_this_machine(head)
     elif not caller.key.may_use(name):
@@ -118,7 +121,7 @@ def _callers_own(
     credential = credential or caller.credential
     if not credential:
         raise Unauthorized("This provider needs a credential: Authorization: Bearer …, or x-portkey-api-key.")
-    # The gateway's own certificate is a credential too: it goes with the saved one only.
+    # The gateway's own certificate is a credential too, so it is used only with the saved one.
     own_certificate = dict.fromkeys(filter(settings.get, ("client_cert", "client_key")), "")
     changed = {**own_certificate, **_client_settings(provider, head.headers), **auth}
     return credential, {**settings, **changed} if changed else settings
@@ -128,8 +131,8 @@ def _client_settings(provider: Provider, headers: Mapping[str, str]) -> dict[str
     """The settings that callers with their own credential may choose by header, such as an Azure resource."""
     chosen = provider.get("client_settings", {})
     own = {setting.name: setting for setting in provider.get("settings", ())} if chosen else {}
-    said = {header: text for header in chosen if (text := single(headers, header))}
-    return {chosen[header]: _parsed(own[chosen[header]], text, header) for header, text in said.items()}
+    given = {header: text for header in chosen if (text := single(headers, header))}
+    return {chosen[header]: _parsed(own[chosen[header]], text, header) for header, text in given.items()}
 
 
 def _parsed(setting: Setting, text: str, header: str) -> Any:
@@ -142,9 +145,9 @@ def _parsed(setting: Setting, text: str, header: str) -> Any:
 def _header_credential(
     provider: Provider, headers: Mapping[str, str], keys: Sequence[Key]
 ) -> tuple[Secret, Mapping[str, str]]:
-    """The credential in a header of the provider's own, and the settings that go with that header."""
+    """The credential in one of the provider's own headers, and the settings that go with that header."""
     kinds = provider.get("credential_headers", {})
-    found = {header: text for header in kinds if (text := own(single(headers, header), keys))}
+    found = {header: text for header in kinds if (text := own_credential(single(headers, header), keys))}
     if len(found) > 1:
         raise BadRequest(f"Only one of {' and '.join(found)} can authenticate.", param=max(found))
     for header, text in found.items():
@@ -153,13 +156,13 @@ def _header_credential(
 
 
 def client_headers(head: Head, target: Target, keys: Sequence[Key]) -> dict[str, str]:
-    """What the provider lets a client say in headers, such as its organisation. Portkey's spelling wins.
+    """The client's headers that the provider accepts, such as its organisation. Portkey's spelling wins.
 
-    A gateway key among them does not go upstream. BadRequest for a header with an invalid value.
+    A gateway key among them is left out. BadRequest for a header with an invalid value.
     """
     names = target.provider.get("client_headers", ())
-    said = {name: single(head.headers, f"x-portkey-{name}") or single(head.headers, name) for name in names}
+    given = {name: single(head.headers, f"x-portkey-{name}") or single(head.headers, name) for name in names}
     for name in target.provider.get("list_headers", ()):
         found = words(head.headers, name, f"x-portkey-{name}")
-        said[name] = ",".join([word for word in found if may_go(word, keys)])
-    return {name: value for name, value in said.items() if value and may_go(value, keys)}
+        given[name] = ",".join([word for word in found if may_go_upstream(word, keys)])
+    return {name: value for name, value in given.items() if value and may_go_upstream(value, keys)}

@@ -1,4 +1,4 @@
-"""The WSGI edge (PEP 3333): a request read by the same rules on any server, a response that closes what it holds."""
+"""The WSGI edge (PEP 3333): requests are read by the same rules on any server, responses close what they hold."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ..errors import (
     TooLarge,
 )
 from ..redaction import Secret, redact
+from ..wire.headers import single
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -33,10 +34,11 @@ _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
 class Head:
-    """Who asks: the headers, with names in lower case, and the peer's address, "" on a Unix socket."""
+    """The headers of a request, with names in lower case, and the peer's address, which is "" on a Unix socket."""
 
     def __init__(self, headers: Mapping[str, str], client_address: str) -> None:
         self.headers = headers
@@ -44,7 +46,7 @@ class Head:
 
 
 class Request(Head):
-    """What is read of a WSGI environ: `HTTP_*` and CGI keys only, as some servers put the process's secrets there."""
+    """A request. Only `HTTP_*` and CGI keys of the environ are read: some servers put the process's secrets there."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         super().__init__(_headers(environ), str(environ.get("REMOTE_ADDR") or ""))
@@ -59,18 +61,26 @@ class Request(Head):
         found: Client | None = self._environ.get("gunicorn.socket") or self._environ.get("filesproxy.socket")
         return found
 
-    def check_target(self) -> None:
-        """Refuse a path with an encoded slash, if the server shows it: in PATH_INFO it looks like the route's."""
+    def refuse_encoded_slash(self) -> None:
+        """BadRequest for %2F in the path, if the server shows the raw path: in PATH_INFO it looks like any slash."""
         raw = str(self._environ.get("RAW_URI") or self._environ.get("REQUEST_URI") or "")
         if "%" in raw and "%2f" in raw.partition("?")[0].lower():
-            raise BadRequest("A path segment holds an encoded slash, which no id does.", param="id")
+            raise BadRequest("The path contains an encoded slash, which no id has.", param="id")
+
+    def time_limit(self) -> float | None:
+        """Seconds that the client allows for the answer. BadRequest if its header is not a number of milliseconds."""
+        name = "x-portkey-request-timeout"
+        text = single(self.headers, name)
+        if text and not _MILLISECONDS.fullmatch(text):
+            raise BadRequest(f"{name} must be a number of milliseconds.", param=name)
+        return int(text) / 1000 if text else None
 
     def query(self) -> dict[str, str]:
         """The query's parameters. BadRequest for one that is repeated: two readers could take different values."""
         pairs = self.query_pairs()
         query = dict(pairs)
         if len(query) < len(pairs):
-            raise BadRequest("A query parameter comes more than once.")
+            raise BadRequest("The query has a parameter more than once.")
         return query
 
     def query_pairs(self) -> list[tuple[str, str]]:
@@ -163,7 +173,7 @@ class Response(NamedTuple):
 
 
 def json_response(status: int, value: Any, headers: Mapping[str, str], secrets: Iterable[Secret] = ()) -> Response:
-    """The value as JSON, without secrets that its author may have put in. In ASCII: UTF-8 has no lone surrogates."""
+    """The value as JSON, without secrets that it may contain. In ASCII, since UTF-8 cannot encode lone surrogates."""
     body = redact(_encode(value), secrets).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
@@ -184,12 +194,14 @@ def respond(
 
     The first chunk of an open body is fetched before `start_response`, so that a failure can still become an answer.
     """
-    if not isinstance(response.body, bytes) and method != "HEAD":
-        return _stream(response, response.body, start_response, done)
-    if not isinstance(response.body, bytes):
-        response.body.close()
+    body = response.body
+    if method == "HEAD":
+        if not isinstance(body, bytes):
+            body.close()
+        body = b""
+    if not isinstance(body, bytes):
+        return _stream(response, body, start_response, done)
     _start(response, start_response)
-    body = response.body if isinstance(response.body, bytes) and method != "HEAD" else b""
     done(len(body), "")
     return [body] if body else []
 

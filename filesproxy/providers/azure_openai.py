@@ -14,7 +14,7 @@ from ..calls import Call, Json, Provider, Setting, Target
 from ..errors import BadRequest
 from ..operations import checked_id
 from .openai import OPENAI, error_object
-from .toolkit import AUTH, file_list, file_object, need, sliced, translated
+from .toolkit import AUTH, auth_header, file_list, file_object, need, sliced, translated
 
 # Azure's file statuses that OpenAI does not have (FileState in Azure's specification).
 _STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
@@ -73,10 +73,8 @@ def base_url(target: Target) -> str:
 
 
 def authorize(call: Call, target: Target) -> Call:
-    """The call with `api-key` or an Entra token as bearer, never both; on the dated surface also with api-version."""
-    bearer = target.settings["auth"] == "bearer"
-    own = {"authorization": f"Bearer {target.secret}"} if bearer else {"api-key": target.secret}
-    return call._replace(headers={**call.headers, **own}, query=_query(call, target))
+    """The call with `api-key` or an Entra token as bearer; on the dated surface also with api-version."""
+    return call._replace(headers={**call.headers, **auth_header(target, "api-key")}, query=_query(call, target))
 
 
 def _query(call: Call, target: Target) -> Mapping[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..calls import Answer, Call, Operation, Send, Setting
+from ..calls import Answer, Call, Operation, Send, Setting, Target
 from ..wire.json_fields import need, unusable
 from ..wire.lists import Page, deletion, file_list, file_object, page, rest_after, sliced, walked
 
 __all__ = [
     "AUTH",
     "Page",
+    "auth_header",
     "deletion",
     "file_list",
     "file_object",
@@ -51,10 +52,13 @@ def _key_or_bearer(text: str) -> str:
 
 #: the setting of providers that accept an API key or a token, each in its own header
 AUTH = Setting(
-    "auth",
-    "key",
-    _key_or_bearer,
-    "what the credential is: `key` (api-key, x-api-key) or `bearer` (Entra, OAuth)",
-    app=False,
-    provider=True,
-)
+    "auth", "key", _key_or_bearer, "what the credential is: `key` (api-key, x-api-key) or `bearer` (Entra, OAuth)",
+    app=False, provider=True,
+)  # fmt: skip
+
+
+def auth_header(target: Target, key_header: str) -> dict[str, str]:
+    """The one header that authenticates a call, for a provider with the setting `auth`: bearer token or API key."""
+    if target.settings["auth"] == "bearer":
+        return {"authorization": f"Bearer {target.secret}"}
+    return {key_header: target.secret}

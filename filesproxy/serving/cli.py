@@ -17,7 +17,7 @@ from .. import __version__
 from ..app import Application, create_app
 from ..calls import Setting
 from ..config.load import ENVIRONMENT_PREFIX
-from ..config.settings import by_name, is_name
+from ..config.settings import is_name, known_settings
 from ..errors import ConfigError
 from ..gateway.access_log import to_stdout
 from ..gateway.auth import GATEWAY_KEY_PREFIX, is_loopback
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _app_settings() -> list[Setting]:
-    return [setting for setting in by_name(PROVIDERS).values() if setting.app]
+    return [setting for setting in known_settings(PROVIDERS).values() if setting.app]
 
 
 def check(config: str | None) -> int:

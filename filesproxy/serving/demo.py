@@ -47,16 +47,16 @@ def _five_calls(port: int, say: Callable[[str], Any]) -> None:
     content = os.urandom(FILE_BYTES)
     digest = hashlib.sha256(content).hexdigest()
     say(f"Sending a file of {FILE_BYTES} random bytes, SHA-256 {digest[:16]}..., to http://127.0.0.1:{port}/v1\n")
-    file = _json(_call(port, "POST", "/v1/files", say, content))
+    file = json.loads(_call(port, "POST", "/v1/files", say, content))
     path = f"/v1/files/{file['id']}"
     _expect(file["bytes"] == FILE_BYTES, "the upload's answer has the wrong size")
-    listed = _json(_call(port, "GET", "/v1/files?purpose=assistants&limit=10", say))
+    listed = json.loads(_call(port, "GET", "/v1/files?purpose=assistants&limit=10", say))
     _expect([item["id"] for item in listed["data"]] == [file["id"]], "the list does not consist of this one file")
-    _expect(_json(_call(port, "GET", path, say)) == file, "the metadata differs from the upload's answer")
+    _expect(json.loads(_call(port, "GET", path, say)) == file, "the metadata differs from the upload's answer")
     got = hashlib.sha256(_call(port, "GET", f"{path}/content", say)).hexdigest()
     _expect(got == digest, "the content has a different SHA-256")
     say(f"      SHA-256 {got[:16]}...: identical")
-    _expect(_json(_call(port, "DELETE", path, say))["deleted"] is True, "the file was not deleted")
+    _expect(json.loads(_call(port, "DELETE", path, say))["deleted"] is True, "the file was not deleted")
     _call(port, "GET", path, say, expected=404)
 
 
@@ -81,10 +81,6 @@ def _call(
 def _form(content: bytes) -> Iterator[bytes]:
     blocks = (content[at : at + 65536] for at in range(0, len(content), 65536))
     return encode(Upload("demo.bin", "application/octet-stream", {"purpose": "assistants"}, blocks), _BOUNDARY)
-
-
-def _json(body: bytes) -> Any:
-    return json.loads(body)
 
 
 def _expect(condition: bool, problem: str) -> None:

@@ -1,8 +1,8 @@
 """Settings and hooks for gunicorn: `gunicorn -c python:filesproxy.serving.gunicorn`, or through `gunicorn.conf.py`.
 
 Tuned for gunicorn 27, runs on 23 and newer. The gateway's own settings come from FILESPROXY_CONFIG and FILESPROXY_*;
-these say only how it is served. gunicorn imports this module in its master, and with it the whole package: new code
-needs a restart, while a HUP reads the gateway's configuration anew.
+these only say how it is served. gunicorn's master process imports this module and with it the whole package, so new
+code needs a restart; a HUP reloads the gateway's configuration.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ threads = 256
 # Connections that a worker holds, waiting ones included. Above `threads`, so that a full worker still accepts.
 worker_connections = 512
 
-# Seconds without a sign of the worker's main loop. With gthread it does not end a request.
+# Seconds without a heartbeat of the worker's main loop. With gthread this does not end a request.
 timeout = 60
 # Seconds for transfers in progress at a reload or stop. The supervisor must wait longer (systemd: TimeoutStopSec).
 graceful_timeout = 300
@@ -50,7 +50,7 @@ forwarded_allow_ips = ""
 
 # The heartbeat file must not wait for a disk. Where there is no /dev/shm, use another tmpfs.
 worker_tmp_dir = "/dev/shm"
-# Newer versions open a socket to control gunicorn by: not on a locked-down host.
+# Newer versions open a control socket, which a locked-down host should not have.
 control_socket_disable = True
 # Each worker makes the application itself, after the fork.
 preload_app = False
@@ -73,7 +73,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Give the listeners a time limit in the kernel, which accepted sockets inherit; it covers a request's head too.
+    """Give the listeners a time limit in the kernel. Accepted sockets inherit it, and it covers a request's head too.
 
     On gthread nothing else frees the thread of a stalled client.
     """
@@ -105,7 +105,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def pre_request(worker: Any, req: Any) -> None:
-    """Let the application read bodies straight from the socket, and let no connection wait for the rest of one."""
+    """Let the application read bodies straight from the socket, and let no connection wait for an unread rest."""
     _read_directly(req)
     has_body = any(name in ("CONTENT-LENGTH", "TRANSFER-ENCODING") for name, _ in req.headers)
     if has_body and not hasattr(util, "close_graceful"):
@@ -141,7 +141,7 @@ def _read_directly(req: Any) -> None:
 
 
 def _collected(sock: socket.socket, size: int) -> bytes:
-    """What comes within COLLECT_SECONDS of the first byte, for which the client has its whole idle time."""
+    """What arrives within COLLECT_SECONDS of the first byte. For that byte, the client has its whole idle time."""
     sock.recv(1, socket.MSG_PEEK)  # waiting here holds no memory
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(COLLECT_SECONDS))
     try:
@@ -155,7 +155,7 @@ def _timeval(seconds: float) -> bytes:
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
-    """Keep gunicorn's log from quoting a header that it could not read, and from a traceback for a stalled head."""
+    """Keep headers that gunicorn cannot parse, and tracebacks of stalled clients, out of its log."""
     if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
         return False
     if str(record.msg).startswith("Invalid request"):

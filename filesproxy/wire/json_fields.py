@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import BadRequest, UpstreamError
+from ..errors import BadRequest, InvalidAnswer, UpstreamError
 
 NUMBER = (int, float)
 _KINDS: dict[Any, str] = {
@@ -63,4 +63,4 @@ def need(obj: Any, name: str, kind: type | tuple[type, ...]) -> Any:
 
 def unusable(name: str) -> UpstreamError:
     """The 502 for a field of an upstream's answer that is missing or of the wrong type."""
-    return UpstreamError(f"The provider's answer has no usable field '{name}'.", code="upstream_invalid_answer")
+    return InvalidAnswer(f"The provider's answer has no usable field '{name}'.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..calls import Answer, Call, Json, Operation, Send
-from ..errors import BadRequest, UpstreamError
+from ..errors import BadRequest, InvalidAnswer, UpstreamError
 from ..operations import checked_id
 from .json_fields import need
 
@@ -53,7 +53,7 @@ def file_list(obj: Any, call: Call) -> Json:
     Without a boolean `has_more`, openai-python never stops asking and openai-node stops after the first page.
     """
     if len(need(obj, "data", list)) > MAX_LIMIT:
-        raise UpstreamError("The provider's list is longer than any page.", code="upstream_invalid_answer")
+        raise InvalidAnswer("The provider's list is longer than any page.")
     data = [file_object(item, call) for item in obj["data"]]
     return {**obj, **page(data, obj.get("has_more") is True)}
 
@@ -139,5 +139,5 @@ def deletion(obj: Any, call: Call) -> Json:
         return {"id": call.file_id, "object": "file", "deleted": True}
     file_id = need(obj, "id", str)
     if obj.get("deleted") is False:
-        raise UpstreamError("The provider did not delete the file.", code="upstream_invalid_answer")
+        raise InvalidAnswer("The provider did not delete the file.")
     return {**obj, "id": file_id, "object": "file", "deleted": True}

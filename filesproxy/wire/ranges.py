@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..calls import Answer, Body
-from ..errors import BadRequest, RangeNotSatisfiable, UpstreamError
+from ..errors import BadRequest, InvalidAnswer, RangeNotSatisfiable, UpstreamError
 from .headers import safe
 
 _RANGE = re.compile(r"(?i:bytes)=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
@@ -34,7 +34,7 @@ def partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
     """
     length = answer.headers.get("content-length")
     if answer.status == 206 and ("range" not in asked or "content-range" not in answer.headers):
-        raise UpstreamError("The provider sent a range that was not requested.", code="upstream_invalid_answer")
+        raise InvalidAnswer("The provider sent a range that was not requested.")
     body = answer.body
     if answer.status != 200 or body is None or length is None or "content-encoding" in answer.headers:
         return answer

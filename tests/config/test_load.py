@@ -10,7 +10,7 @@ from configurations import SECRET, config, hashed, refusal, written
 
 from filesproxy import create_app
 from filesproxy.config.load import Key
-from filesproxy.config.settings import by_name
+from filesproxy.config.settings import known_settings
 from filesproxy.providers import PROVIDERS
 
 KEY = {"sha256": hashed("fp_a"), "providers": "*"}
@@ -28,7 +28,7 @@ def test_without_configuration_there_are_defaults_but_no_local_store_and_no_key(
     made = found.settings["via_name"]
     assert made.startswith("filesproxy-") and made == config().settings["via_name"]
     assert found.settings == {
-        **{setting.name: setting.default for setting in by_name(PROVIDERS).values() if setting.app},
+        **{setting.name: setting.default for setting in known_settings(PROVIDERS).values() if setting.app},
         "via_name": made,
     }
     assert set(found.providers) == PROVIDERS.keys() - {"local"}
@@ -40,7 +40,7 @@ def test_without_configuration_there_are_defaults_but_no_local_store_and_no_key(
 
 
 def test_every_provider_has_a_value_for_every_setting():
-    every = {setting.name for setting in by_name(PROVIDERS).values()}
+    every = {setting.name for setting in known_settings(PROVIDERS).values()}
     assert all(set(own) == every for own in config({"provider:x": {"kind": "openai"}}).providers.values())
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from configurations import SECRET, config, hashed, refusal, written
 
-from filesproxy.config.settings import base_url, by_name, is_name, values
+from filesproxy.config.settings import base_url, is_name, known_settings, parsed
 from filesproxy.errors import ConfigError
 from filesproxy.providers import PROVIDERS
 from filesproxy.redaction import Secret
 
-BY_NAME = by_name(PROVIDERS)
+BY_NAME = known_settings(PROVIDERS)
 SETTINGS = BY_NAME.values()
 ABOVE = {setting.name for setting in SETTINGS if setting.app}
 BELOW = {setting.name for setting in SETTINGS if setting.provider}
@@ -221,7 +221,7 @@ def test_bad_setting_of_a_key_is_refused_by_section_and_name_and_never_quoted(na
 def test_setting_in_the_wrong_section_is_refused(scope, names):
     for name in set(BY_NAME) - names:
         with pytest.raises(ConfigError) as refused:
-            values({name: SECRET}, scope, lambda key: f"here, at {key}", BY_NAME)
+            parsed({name: SECRET}, scope, lambda key: f"here, at {key}", BY_NAME)
         assert refused.value.message == f"here, at {name}: the setting '{name}' does not belong here."
 
 

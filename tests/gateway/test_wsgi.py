@@ -64,14 +64,14 @@ def test_missing_optional_keys_have_defaults():
 @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
 def test_encoded_slash_in_the_path_is_400_if_the_server_shows_it(name, raw):
     with pytest.raises(BadRequest):
-        request(**{name: raw}).check_target()
+        request(**{name: raw}).refuse_encoded_slash()
 
 
 @pytest.mark.parametrize(
     "environ", [{}, {"RAW_URI": "/v1/files?x=%2F"}, {"REQUEST_URI": "/v1/files/a%20b"}, {"RAW_URI": ""}]
 )
 def test_encoded_slash_elsewhere_is_accepted(environ):
-    request(**environ).check_target()
+    request(**environ).refuse_encoded_slash()
 
 
 QUERIES = {

@@ -158,7 +158,7 @@ BAD_FILES = {
     "credential_in_a_missing_file": ("[provider:openai]\ncredential = file:/nonexistent/sk-canary\n", "line 2"),
     "credential_in_an_unset_variable": ("[provider:openai]\ncredential = env:UNSET\n", "line 2"),
     "unknown_operation": ("[key:a]\noperations = sk-canary\n", "line 2: [key:a]: operations must be"),
-    "comment_after_a_value": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on its own"),
+    "comment_after_a_value": ("[filesproxy]\nproxy = none # sk-canary\n", "a comment on a line of its own"),
 }
 
 

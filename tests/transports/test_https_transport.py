@@ -108,7 +108,7 @@ def test_upload_that_becomes_overdue_between_a_read_and_a_send_is_the_slow_clien
 
     def drip():
         yield b"a"
-        watch.look(float("inf"))
+        watch.check(float("inf"))
         yield bytes(1 << 20)
 
     with Upstream(answering(answer(FILE))) as upstream:

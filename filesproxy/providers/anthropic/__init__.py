@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...calls import Call, Provider, Target
 from ...operations import PASSED_THROUGH
 from ..openai import OPENAI
-from ..toolkit import AUTH, translated, walked
+from ..toolkit import AUTH, auth_header, translated, walked
 from .chat import create_chat_completion
 from .errors import error
 from .files import deleted, file_object, pages, prepared_upload, with_files_beta
@@ -18,10 +18,9 @@ VERSION = "2023-06-01"  # 2026-10-21 refuses `temperature`, which OpenAI's clien
 
 
 def authorize(call: Call, target: Target) -> Call:
-    """The call with `x-api-key` or an OAuth token as bearer, never both, and with the API version translated here."""
-    is_token = target.settings["auth"] == "bearer"
-    own = {"authorization": f"Bearer {target.secret}"} if is_token else {"x-api-key": target.secret}
-    return call._replace(headers={**call.headers, **own, "anthropic-version": VERSION})
+    """The call with `x-api-key` or an OAuth token as bearer, and with the version of the API translated here."""
+    headers = {**call.headers, **auth_header(target, "x-api-key"), "anthropic-version": VERSION}
+    return call._replace(headers=headers)
 
 
 ANTHROPIC: Provider = {

@@ -6,7 +6,7 @@ https://platform.claude.com/docs/en/api/messages
 from __future__ import annotations
 
 from ...calls import Answer, Call, Json, Send
-from ...errors import BadRequest, UpstreamAnswered, UpstreamError
+from ...errors import BadRequest, InvalidAnswer, UpstreamAnswered
 from ...wire import sse
 from ..toolkit import need
 from .answer import completion
@@ -28,7 +28,7 @@ def create_chat_completion(call: Call, send: Send) -> Answer:
     if call.expects != "events":
         return reply._replace(json=completion(reply.json, call.is_strict, call.now), ignored=ignored)
     if reply.body is None or not sse.is_stream(reply):
-        raise UpstreamError("The provider did not answer with a stream of events.", code="upstream_invalid_answer")
+        raise InvalidAnswer("The provider did not answer with a stream of events.")
     with_usage = bool((call.json.get("stream_options") or {}).get("include_usage"))
     return reply._replace(body=chunks(reply.body, call.is_strict, with_usage, call.now), ignored=ignored)
 

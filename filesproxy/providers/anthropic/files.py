@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ...calls import Call, Json, Send
-from ...errors import BadRequest, UpstreamAnswered, UpstreamError
+from ...errors import BadRequest, InvalidAnswer, UpstreamAnswered
 from ..toolkit import Page, deletion, need, rest_after, unusable
 
 FILES_BETA = "files-api-2025-04-14"
@@ -123,7 +123,7 @@ def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
         if not next_cursor:
             return
         if next_cursor == cursor:
-            raise UpstreamError("The provider's list repeats a page.", code="upstream_invalid_answer")
+            raise InvalidAnswer("The provider's list repeats a page.")
         cursor = next_cursor
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from ...calls import Json
-from ...errors import FilesproxyError, UpstreamAnswered, UpstreamError
+from ...errors import FilesproxyError, InvalidAnswer, UpstreamAnswered, UpstreamError
 from ...wire import sse
 from ...wire.strict_json import Unreadable, dumps, loads
 from ..toolkit import need
@@ -70,12 +70,12 @@ class _Stream:
         try:
             event = loads(data)
         except Unreadable:
-            raise UpstreamError("An event of the provider is not valid JSON.", code="upstream_invalid_answer") from None
+            raise InvalidAnswer("An event of the provider is not valid JSON.") from None
         handler = _HANDLERS.get(need(event, "type", str))
         if handler is None:
             return b""
         if not self._head and handler not in _BEFORE_THE_START:
-            raise UpstreamError("The provider's stream has no message_start.", code="upstream_invalid_answer")
+            raise InvalidAnswer("The provider's stream has no message_start.")
         return handler(self, event)
 
     def start(self, event: Json) -> bytes:

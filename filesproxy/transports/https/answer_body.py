@@ -68,7 +68,7 @@ class AnswerBody:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._watch.let_go() and self._pool and self._response.is_reusable:
+        if self._watch.release_upstream() and self._pool and self._response.is_reusable:
             self._pool.keep(connection)
         else:
             connection.close()

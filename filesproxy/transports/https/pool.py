@@ -28,7 +28,7 @@ PROVEN_QUIET_SECONDS = 0.05
 
 
 class Pool:
-    """Idle connections by key; the most recently used is taken first. Safe for threads, and empty after a fork."""
+    """Idle connections by key; the most recently used is taken first. Thread-safe, and empty after a fork."""
 
     def __init__(self) -> None:
         self._idle: dict[Hashable, list[Connection]] = {}

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 from ... import __version__
 from ...calls import Answer, Call, Content, Target, Upload
 from ...errors import ClientTimeout, FilesproxyError, RequestTimeout, UpstreamError, UpstreamTimeout
-from ...watchdog import Watch, nothing
+from ...watchdog import Watch, no_bytes
 from ...wire.headers import are_tokens
 from ...wire.http1 import AnswerReader, Unanswered
 from ...wire.multipart import encode
@@ -41,7 +41,7 @@ Dial = Callable[[SplitResult, Mapping[str, Any], Watch], socket.socket]
 class HttpTransport:
     """Performs a call over http or https and returns an answer with an open body.
 
-    Safe for threads. Opens nothing before its first call.
+    Thread-safe. Opens nothing before its first call.
     """
 
     def __init__(self, dial: Dial | None = None) -> None:
@@ -109,7 +109,7 @@ class _Request(urllib.request.Request):
         upload = self.call.upload
         if upload:
             upload.is_begun = True
-        self.watch.transfer((lambda: upload.size) if upload else nothing)
+        self.watch.transfer((lambda: upload.size) if upload else no_bytes)
 
     def read_seconds(self) -> float:
         """The time limit between two reads of an answer; the client's own limit does not apply to it."""
@@ -132,14 +132,6 @@ class _Handler(urllib.request.BaseHandler):
         """Store no reference to the director: the cycle would keep the pool's sockets open."""
 
     def http_open(self, request: _Request) -> AnswerBody:
-        """The director calls this for the scheme http."""
-        return self.do_open(request)
-
-    def https_open(self, request: _Request) -> AnswerBody:
-        """The director calls this for the scheme https."""
-        return self.do_open(request)
-
-    def do_open(self, request: _Request) -> AnswerBody:
         """Send one request and receive its answer over one connection, which the returned body then owns."""
         try:
             return self._perform(request)
@@ -148,6 +140,8 @@ class _Handler(urllib.request.BaseHandler):
             if isinstance(failure, UpstreamTimeout) and request.is_overdue():
                 failure = RequestTimeout("The time in x-portkey-request-timeout has passed.")
             raise failure from None
+
+    https_open = http_open  # the director finds these by the scheme in their names
 
     def _perform(self, request: _Request) -> AnswerBody:
         """Use a kept connection if there is one; if it ends without an answer, try once more over a new one."""
