@@ -238,7 +238,8 @@ def _response(answer: Answer, match: Match, target: Target, record: Record) -> R
         own_headers = _EVENT_HEADERS if isinstance(answer.body, EventStream) else _CONTENT_HEADERS
         return Response(answer.status, {**headers, **own_headers}, answer.body)
     record.note_answer(answer.json)
-    status = answer.status if match.route.is_passed_through else 200
+    # Others would say of the answer what no longer holds: 205 has no content, 206 is a range of it.
+    status = answer.status if match.route.is_passed_through and answer.status in (200, 201, 202, 204) else 200
     if answer.json is None and match.route.answer == "nothing":
         empty = {} if status == 204 else {"content-type": "text/plain", "content-length": "0"}
         return Response(status, {**headers, **empty}, b"")

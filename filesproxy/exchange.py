@@ -66,7 +66,8 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
         relayed_body = answer.body
         return answer
     except UpstreamError as error:
-        if call.upload and call.upload.is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
+        is_begun = bool(call.content or (call.upload and call.upload.is_begun))
+        if is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
             error.headers.setdefault("x-should-retry", "false")
         raise
     finally:
@@ -312,7 +313,7 @@ def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> byte
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway."""
-    if encoding.strip().lower() in ("", "identity"):
+    if not body or encoding.strip().lower() in ("", "identity"):
         return body
     try:
         inflater = zlib.decompressobj(31)

@@ -714,3 +714,15 @@ def test_answers_to_authenticated_callers_are_not_for_a_cache(client, upstream):
     upstream.answers({"error": {"message": "no"}}, 404)
     assert client.get("/v1/files/file-1", headers=OPENAI, status=404).headers["cache-control"] == "no-store"
     assert "cache-control" not in client.get("/v1/health").headers
+
+
+@pytest.mark.parametrize("status", [203, 205, 206, 207, 299])
+def test_other_success_of_a_passed_through_route_is_200(status, client, upstream):
+    """205 has no content and 206 is a range; neither is what the client gets."""
+    upstream.answers({"id": "batch_1"}, status)
+    assert client.get("/v1/batches/batch_1", headers=OPENAI, status=200).json == {"id": "batch_1"}
+
+
+def test_empty_answer_to_a_deletion_may_claim_an_encoding(client, upstream):
+    upstream.status, upstream.headers, upstream.chunks = 200, {"content-encoding": "gzip"}, []
+    assert client.delete("/v1/files/file-1", headers=OPENAI).json["deleted"] is True

@@ -162,7 +162,13 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def known_settings(providers: Mapping[str, Provider]) -> dict[str, Setting]:
-    """Every setting by its name: the gateway's own, and those of the providers of this table."""
+    """Every setting by its name: the gateway's own, and those of the providers of this table.
+
+    ConfigError for a provider's setting with the name of one of the gateway's own.
+    """
+    twice = {setting.name for setting in SETTINGS} & {setting.name for setting in settings_of(providers)}
+    if twice:
+        raise ConfigError(f"provider table: the setting '{min(twice)}' is one of the gateway's own.")
     return {setting.name: setting for setting in (*SETTINGS, *settings_of(providers))}
 
 

@@ -74,7 +74,7 @@ class Gate:
         if found is None:
             read = {name: value for name, value in zip(self._names + scoped, values) if value is not None}
             found = Admission(Head(read, head.client_address), self._config, self._providers)
-            if sum(map(len, read.values())) <= MAX_CHARACTERS:
+            if sum(map(len, (*read, *read.values()))) <= MAX_CHARACTERS:
                 self._remember(key, found)
         return found
 

@@ -49,8 +49,6 @@ def resolve(
     if settings is None:
         raise BadRequest(_UNKNOWN if named else _UNNAMED, param=param, code="unknown_provider")
     provider = providers[settings["kind"]]
-    shaping = (*provider.get("client_settings", ()), provider.get("model_header", ""))
-    refuse_gateway_keys(head.headers, shaping, config.keys)
     secret, is_saved = Secret(), False
     if provider.get("keyless"):
         _check_caller(name, head, caller)
@@ -62,6 +60,8 @@ def resolve(
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
+    shaping = (*provider.get("client_settings", ()), provider.get("model_header", ""))
+    refuse_gateway_keys(head.headers, filter(None, shaping), config.keys)
     credentials = single_credential(secret)
     target = Target(
         name, provider, settings["base_url"], settings, credentials, is_saved, caller.name, credentials.now()

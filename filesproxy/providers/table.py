@@ -13,7 +13,14 @@ from ..operations import OPERATIONS
 FOREIGN_CREDENTIALS = frozenset({"api-key", "x-api-key"})
 #: headers that choose an account or a region at some provider, whether or not it is in the table
 FOREIGN_SCOPE = FOREIGN_CREDENTIALS | {"anthropic-workspace-id"}
-FOREIGN_SCOPE_PREFIXES = ("x-portkey-aws-", "x-portkey-amz-", "x-portkey-vertex-")
+#: beginnings of Portkey's headers that choose an account, whichever providers are in the table
+FOREIGN_SCOPE_PREFIXES = (
+    "x-portkey-aws-",
+    "x-portkey-amz-",
+    "x-portkey-azure-",
+    "x-portkey-openai-",
+    "x-portkey-vertex-",
+)
 
 _KEYS = frozenset(Provider.__annotations__)
 _REQUIRED = ("base_url", "authorize", "error", "operations")
@@ -23,16 +30,41 @@ def check_table(table: Mapping[str, Provider]) -> None:
     """ConfigError for an entry that lacks a required key, has an unknown key, or names an unknown operation."""
     for name, entry in table.items():
         keys: Mapping[str, Any] = entry  # may be anything: its author need not use mypy
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"provider table: '{name}' is not a mapping.")
         for key in _REQUIRED:
             if key not in keys:
                 raise ConfigError(f"provider table: '{name}' has no '{key}'.")
         for key in keys:
             if key not in _KEYS:
                 raise ConfigError(f"provider table: '{name}' has an unknown key '{key}'.")
+            if not _is_of_kind(key, keys[key]):
+                raise ConfigError(f"provider table: '{name}' has a '{key}' of the wrong type.")
         for operation in (*keys["operations"], *keys.get("unsupported", {})):
             if operation not in OPERATIONS:
                 raise ConfigError(f"provider table: '{name}' has an unknown operation '{operation}'.")
     _check_settings(table)
+
+
+_MAPPINGS = {"unsupported": str, "client_settings": str, "credential_headers": Mapping}  # key → what its values are
+_NAMES = frozenset({"hosts", "required_form_fields", "client_headers", "list_headers", "required_settings",
+                    "scope_prefixes", "answer_headers", "answer_header_prefixes", "request_id_headers"})  # fmt: skip
+_FUNCTIONS = frozenset({"authorize", "error", "path", "check_settings", "describe"})
+
+
+def _is_of_kind(key: str, value: Any) -> bool:
+    """Whether a value can be what `calls.Provider` says of its key."""
+    if key in _FUNCTIONS:
+        return callable(value)
+    if key in _NAMES or (key == "form_fields" and not callable(value)):
+        return isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
+    if key == "settings":
+        return isinstance(value, tuple) and all(isinstance(setting, Setting) for setting in value)
+    if key == "operations":
+        return isinstance(value, Mapping) and all(map(callable, value.values()))
+    if key in _MAPPINGS:
+        return isinstance(value, Mapping) and all(isinstance(item, _MAPPINGS[key]) for item in value.values())
+    return isinstance(value, bool) if key == "keyless" else isinstance(value, str) or callable(value)
 
 
 def _check_settings(table: Mapping[str, Provider]) -> None:

@@ -231,7 +231,7 @@ class _Gateway(ServerHandler):
 
     def set_content_length(self) -> None:
         """Announce the length of a body in one piece, except for a HEAD, whose body is always empty."""
-        if self.environ["REQUEST_METHOD"] != "HEAD":
+        if self.environ["REQUEST_METHOD"] != "HEAD" and str(self.status)[:3] not in ("204", "304"):  # RFC 9110 §8.6
             super().set_content_length()
 
     def cleanup_headers(self) -> None:

@@ -176,6 +176,13 @@ def test_head_of_many_characters_is_not_remembered():
     assert len(remembered(asked)) == 1
 
 
+def test_head_with_long_names_of_headers_is_not_remembered():
+    """62 MB in a worker: names of refused headers counted as nothing."""
+    asked = gate(None)
+    asked.admit(request({**CALLER, **{f"x-portkey-azure-{number}" + "a" * 100: "" for number in range(60)}}))
+    assert remembered(asked) == {}
+
+
 def test_what_is_remembered_holds_no_environ():
     asked = gate(None)
     asked.admit(request({**CALLER, "range": "bytes=0-1"}))

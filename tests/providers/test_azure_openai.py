@@ -262,6 +262,12 @@ def test_deployment_changes_nothing(client, upstream):
     assert (call.url, call.headers) == (f"{DATED_URL}/file-1", {"api-key": "caller-key"})
 
 
+def test_deployment_header_of_any_form_matters_to_chats_only(client, upstream):
+    for value in ("my dep", "a,b"):
+        upstream.answers(FILE)
+        client.get("/v1/files/file-1", headers={**PLAIN, "x-portkey-azure-deployment-id": value})
+
+
 KEY_HEADERS = ["x-portkey-azure-resource-name", "x-portkey-azure-api-version", "x-portkey-azure-deployment-id"]
 
 

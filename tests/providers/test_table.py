@@ -16,13 +16,28 @@ WRONG = {
     **{f"without {name}": ({key: value for key, value in OPENAI.items() if key != name}, f"'mine' has no '{name}'")
        for name in ("base_url", "authorize", "error", "operations")},
     "unknown key": ({**OPENAI, "pathh": None}, "'mine' has an unknown key 'pathh'"),
-    "unknown operation": ({**OPENAI, "operations": {"list_file": None}}, "unknown operation 'list_file'"),
+    "unknown operation": ({**OPENAI, "operations": {"list_file": print}}, "unknown operation 'list_file'"),
     "unknown unsupported": ({**OPENAI, "unsupported": {"x": "No."}}, "unknown operation 'x'"),
     "setting chosen but missing": ({**OPENAI, "client_settings": {"x-mine": "region"}}, "no setting 'region'"),
     "setting required but missing": ({**OPENAI, "required_settings": ("region",)}, "no setting 'region'"),
     "setting of another meaning": (
         {**OPENAI, "settings": (Setting("folder", "", str, "another one"),)}, "defines the setting 'folder'"),
 }  # fmt: skip
+
+
+WRONG.update({
+    f"{key} of the wrong type: {value!r}": ({**OPENAI, key: value}, f"has a '{key}' of the wrong type")
+    for key, value in [
+        ("operations", None), ("operations", []), ("operations", {"list_files": 3}), ("unsupported", None),
+        ("settings", ("folder",)), ("client_settings", ("a",)), ("credential_headers", {"x-tok": "key"}),
+        ("client_headers", "team"), ("scope_prefixes", ("",)), ("authorize", None), ("base_url", 5), ("keyless", "yes"),
+    ]
+})  # fmt: skip
+WRONG["entry that is not a mapping"] = (None, "'mine' is not a mapping")
+WRONG["setting with the name of the gateway's own"] = (
+    {**OPENAI, "settings": (Setting("credential", "", str, "mine"),)},
+    "the setting 'credential' is one of",
+)
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -71,6 +71,7 @@ class _Request(urllib.request.Request):
     The constructor sets only the attributes that the director reads; it does not call urllib's own.
     """
 
+    bytes_taken = 0  # of the raw content so far
     full_url = ""  # urllib has properties with these names
     data = None
 
@@ -109,7 +110,8 @@ class _Request(urllib.request.Request):
         upload = self.call.upload
         if upload:
             upload.is_begun = True
-        self.watch.transfer((lambda: upload.size) if upload else no_bytes)
+        counted = (lambda: upload.size) if upload else (lambda: self.bytes_taken)
+        self.watch.transfer(counted if self.has_stream else no_bytes)
 
     def read_seconds(self) -> float:
         """The time limit between two reads of an answer; the client's own limit does not apply to it."""
@@ -187,7 +189,7 @@ def _send(connection: Connection, request: _Request) -> bool:
     if call.upload:
         blocks = _chunked(call.upload, boundary)
     elif call.content:
-        blocks = _counted(call.content)
+        blocks = _counted(call.content, request)
     connection.send_timeout = request.seconds("send_timeout")
     beginning = [_head(request, boundary), *next(blocks, ())]
     if connection.answers and not connection.is_quiet():  # the pool has looked, but building the head took time
@@ -252,13 +254,17 @@ def _chunked(upload: Upload, boundary: str) -> Iterator[Sequence[bytes]]:
         yield b"%x\r\n" % len(block), block, b"\r\n0\r\n\r\n" if block.endswith(closing) else b"\r\n"
 
 
-def _counted(content: Content) -> Iterator[Sequence[bytes]]:
-    """The content's chunks. FilesproxyError if their size is not the announced length; never yields more than that."""
+def _counted(content: Content, request: _Request) -> Iterator[Sequence[bytes]]:
+    """The content's chunks, counted in the request; never more than the announced length.
+
+    FilesproxyError if they are not as many bytes as that.
+    """
     left = content.length
     for chunk in content.chunks:
         left -= len(chunk)
         if left < 0:
             break
+        request.bytes_taken += len(chunk)
         yield (chunk,)
     if left:
         raise FilesproxyError("The content to be sent does not have its announced length.", code="internal_error")
