@@ -136,7 +136,6 @@ def gateway_of(kind, scene, sections, *arguments):
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), elsewhere)
     proxies.update(https_proxy=f"http://127.0.0.1:{scene.proxy.port}", no_proxy="localhost")
     with running(kind, folder / "run", *arguments, conf=scene.conf, FILESPROXY_CONFIG=config, **proxies) as gateway:
-        gateway.kind = kind
         yield gateway
     assert is_hidden(gateway)
 

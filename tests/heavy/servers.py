@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,13 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("gunicorn", "embedded", "waitress")
 START_SECONDS = 20
 STOP_SECONDS = 15
+WORKERS = 2  # of gunicorn, as shipped
 
 
 class Gateway:
     """A running server. `folder` holds what it wrote: `out`, `err`, `tmp/` (its TMPDIR)."""
 
-    def __init__(self, process, port, folder):
-        self.process, self.port, self.folder = process, port, folder
+    def __init__(self, kind, process, port, folder, count=WORKERS):
+        self.kind, self.process, self.port, self.folder, self._count = kind, process, port, folder, count
         self.root_url = f"http://127.0.0.1:{port}"
         self.url = f"{self.root_url}/v1"
 
@@ -52,6 +54,17 @@ class Gateway:
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [int(child) for child in children] or [pid]
+
+    def is_ready(self):
+        """Whether it answers, and gunicorn's workers handle their signals: a new one loses a SIGTERM."""
+        try:
+            is_up = self.request("GET", "/v1/health")[0].status == 200
+        except OSError:
+            return False
+        if self.kind != "gunicorn":
+            return is_up
+        workers = self.workers()
+        return is_up and len(workers) >= self._count and all(map(_has_own_handlers, workers))
 
     def request(self, method, path, body=None, headers=None):
         """One call over a connection of its own: (response, its bytes)."""
@@ -129,22 +142,27 @@ def running(kind, folder, *arguments, conf="gunicorn.conf.py", poll_seconds=0.03
             command(kind, port, *arguments, conf=conf), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
             stdout=out, stderr=err, start_new_session=True,
         )  # fmt: skip
-    gateway = Gateway(process, port, folder)
+    count = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else WORKERS
+    gateway = Gateway(kind, process, port, folder, count)
     try:
-        _wait_until_it_answers(gateway, poll_seconds)
+        _wait_until_it_is_ready(gateway, poll_seconds)
         yield gateway
     finally:
         gateway.stop()
 
 
-def _wait_until_it_answers(gateway, poll_seconds):
+def _has_own_handlers(pid):
+    """Whether a process of gunicorn catches SIGABRT, as its workers do and their master does not."""
+    caught = re.search(r"(?m)^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text())[1]
+    return bool(int(caught, 16) >> (signal.SIGABRT - 1) & 1)
+
+
+def _wait_until_it_is_ready(gateway, poll_seconds):
     end = time.monotonic() + START_SECONDS
     while gateway.process.poll() is None and time.monotonic() < end:
-        try:
-            if gateway.request("GET", "/v1/health")[0].status == 200:
-                return
-        except OSError:
-            time.sleep(poll_seconds)  # between two attempts
+        if gateway.is_ready():
+            return
+        time.sleep(poll_seconds)  # between two attempts
     raise AssertionError(f"the server did not start: {gateway.err()}")
 
 
