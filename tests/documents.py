@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from sockets import children, has_own_handlers
+
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md") + tuple(
     sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
@@ -220,7 +222,8 @@ class Shell:
             )  # fmt: skip
         try:
             end = time.monotonic() + START_SECONDS
-            while not answers(port, path):
+            # gunicorn's workers lose a SIGTERM that comes before they have their own handlers.
+            while not (answers(port, path) and all(map(has_own_handlers, children(process.pid)))):
                 assert process.poll() is None and time.monotonic() < end, log.read_text("utf-8")
                 time.sleep(0.05)  # between two attempts to connect: a server that starts tells nobody
             yield process

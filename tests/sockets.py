@@ -15,6 +15,7 @@ import sys
 import termios
 import threading
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import filesproxy
@@ -314,6 +315,17 @@ def until(condition, seconds=WAIT):
 def has_acknowledged(sock):
     """Whether the other side's kernel has every byte that was sent, read or not (SIOCOUTQ)."""
     return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0] == 0
+
+
+def has_own_handlers(pid):
+    """Whether a process of gunicorn catches SIGABRT, as its workers do and their master does not."""
+    caught = re.search(r"(?m)^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text("ascii"))[1]
+    return bool(int(caught, 16) >> (signal.SIGABRT - 1) & 1)
+
+
+def children(pid):
+    """The process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
 
 
 def open_files():

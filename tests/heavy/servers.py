@@ -6,13 +6,14 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from sockets import children, has_own_handlers
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("gunicorn", "embedded", "waitress")
@@ -51,9 +52,7 @@ class Gateway:
 
     def workers(self):
         """The process ids that serve: gunicorn's children, or the process itself."""
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in children] or [pid]
+        return children(self.process.pid) or [self.process.pid]
 
     def is_ready(self):
         """Whether it answers, and gunicorn's workers handle their signals: a new one loses a SIGTERM."""
@@ -64,7 +63,7 @@ class Gateway:
         if self.kind != "gunicorn":
             return is_up
         workers = self.workers()
-        return is_up and len(workers) >= self._count and all(map(_has_own_handlers, workers))
+        return is_up and len(workers) >= self._count and all(map(has_own_handlers, workers))
 
     def request(self, method, path, body=None, headers=None):
         """One call over a connection of its own: (response, its bytes)."""
@@ -149,12 +148,6 @@ def running(kind, folder, *arguments, conf="gunicorn.conf.py", poll_seconds=0.03
         yield gateway
     finally:
         gateway.stop()
-
-
-def _has_own_handlers(pid):
-    """Whether a process of gunicorn catches SIGABRT, as its workers do and their master does not."""
-    caught = re.search(r"(?m)^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text())[1]
-    return bool(int(caught, 16) >> (signal.SIGABRT - 1) & 1)
 
 
 def _wait_until_it_is_ready(gateway, poll_seconds):
