@@ -117,7 +117,7 @@ class Application:
         request = Request(environ)
         record.body = request.body
         request.refuse_encoded_slash()
-        _check_via(request, self.config.settings["via_name"])
+        _check_via(request, self.config)
         match = route(request.method, request.path)
         record.operation = match.route.operation
         record.note_file(match.id)
@@ -203,20 +203,23 @@ def _limit_transfer(watch: Watch, settings: Mapping[str, Any], moved: Callable[[
     watch.transfer(moved)
 
 
-def _check_via(request: Request, own_name: str) -> None:
+def _check_via(request: Request, config: Config) -> None:
     """Check the client's Via (RFC 9110 §7.6.3), which is passed on.
 
     LoopDetected if the request has been through this deployment, or through more than MAX_VIA gateways. BadRequest if
-    the header cannot be passed on.
+    the header cannot be passed on, or contains a gateway key.
     """
-    via = request.headers.get("via", "")
+    via = request.headers.get("via")
+    if via is None:
+        return
     entries = via.split(",")
-    if any(own_name in entry.split()[1:2] for entry in entries):
+    if any(config.settings["via_name"] in entry.split()[1:2] for entry in entries):
         raise LoopDetected("This request has been through this gateway before: a provider leads back to it.")
     if len(entries) > MAX_VIA:
         raise LoopDetected(f"This request has been through more than {MAX_VIA} gateways.")
-    if not safe("via", via):
-        raise BadRequest("The header via contains characters that cannot be sent.", param="via")
+    words = via.replace(",", " ").split()
+    if not safe("via", via) or not all(may_go_upstream(word, config.keys) for word in words):
+        raise BadRequest("The header via contains what cannot be passed on.", param="via")
 
 
 def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:

@@ -57,8 +57,8 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
         raise BadRequest(reason, code="unsupported_operation", headers={"x-should-retry": "false"})
     opened: list[Body] = []
     relayed_body = None
+    send = _Send(target, transports, kept or NoKeptFiles(), opened)
     try:
-        send = _Send(target, transports, kept or NoKeptFiles(), opened)
         answer = operation(call, send)
         _check_id(answer, call, send)
         if call.is_generated and sse.is_stream(answer) and answer.body is not None:
@@ -66,7 +66,7 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
         relayed_body = answer.body
         return answer
     except UpstreamError as error:
-        is_begun = bool(call.content or (call.upload and call.upload.is_begun))
+        is_begun = send.has_sent_content or (call.upload is not None and call.upload.is_begun)
         if is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
             error.headers.setdefault("x-should-retry", "false")
         raise
@@ -176,6 +176,7 @@ class _Send:
         self._transports = transports
         self._opened = opened  # bodies that are not closed yet
         self._read: Body | None = None  # the one of the last call, if it was read to its end
+        self.has_sent_content = False  # raw content, of which bytes may have arrived
         self._started = 0.0
         self._size = 0  # bytes of JSON that the answers so far had: the limit is for all of an operation
         self._kept = kept
@@ -188,6 +189,7 @@ class _Send:
     def __call__(self, call: Call) -> Answer:
         """Send a call. A body to be relayed is left open; any other is read, and closed when the next call is sent."""
         self._close_read()
+        self.has_sent_content |= call.content is not None
         answer = self._perform(self._in_time(call))
         if answer.body is not None:
             self._opened.append(answer.body)

@@ -726,3 +726,11 @@ def test_other_success_of_a_passed_through_route_is_200(status, client, upstream
 def test_empty_answer_to_a_deletion_may_claim_an_encoding(client, upstream):
     upstream.status, upstream.headers, upstream.chunks = 200, {"content-encoding": "gzip"}, []
     assert client.delete("/v1/files/file-1", headers=OPENAI).json["deleted"] is True
+
+
+@pytest.mark.parametrize("given", ["1.1 fp_of-any-gateway", "1.1 a, 1.0 b fp_x", "1.1 team-key"])
+def test_gateway_key_in_via_is_400_and_goes_nowhere(given, make_client, upstream):
+    client = make_client({"key:team": {"sha256": hashed("team-key"), "caller_credentials": "yes"}})
+    headers = {**OPENAI, "x-portkey-api-key": "team-key", "via": given}
+    answer = client.get("/v1/files/file-1", headers=headers, status=400)
+    assert answer.json["error"]["param"] == "via" and upstream.calls == []

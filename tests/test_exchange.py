@@ -10,7 +10,7 @@ import zlib
 import pytest
 from fakes import FILE, FakeBody
 
-from filesproxy.calls import Answer, Call, Target
+from filesproxy.calls import Answer, Call, Content, Target
 from filesproxy.errors import BadRequest, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from filesproxy.exchange import MAX_ERROR_BYTES, EventStream, _read, address, run
 from filesproxy.providers.openai import OPENAI, error_object
@@ -620,3 +620,15 @@ def test_answers_of_one_operation_share_one_limit():
         )
     assert refused.value.code == "upstream_answer_too_large"
     assert len(transport.bodies) == 3 and all(body.closings for body in transport.bodies)
+
+
+def test_failure_after_raw_content_is_not_to_be_retried():
+    """The content may have arrived: sending it twice is for the caller to decide."""
+
+    def operation(call, send):
+        return send(Call("upload_file", "PUT", "/blob", content=Content(1, "text/csv", [b"a"])))
+
+    error = refusal(
+        UpstreamError("The connection to the provider broke."), where=target(operations={"retrieve_file": operation})
+    )
+    assert error.headers["x-should-retry"] == "false"
