@@ -69,6 +69,7 @@ def test_reader_that_has_gone_fails_nothing():
     os.close(reading)
     output = Output(writing)
     output.write(LINE)
+    assert output._dropped == 1
     os.close(writing)
 
 
