@@ -188,7 +188,7 @@ class Application:
             for observer in self._observers:
                 observer.finished(record)
 
-        stream = respond(response, environ["REQUEST_METHOD"], start_response, done)
+        stream = respond(response, environ["REQUEST_METHOD"], start_response, done, watch.cut)
         if isinstance(stream, ResponseStream):
             watch.is_answering = True
             watch.cuts_by_reset = not isinstance(response.body, EventStream)

@@ -90,6 +90,17 @@ class Watch:
         if self._watchdog:
             self._watchdog.forget(self)
 
+    def cut(self) -> None:
+        """Reset the client's connection: the answer cannot be completed, and a normal end could look complete.
+
+        It does to an HTTP/1.0 client, such as nginx by default, if the answer has no length. gunicorn ends the sending
+        side before it closes, which `SO_LINGER` does not prevent, so the server is left with an unconnected socket.
+        """
+        if self.cuts_by_reset and isinstance(self.client, socket.socket):
+            _end_by_reset(self.client)
+            with suppress(OSError), socket.socket() as unconnected:
+                os.dup2(unconnected.fileno(), self.client.fileno(), inheritable=False)
+
     def _wake(self) -> None:
         """Wake the thread that is blocked in a read or write: it ends the answer so that the client notices."""
         if self.is_answering and self.cuts_by_reset:

@@ -188,9 +188,15 @@ def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Respon
 
 
 def respond(
-    response: Response, method: str, start_response: StartResponse, done: Callable[[int, str], None]
+    response: Response,
+    method: str,
+    start_response: StartResponse,
+    done: Callable[[int, str], None],
+    cut: Callable[[], None],
 ) -> Iterable[bytes]:
     """Send a response. `done(bytes sent, error)` is called once: when the last byte was handed over, or it failed.
+
+    `cut()` is called when a started answer cannot be completed.
 
     The first chunk of an open body is fetched before `start_response`, so that a failure can still become an answer.
     """
@@ -200,17 +206,21 @@ def respond(
             body.close()
         body = b""
     if not isinstance(body, bytes):
-        return _stream(response, body, start_response, done)
+        return _stream(response, body, start_response, done, cut)
     _start(response, start_response)
     done(len(body), "")
     return [body] if body else []
 
 
 def _stream(
-    response: Response, body: Body, start_response: StartResponse, done: Callable[[int, str], None]
+    response: Response,
+    body: Body,
+    start_response: StartResponse,
+    done: Callable[[int, str], None],
+    cut: Callable[[], None],
 ) -> Iterable[bytes]:
     try:
-        stream = ResponseStream(body, done)
+        stream = ResponseStream(body, done, cut)
         _start(response, start_response)
         return stream
     except BaseException:
@@ -229,8 +239,9 @@ class ResponseStream:
     A class, not a generator: a generator that is never started does not run its `finally`.
     """
 
-    def __init__(self, body: Body, done: Callable[[int, str], None]) -> None:
+    def __init__(self, body: Body, done: Callable[[int, str], None], cut: Callable[[], None]) -> None:
         self._body = body
+        self._cut = cut
         self._done: Callable[[int, str], None] | None = done
         self._first = next(body, None)
         self._sent = 0
@@ -258,6 +269,7 @@ class ResponseStream:
             self._error = error.code or "error"
         except Exception as error:
             self._error = type(error).__name__
+        self._cut()
         # The one failure that every WSGI server turns into a closed connection and none into a clean end. Raised out of
         # the `except`, it carries no other exception, whose text a server might log.
         raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer was cut short")

@@ -238,8 +238,11 @@ class Server:
     def done(self, sent, error):
         self.events.append(("done", sent, error))
 
+    def cut(self):
+        self.events.append(("cut",))
+
     def send(self, response, method="GET"):
-        return respond(response, method, self.start_response, self.done)
+        return respond(response, method, self.start_response, self.done, self.cut)
 
 
 class Body(FakeBody):
@@ -359,7 +362,7 @@ def test_stream_that_is_not_read_to_its_end_is_closed_and_logged_as_an_abort(tak
 
 def test_stream_that_was_never_started_is_closed_too():
     server = Server()
-    stream = ResponseStream(Body([b"a"], server), server.done)
+    stream = ResponseStream(Body([b"a"], server), server.done, server.cut)
     stream.close()
     assert ("close",) in server.events
 
@@ -372,7 +375,7 @@ def test_stream_that_breaks_off_ends_with_a_reset_and_is_logged_by_its_code(code
     with pytest.raises(ConnectionResetError):  # with this exception, no server ends the answer cleanly
         next(stream)
     stream.close()
-    assert server.events[-1] == ("done", 2, logged)
+    assert server.events[-3:] == [("cut",), ("close",), ("done", 2, logged)]
 
 
 def test_reset_does_not_quote_the_upstream():
