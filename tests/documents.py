@@ -222,15 +222,24 @@ class Shell:
             )  # fmt: skip
         try:
             end = time.monotonic() + START_SECONDS
-            # gunicorn's workers lose a SIGTERM that comes before they have their own handlers.
+            # gunicorn's workers lose a signal that comes before they have their own handlers.
             while not (answers(port, path) and all(map(has_own_handlers, children(process.pid)))):
                 assert process.poll() is None and time.monotonic() < end, log.read_text("utf-8")
                 time.sleep(0.05)  # between two attempts to connect: a server that starts tells nobody
             yield process
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)  # a session of its own: nobody else is in it
-            process.wait(20)
+            stop(process)
+
+
+def stop(process):
+    """End a session by SIGTERM, once a second: gunicorn may be forking its next worker, which loses the first one."""
+    end = time.monotonic() + START_SECONDS
+    while process.poll() is None:
+        assert time.monotonic() < end
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)  # a session of its own: nobody else is in it
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
 
 
 def answers(port, path="/v1/health"):

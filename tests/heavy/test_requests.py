@@ -96,17 +96,17 @@ def test_id_that_is_not_valid_is_refused_without_a_call(name, gateway, stage):
     assert stage.calls() == 0
 
 
-@pytest.mark.parametrize("raw", [b"a\xc3\xa9", b"a#b", b"a\0b"])
+@pytest.mark.parametrize("raw", [b"file-1\xc3\xa9", b"file-1#b", b"file-1\0b"])
 def test_id_in_raw_bytes_never_changes_the_path(raw, gateway, stage):
     """A server may take a fragment off, which no client may send (RFC 9112 3.2); it must not arrive."""
     reply = ask(gateway, request("GET", "/v1/files/ID", headers=plain_headers()).replace(b"/ID ", b"/" + raw + b" "))
     assert reply.status in (200, 400, 404)
     if stage.calls():
-        assert raw == b"a#b" and stage.peer.head.startswith(b"GET /v1/files/a HTTP/1.1\r\n")
+        assert raw == b"file-1#b" and stage.peer.head.startswith(b"GET /v1/files/file-1 HTTP/1.1\r\n")
 
 
 def routes(method):
-    return [route.path.replace(":id", "item-1") for route in ROUTES if route.method == method]
+    return [route.path.replace(":id", FILE["id"]) for route in ROUTES if route.method == method]
 
 
 def test_head_has_no_body_on_any_route(gateway, stage):
@@ -116,7 +116,7 @@ def test_head_has_no_body_on_any_route(gateway, stage):
 
 
 def test_wrong_method_is_405_with_allow(gateway, stage):
-    for path in {route.path.replace(":id", "item-1") for route in ROUTES}:
+    for path in {route.path.replace(":id", FILE["id"]) for route in ROUTES}:
         known = {route.method for route in ROUTES if re.fullmatch(route.path.replace(":id", "[^/]+"), path)}
         for method in {"OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"} - known:
             reply = get(gateway, path, method=method)
@@ -188,7 +188,7 @@ def test_every_route_passes_the_linter_of_wsgi(client, upstream):
         kind = {"content-type": "application/json" if route.body == "json" else form_type()}
         headers = {**OPENAI, **kind} if route.method == "POST" else OPENAI
         call = {"method": route.method, "headers": headers, "body": bodies[route.body], "expect_errors": True}
-        reply = client.request(route.path.replace(":id", "item-1"), **call)
+        reply = client.request(route.path.replace(":id", FILE["id"]), **call)
         assert reply.status_int == 200, (route, reply.text)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import random
 import re
 import socket
@@ -83,8 +84,9 @@ class Rangeless(NamedTuple):
 @pytest.fixture(scope="module")
 def rangeless():
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, str(Path(__file__).resolve())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
     with process:
         try:
             yield Rangeless(f"http://127.0.0.1:{int(process.stdout.readline())}/v1")
