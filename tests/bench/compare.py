@@ -27,7 +27,7 @@ import threading
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "heavy")]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "heavy")]
 
 import relay  # noqa: E402
 from relay import BLOCK, FILE, HEAD, ROOT, TAIL, Client, cpu_seconds, memory_mib  # noqa: E402
