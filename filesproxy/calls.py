@@ -184,7 +184,7 @@ class Target(_Opaque, _TargetFields):
 
     @property
     def secret(self) -> Secret:
-        """The secret of a provider that needs only one; empty if there is none."""
+        """The credential of a provider that uses a single secret, or an empty secret if the target has none."""
         return self.secrets.get("credential", _NO_SECRET)
 
 
@@ -198,7 +198,7 @@ class KeptFiles(Protocol):
         """id → file object, for the files that exist and have not expired. One lookup for all ids."""
 
     def open(self, file_id: str) -> Answer:
-        """The file's content: an answer with an open body and a `content-length`. NotFound if there is no such file."""
+        """The file's content: an answer with an open body and a `content-length`. Raises NotFound."""
 
 
 class Send(Protocol):

@@ -222,7 +222,7 @@ class StoreError(FilesproxyError):
 
 
 class StoreFull(StoreError):
-    """507: there is no space left. Nothing was stored."""
+    """507: the disk is full, and nothing was stored."""
 
     status = 507
     code = "store_full"

@@ -6,6 +6,8 @@ import json
 import random
 from pathlib import Path
 
+from mutants import mutated
+
 from filesproxy.errors import MultipartError
 from filesproxy.wire.multipart import parts
 
@@ -56,25 +58,7 @@ def mutate(body, boundary, rng):
         b"\r\n--" + boundary + b"\r\n",
         b"\r\n--" + boundary + b"--\r\n",
     )
-    for _ in range(rng.randint(1, 4)):
-        at, size = rng.randint(0, len(body)), rng.choice((1, 1, 2, 4, rng.randint(1, 60)))
-        kind = rng.randrange(7)
-        if kind == 0:
-            body = body[:at] + bytes([rng.randrange(256)]) + body[at + 1 :]
-        elif kind == 1:
-            body = body[:at] + body[at + size :]
-        elif kind == 2:
-            body = body[: at + size] + body[at:]
-        elif kind in (3, 4):
-            body = body[:at] + rng.choice(inserts) + body[at:]
-        elif kind == 5:
-            token = rng.choice((b"\r\n", boundary, b'"', b"; ", b": ", b"--"))
-            found = [n for n in range(len(body)) if body.startswith(token, n)]
-            at = rng.choice(found or [0])
-            body = body[:at] + rng.choice((b"", *inserts)) + body[at + len(token) :]
-        elif rng.random() < 0.3:
-            body = body[:at]
-    return body
+    return mutated(body, rng, inserts, targets=(b"\r\n", boundary, b'"', b"; ", b": ", b"--"))
 
 
 def bodies(seed, count):

@@ -116,6 +116,19 @@ def breaking(framed, how="close"):
     return script
 
 
+def refusing(then, first=65536):
+    """Answer 413 once the first bytes have come, then do with the rest what a server may."""
+
+    def script(peer):
+        peer.read_head()
+        while len(peer.received) < first and peer.read():
+            pass
+        peer.send(answer({"error": {"message": "Too big."}}, "413 Content Too Large"))
+        then(peer)
+
+    return script
+
+
 def dripping(framed, drop=b"a"):
     """Answer these bytes, then a drop now and then, for ten seconds."""
 

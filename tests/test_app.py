@@ -521,8 +521,10 @@ def test_line_for_standard_output_also_reaches_a_handler_of_the_host(make_client
 
 def test_log_that_cannot_be_written_fails_no_request(make_client, monkeypatch):
     with open("/dev/full", "wb", buffering=0) as full:
-        monkeypatch.setattr(access_log_module, "_outputs", [access_log_module.Output(full.fileno())])
+        output = access_log_module.Output(full.fileno())
+        monkeypatch.setattr(access_log_module, "_outputs", [output])
         make_client().get("/v1/health", status=200)
+        assert output._dropped == 1
 
 
 def test_every_observer_is_told_of_each_request_once(upstream):

@@ -65,10 +65,10 @@ def to_stdout() -> None:
 
 
 class Output:
-    """A file descriptor that is written to without ever waiting: a log that nobody reads must not stop a request.
+    """Writes lines to a file descriptor and never waits: a log that nobody reads must not stop a request.
 
-    Lines for which there is no room are counted, and the next line that fits is preceded by one that says how many
-    were dropped. Safe for threads.
+    A line that does not fit is dropped. Once there is room again, a line that counts the dropped ones comes first.
+    Safe for threads.
     """
 
     def __init__(self, descriptor: int) -> None:

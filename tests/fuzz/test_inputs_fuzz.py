@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from configurations import config, hashed
+from mutants import mutated
 from sockets import chunked
 
 from filesproxy.calls import Call, Target, Upload
@@ -48,29 +49,6 @@ SECONDS = 0.3  # of CPU for so many bytes: three times the bar, since a machine 
 def corpus(kind):
     """The files that once broke something, by name."""
     return {path.name: path.read_bytes() for path in sorted((CORPUS / kind).glob("*")) if path.is_file()}
-
-
-def mutated(text, rng, inserts, most=4):
-    """A few changes: a byte, a cut-out, a repetition, a token put in or for another, the rest gone."""
-    for _ in range(rng.randint(1, most)):
-        at, size = rng.randint(0, len(text)), rng.choice((1, 1, 2, 4, rng.randint(1, 60)))
-        kind = rng.randrange(7)
-        if kind == 0:
-            text = text[:at] + bytes([rng.randrange(256)]) + text[at + 1 :]
-        elif kind == 1:
-            text = text[:at] + text[at + size :]
-        elif kind == 2:
-            text = text[: at + size] + text[at:]
-        elif kind in (3, 4):
-            text = text[:at] + rng.choice(inserts) + text[at:]
-        elif kind == 5:
-            token = rng.choice(inserts)
-            found = [n for n in range(len(text)) if text.startswith(token, n)]
-            at = rng.choice(found or [at])
-            text = text[:at] + rng.choice(inserts) + text[at + len(token) :]
-        elif rng.random() < 0.4:
-            text = text[:at]
-    return text
 
 
 def seconds_of_cpu(action, *arguments):

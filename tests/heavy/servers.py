@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import strict_azure
+import strict_openai
 from sockets import children, has_own_handlers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +159,30 @@ def _wait_until_it_is_ready(gateway, poll_seconds):
             return
         time.sleep(poll_seconds)  # between two attempts
     raise AssertionError(f"the server did not start: {gateway.err()}")
+
+
+def provider_sections(upstreams):
+    """The INI sections of the strict fakes: OpenAI and both of Azure's APIs, saved, and `compat`, which is not."""
+    azure = upstreams["@azure-v1"]
+    return f"""
+[provider:openai]
+base_url = {upstreams["@openai"].base_url}
+credential = {strict_openai.KEY}
+[provider:azure-dated]
+kind = azure-openai
+base_url = {azure.dated_url}
+api_version = {strict_azure.VERSION}
+credential = {strict_azure.KEY}
+[provider:azure-v1]
+kind = azure-openai
+base_url = {azure.v1_url}
+api_version = v1
+auth = bearer
+credential = {strict_azure.TOKEN}
+[provider:compat]
+kind = openai
+base_url = {upstreams["compat"].base_url}
+"""
 
 
 def write_config(path, fake, store, **settings):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import strict_azure
 import strict_openai
-from servers import running
+from servers import provider_sections, running
 from strict_azure import StrictAzure
 from strict_openai import StrictOpenAI
 
@@ -35,24 +35,7 @@ LISTED = 12
 CONFIG = """
 [filesproxy]
 folder = {folder}
-[provider:openai]
-base_url = {openai}
-credential = {openai_key}
-[provider:azure-dated]
-kind = azure-openai
-base_url = {azure_dated}
-api_version = {azure_version}
-credential = {azure_key}
-[provider:azure-v1]
-kind = azure-openai
-base_url = {azure_v1}
-api_version = v1
-auth = bearer
-credential = {azure_token}
-[provider:compat]
-kind = openai
-base_url = {compat}
-[key:matrix]
+{providers}[key:matrix]
 sha256 = {hash}
 providers = openai azure-dated azure-v1 local
 caller_credentials = yes
@@ -108,12 +91,9 @@ def upstreams():
 @pytest.fixture(scope="module")
 def gateway(upstreams, tmp_path_factory):
     folder = tmp_path_factory.mktemp("matrix")
-    azure = upstreams["@azure-v1"]
     (folder / "filesproxy.ini").write_text(CONFIG.format(
-        folder=folder / "store", hash=hashlib.sha256(GATEWAY_KEY.encode()).hexdigest(),
-        openai=upstreams["@openai"].base_url, openai_key=strict_openai.KEY, compat=upstreams["compat"].base_url,
-        azure_dated=azure.dated_url, azure_v1=azure.v1_url, azure_version=strict_azure.VERSION,
-        azure_key=strict_azure.KEY, azure_token=strict_azure.TOKEN,
+        folder=folder / "store", providers=provider_sections(upstreams),
+        hash=hashlib.sha256(GATEWAY_KEY.encode()).hexdigest(),
     ), encoding="utf-8")  # fmt: skip
     with running("gunicorn", folder / "run", FILESPROXY_CONFIG=folder / "filesproxy.ini") as served:
         yield served

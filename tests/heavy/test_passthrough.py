@@ -14,7 +14,7 @@ import warnings
 import pytest
 import strict_azure
 import strict_openai
-from servers import running
+from servers import provider_sections, running
 from strict_openai_routes import StrictAzureRoutes, StrictOpenAIRoutes
 
 openai = pytest.importorskip("openai", reason="needs the openai package")
@@ -32,24 +32,7 @@ CONFIG = """
 [filesproxy]
 folder = {folder}
 max_json_bytes = {max_json_bytes}
-[provider:openai]
-base_url = {openai}
-credential = {openai_key}
-[provider:azure-dated]
-kind = azure-openai
-base_url = {azure_dated}
-api_version = {azure_version}
-credential = {azure_key}
-[provider:azure-v1]
-kind = azure-openai
-base_url = {azure_v1}
-api_version = v1
-auth = bearer
-credential = {azure_token}
-[provider:compat]
-kind = openai
-base_url = {compat}
-[key:all]
+{providers}[key:all]
 sha256 = {all_hash}
 providers = openai azure-dated azure-v1 local
 caller_credentials = yes
@@ -125,12 +108,9 @@ def start(upstreams, tmp_path_factory):
 
 
 def _config(upstreams, folder):
-    azure = upstreams["@azure-v1"]
     return CONFIG.format(
-        folder=folder / "store", max_json_bytes=MAX_JSON_BYTES, openai=upstreams["@openai"].base_url,
-        openai_key=strict_openai.KEY, compat=upstreams["compat"].base_url, azure_dated=azure.dated_url,
-        azure_v1=azure.v1_url, azure_version=strict_azure.VERSION, azure_key=strict_azure.KEY,
-        azure_token=strict_azure.TOKEN, all_hash=hashlib.sha256(GATEWAY_KEY.encode()).hexdigest(),
+        folder=folder / "store", max_json_bytes=MAX_JSON_BYTES, providers=provider_sections(upstreams),
+        all_hash=hashlib.sha256(GATEWAY_KEY.encode()).hexdigest(),
         files_hash=hashlib.sha256(FILES_KEY.encode()).hexdigest(),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import warnings
 import pytest
 from certificates import Authority, compat, connect_lines, metadata, secure, tunnel
 from fakes import FILE, form, form_type
+from pathological import refusing
 from sockets import COMPAT, WAIT, Upstream, answer, answering, ask, chunked, get, open_files, request, served, until
 
 from filesproxy import create_app
@@ -187,19 +188,6 @@ def test_upload_and_download_over_tls_keep_their_bytes(authority, good):
     for framed in (answer(data), answer(chunked(data), content_length=None, transfer_encoding="chunked")):
         with secure(answering(framed), good) as upstream, served(compat(upstream.port, ca_file=authority.ca)) as server:
             assert get(server.server_port, "/v1/files/file-1/content").body == data
-
-
-def refusing(then, first=65536):
-    """A script: answer 413 once the first bytes have come, and then what a server does with the rest."""
-
-    def script(peer):
-        peer.read_head()
-        while len(peer.received) < first and peer.read():
-            pass
-        peer.send(answer({"error": {"message": "Too big."}}, "413 Content Too Large"))
-        then(peer)
-
-    return script
 
 
 def unwrap(peer):

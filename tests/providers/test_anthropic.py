@@ -849,7 +849,8 @@ def test_answer_to_a_lookup_without_a_type_is_502(make_client):
 
 
 def test_failure_of_a_lookup_is_the_providers_own(make_client):
-    chat(make_client, Chat(file_a=529), "file_a", status=529)
+    error = chat(make_client, Chat(file_a=529), "file_a", status=529)["error"]
+    assert error["message"] == anthropic_error("not_found_error")["error"]["message"]
 
 
 def test_chat_without_files_has_no_files_beta_and_keeps_the_clients_betas(make_client):

@@ -265,7 +265,8 @@ def test_deployment_changes_nothing(client, upstream):
 def test_deployment_header_of_any_form_matters_to_chats_only(client, upstream):
     for value in ("my dep", "a,b"):
         upstream.answers(FILE)
-        client.get("/v1/files/file-1", headers={**PLAIN, "x-portkey-azure-deployment-id": value})
+        client.get("/v1/files/file-1", headers={**PLAIN, "x-portkey-azure-deployment-id": value}, status=200)
+        assert "deployments" not in upstream.calls[-1].url
 
 
 KEY_HEADERS = ["x-portkey-azure-resource-name", "x-portkey-azure-api-version", "x-portkey-azure-deployment-id"]

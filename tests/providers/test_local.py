@@ -82,9 +82,10 @@ def test_client_cannot_name_the_owner(owner, keyed):
 
 
 def test_key_without_access_to_the_store_is_403_and_no_key_is_401(keyed):
-    keyed.get("/v1/files", headers={"authorization": "Bearer fp_carol"}, status=403)
-    keyed.get("/v1/files", headers={"authorization": "Bearer fp_nobody"}, status=401)
-    keyed.get("/v1/files", status=401)
+    refused = keyed.get("/v1/files", headers={"authorization": "Bearer fp_carol"}, status=403)
+    assert set(refused.json) == {"error"}
+    for headers in ({"authorization": "Bearer fp_nobody"}, {}):
+        assert keyed.get("/v1/files", headers=headers, status=401).json["error"]["code"] == "invalid_api_key"
 
 
 def test_store_uses_no_network(local, upstream):
@@ -99,5 +100,6 @@ def test_there_is_no_local_without_a_folder(client):
 
 
 def test_invalid_request_timeout_is_refused_here_too(local):
-    local.get("/v1/files", headers={"x-portkey-request-timeout": "60000"})
-    local.get("/v1/files", headers={"x-portkey-request-timeout": "soon"}, status=400)
+    local.get("/v1/files", headers={"x-portkey-request-timeout": "60000"}, status=200)
+    refused = local.get("/v1/files", headers={"x-portkey-request-timeout": "soon"}, status=400)
+    assert refused.json["error"]["param"] == "x-portkey-request-timeout"

@@ -7,18 +7,14 @@ import fcntl
 import os
 import random
 import stat
-import subprocess
-import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
+from processes import Child, open_files
 
 from filesproxy.errors import ClientAborted, FilesproxyError, StoreError, StoreFull
 from filesproxy.transports.local.blobs import BLOCK_BYTES, BlobBody, Blobs
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -38,15 +34,6 @@ def keep(blobs, *chunks):
 
 def held(folder):
     return sorted(f"{part}/{path.name}" for part in ("incoming", "blobs") for path in (folder / part).iterdir())
-
-
-def open_files(folder):
-    """What this process has open inside the folder."""
-    links = []
-    for handle in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            links.append(os.readlink(f"/proc/self/fd/{handle}"))
-    return [link for link in links if link.startswith(str(folder))]
 
 
 def nobody(name):
@@ -310,37 +297,17 @@ step("done")
 """
 
 
-class Writer:
+class Writer(Child):
     """Another process that writes one blob, a step at a time."""
 
     def __init__(self, folder):
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-
-    def __enter__(self):
-        return self
+        super().__init__(WRITER, str(folder))
 
     def reaches(self, word):
-        return self._process.stdout.readline() == word + "\n"
+        return self.said() == word
 
     def goes_on(self):
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def is_killed(self):
-        self._process.kill()
-        self._process.wait()
-
-    def __exit__(self, *exc_info):
-        self.is_killed()
-        self._process.stdout.close()
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
+        self.told("")
 
 
 def test_sweep_spares_what_another_process_is_writing(blobs, folder):

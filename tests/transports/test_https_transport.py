@@ -15,6 +15,7 @@ from email import message_from_bytes
 
 import pytest
 from fakes import FILE, form, form_type
+from pathological import breaking, refusing
 from sockets import (
     COMPAT,
     WAIT,
@@ -245,19 +246,6 @@ def test_client_that_breaks_off_leaves_the_upstream_without_success(name):
 
 
 # Answers that come before the upload has ended
-
-
-def refusing(then, first=65536):
-    """A script: answer 413 once the first bytes have come, and then what a server does with the rest."""
-
-    def script(peer):
-        peer.read_head()
-        while len(peer.received) < first and peer.read():
-            pass
-        peer.send(answer({"error": {"message": "Too big."}}, "413 Content Too Large"))
-        then(peer)
-
-    return script
 
 
 EARLY = {
@@ -681,18 +669,6 @@ def test_bytes_are_passed_on_as_they_come():
             raw += block
         arrived.set()
         assert receive(client).raw == b"def"
-
-
-def breaking(framed, how="close"):
-    def script(peer):
-        peer.read_request()
-        peer.send(framed)
-        if how == "reset":
-            peer.reset()
-        elif how == "stall":
-            peer.stall()
-
-    return script
 
 
 DATA = b"x" * 300_000

@@ -11,18 +11,16 @@ import random
 import re
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from hashlib import sha256
-from pathlib import Path
 from urllib.parse import unquote
 from wsgiref.util import setup_testing_defaults
 
 import pytest
 from fakes import form, form_type
+from processes import Child, open_files
 
 from filesproxy import create_app
 from filesproxy.calls import Call, Upload
@@ -32,7 +30,6 @@ from filesproxy.transports.local.blobs import BLOCK_BYTES
 from filesproxy.transports.local.index import MAX_IDLE, Index
 from filesproxy.transports.local.transport import Store
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"]
 
 
@@ -113,15 +110,6 @@ def stored(folder):
 
 
 NOTHING = ([], [], [])
-
-
-def open_files(folder):
-    """What this process has open inside the folder."""
-    links = []
-    for handle in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            links.append(os.readlink(f"/proc/self/fd/{handle}"))
-    return [link for link in links if link.startswith(str(folder))]
 
 
 def prepare_connections(monkeypatch, prepare):
@@ -943,7 +931,7 @@ def test_two_stores_on_one_folder_see_each_others_files(store, folder):
     assert ids(store) == [yours["id"]]
 
 
-CHILD = """
+OTHER_STORE = """
 import sys, time
 import filesproxy.transports.local.transport
 from filesproxy.calls import Call, Upload
@@ -963,40 +951,25 @@ for line in sys.stdin:
 """
 
 
-class Child:
+class OtherStore(Child):
     """Another process that opens folders, uploads into them and says how many files it sees."""
 
     def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        super().__init__(OTHER_STORE)
 
-    def __enter__(self):
-        return self
-
-    def told(self, folder, uploads=0, start=0.0):
-        self._process.stdin.write(f"{start} {uploads} {folder}\n")
-        self._process.stdin.flush()
+    def opens(self, folder, uploads=0, start=0.0):
+        self.told(f"{start} {uploads} {folder}")
 
     def sees(self):
-        return int(self._process.stdout.readline() or -1)
-
-    def __exit__(self, *exc_info):
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        return int(self.said() or -1)
 
 
 def test_two_processes_may_make_one_fresh_folder_together(tmp_path):
-    with Child() as one, Child() as two:
+    with OtherStore() as one, OtherStore() as two:
         for number in range(12):
             folder = tmp_path / str(number) / "store"
             for child in (one, two):
-                child.told(folder, 1, time.time() + 0.01)
+                child.opens(folder, 1, time.time() + 0.01)
             assert sorted([one.sees(), two.sees()]) in ([1, 2], [2, 2])
             rows, kept, incoming = stored(folder)
             assert rows == kept and len(rows) == 2 and incoming == []
@@ -1008,13 +981,13 @@ def test_second_store_of_a_process_does_not_take_the_locks_of_the_first(store, f
     """POSIX locks: closing any handle of a file gives up all that the process has on it, sqlite's too."""
     upload(store)
     second = Store(str(folder))
-    with Child() as other:  # the last to close an index removes its WAL, if nobody has a lock
-        other.told(folder)
+    with OtherStore() as other:  # the last to close an index removes its WAL, if nobody has a lock
+        other.opens(folder)
         assert other.sees() == 1
         upload(store)
         upload(second)
         assert len(ids(store)) == len(ids(second)) == 3
-        other.told(folder, 1)
+        other.opens(folder, 1)
         assert other.sees() == 4
         assert len(ids(store)) == 4
 
