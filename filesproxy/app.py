@@ -42,8 +42,8 @@ OWN_OPERATIONS: dict[str, Callable[[Record], Response]] = {"health": health}
 MAX_VIA = 16  # gateways that a request may have been through
 # A browser must neither guess the type of an uploaded file nor run it as a page of this origin.
 _CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
-# Events must not be cached, and nginx would wait until it has a buffer full of them.
-_EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+# nginx would wait until it has a buffer full of events.
+_EVENT_HEADERS = {"x-accel-buffering": "no"}
 
 
 def create_app(

@@ -477,7 +477,7 @@ def test_stream_is_passed_on_event_by_event(client, upstream, access_log):
     assert upstream.calls[0].expects == "events" and upstream.calls[0].is_generated
     assert answer.body == b"".join(EVENTS)
     assert answer.headers["content-type"] == SSE["content-type"]
-    assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-cache", "no")
+    assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-store", "no")
     assert answer.headers["content-length"] != "5"  # the test client counts by itself
     assert "content-security-policy" not in answer.headers
     assert upstream.bodies[0].closed

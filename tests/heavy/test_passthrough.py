@@ -543,7 +543,7 @@ def test_no_header_of_the_upstreams_own_is_seen_on_a_stream(gateway):
         assert body.endswith(b"data: [DONE]\n\n")
         names = {name.lower() for name in response.headers}
         assert not names & (set(strict_azure.AZURE_LEAKS) - {"server"} | {"apim-request-id", "location"})
-        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["cache-control"] == "no-store"
 
 
 # streams that do not end as they should
