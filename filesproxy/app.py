@@ -111,7 +111,12 @@ class Application:
                 "The gateway failed; its log says where, under x-request-id.", code="internal_error"
             )
             response = error_response(failure, record.headers())
-        return self._send(response, environ, start_response, record)
+        try:
+            return self._send(response, environ, start_response, record)
+        except BaseException:
+            if record.watch:
+                record.watch.close()
+            raise
 
     def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)
@@ -142,9 +147,14 @@ class Application:
             answer = run(call, target, self.transports)
         finally:
             body.release()
-        if call.expects == "bytes":
-            answer = _partial(answer, call.headers)
-        return _response(answer, match, target, record)
+        try:
+            if call.expects == "bytes":
+                answer = partial(answer, call.headers)
+            return _response(answer, match, target, record)
+        except BaseException:
+            if answer.body:
+                answer.body.close()
+            raise
 
     def _admit(self, request: Request, match: Match, record: Record) -> Admission:
         if self.this_machine_only:
@@ -220,15 +230,6 @@ def _check_via(request: Request, config: Config) -> None:
     words = via.replace(",", " ").split()
     if not safe("via", via) or not all(may_go_upstream(word, config.keys) for word in words):
         raise BadRequest("The header via contains what cannot be passed on.", param="via")
-
-
-def _partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
-    try:
-        return partial(answer, asked)
-    except BaseException:
-        if answer.body:
-            answer.body.close()
-        raise
 
 
 def _response(answer: Answer, match: Match, target: Target, record: Record) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .calls import Answer, Body, Call, Json, KeptFiles, Target, Transport
@@ -60,7 +61,7 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
     send = _Send(target, transports, kept or NoKeptFiles(), opened)
     try:
         answer = operation(call, send)
-        _check_id(answer, call, send)
+        _check_id(call, answer)
         if call.is_generated and sse.is_stream(answer) and answer.body is not None:
             answer = _as_event_stream(answer, answer.body, opened, target)
         relayed_body = answer.body
@@ -69,6 +70,8 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
         is_begun = send.has_sent_content or (call.upload is not None and call.upload.is_begun)
         if is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
             error.headers.setdefault("x-should-retry", "false")
+        if isinstance(error, InvalidAnswer):
+            send.discard_read()
         raise
     finally:
         if not isinstance(relayed_body, EventStream):  # an EventStream closes them all
@@ -77,8 +80,8 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
                     body.close()
 
 
-def _check_id(answer: Answer, call: Call, send: _Send) -> None:
-    """InvalidAnswer for an answer about another id than the one asked for; its connection is not used again.
+def _check_id(call: Call, answer: Answer) -> None:
+    """InvalidAnswer for an answer about another id than the one asked for.
 
     An upstream that is off by one answers each request with the answer to the one before.
     """
@@ -86,7 +89,6 @@ def _check_id(answer: Answer, call: Call, send: _Send) -> None:
     is_named = bool(call.file_id and route and route.repeats_id and isinstance(answer.json, dict))
     found = answer.json.get("id") if is_named else None
     if found is not None and found != call.file_id:
-        send.discard_read()
         raise InvalidAnswer("The provider answered about another id.")
 
 
@@ -208,9 +210,10 @@ class _Send:
         return Answer(answer.status, answer.headers, value)
 
     def discard_read(self) -> None:
-        """Close the connection that the last answer came over, instead of keeping it."""
-        if self._read is not None:
-            getattr(self._read, "discard", self._read.close)()
+        """Let nothing use the connection of the last answer again: what comes next over it may be wrong too."""
+        discard = getattr(self._read, "discard", None)
+        if discard:
+            discard()
 
     def _close_read(self) -> None:
         if self._read is not None:
@@ -309,20 +312,27 @@ def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> byte
     for block in body:
         read += block
         if len(read) > limit:
-            raise UpstreamError("The provider's answer is over max_answer_bytes.", code="upstream_answer_too_large")
+            raise _too_large()
     return _decoded(bytes(read), headers.get("content-encoding", "identity"), limit)
 
 
+def _too_large() -> UpstreamError:
+    return UpstreamError("The provider's answer is over max_answer_bytes.", code="upstream_answer_too_large")
+
+
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
-    """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway."""
+    """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway.
+
+    UpstreamError if it is over the limit, in bytes. InvalidAnswer if it is not one complete gzip member.
+    """
     if not body or encoding.strip().lower() in ("", "identity"):
         return body
-    try:
-        inflater = zlib.decompressobj(31)
-        plain = inflater.decompress(body, limit)
-    except zlib.error:
-        plain, inflater = b"", zlib.decompressobj()
-    if not inflater.eof:
+    inflater, plain = zlib.decompressobj(31), b""
+    with suppress(zlib.error):
+        plain = inflater.decompress(body, limit + 1)
+    if len(plain) > limit:
+        raise _too_large()
+    if not inflater.eof or inflater.unused_data:
         raise InvalidAnswer("The provider's answer has an encoding that does not decode.")
     return plain
 

@@ -78,8 +78,15 @@ class Watch:
         """Whether the watchdog has shut the request's sockets down."""
         return self.is_overdue or self.has_left
 
+    def hold_upstream(self, sock: socket.socket) -> None:
+        """Watch this socket to the upstream. If the request has been ended already, shut it down now."""
+        with self._lock:
+            self.upstream = sock
+            if self.is_woken:
+                _shut(sock, socket.SHUT_RDWR)
+
     def release_upstream(self) -> bool:
-        """Stop watching the upstream's socket, so that it can be used again. False if it is or will be shut down."""
+        """Stop watching the upstream's socket, before it is closed or used again. False if the request was ended."""
         with self._lock:
             self.upstream = None
             return not self.is_woken
@@ -93,13 +100,15 @@ class Watch:
     def cut(self) -> None:
         """Reset the client's connection: the answer cannot be completed, and a normal end could look complete.
 
-        It does to an HTTP/1.0 client, such as nginx by default, if the answer has no length. gunicorn ends the sending
-        side before it closes, which `SO_LINGER` does not prevent, so the server is left with an unconnected socket.
+        An HTTP/1.0 client (nginx by default) takes a normal end for the end of an answer without a length. SO_LINGER
+        alone does not help: gunicorn ends its sending side before it closes. So an unconnected socket replaces the
+        descriptor, which makes the kernel reset the connection at once and leaves the server something to close.
         """
-        if self.cuts_by_reset and isinstance(self.client, socket.socket):
-            _end_by_reset(self.client)
+        client, self.client = self.client, None  # the watchdog must not take the other socket for a client that left
+        if self.cuts_by_reset and isinstance(client, socket.socket):
+            _end_by_reset(client)
             with suppress(OSError), socket.socket() as unconnected:
-                os.dup2(unconnected.fileno(), self.client.fileno(), inheritable=False)
+                os.dup2(unconnected.fileno(), client.fileno(), inheritable=False)
 
     def _wake(self) -> None:
         """Wake the thread that is blocked in a read or write: it ends the answer so that the client notices."""
@@ -108,7 +117,7 @@ class Watch:
         with self._lock:
             _shut(self.upstream, socket.SHUT_RDWR)
         if not self.is_answering:
-            _shut(self.client, socket.SHUT_RD)  # SHUT_RD: an answer can still be sent
+            _shut(self.client, socket.SHUT_RD)  # an answer can still be sent
 
 
 def _is_writable(sock: socket.socket | None) -> bool:
@@ -165,10 +174,11 @@ class Watchdog:
                     self._runs_in = 0
                     return
                 watches = list(self._watches)
-            with suppress(Exception):  # a server may have its own class of sockets, and the thread must go on
-                now = time.monotonic()
-                for watch in watches:
+            now = time.monotonic()
+            for watch in watches:
+                with suppress(Exception):  # a server may have its own class of sockets; the others must be checked
                     watch.check(now)
+            with suppress(Exception):
                 _end_abandoned(watches)
 
 
@@ -180,10 +190,11 @@ def _end_abandoned(watches: list[Watch]) -> None:
     poll, by_descriptor = select.poll(), {}
     for watch in watches:
         client = watch.client if watch.follows_client and not watch.is_overdue else None
-        descriptor = client.fileno() if client else -1
-        if descriptor >= 0:
-            poll.register(descriptor, select.POLLRDHUP)
-            by_descriptor[descriptor] = watch
+        with suppress(Exception):  # as above
+            descriptor = client.fileno() if client else -1
+            if descriptor >= 0:
+                poll.register(descriptor, select.POLLRDHUP)
+                by_descriptor[descriptor] = watch
     for descriptor, event in poll.poll(0):
         if not event & select.POLLNVAL:  # the server has closed this one in the meantime
             by_descriptor[descriptor].leave()

@@ -76,7 +76,9 @@ def load(
     known = known_settings(table)
     settings = {setting.name: setting.default for setting in known.values() if setting.app}
     settings.update(_section(found, "filesproxy", "app", known))
-    settings.update(parsed(_from_environment(environ), "app", lambda name: f"FILESPROXY_{name.upper()}", known))
+    settings.update(
+        parsed(_from_environment(environ), "app", lambda name: f"{ENVIRONMENT_PREFIX}{name.upper()}", known)
+    )
     settings.update(parsed(keywords, "app", lambda name: "the arguments", known))
     settings["via_name"] = settings["via_name"] or _via_name(found.path)
     _check_trust(found.place("filesproxy"), settings)

@@ -13,7 +13,7 @@ from ..calls import Provider, Target
 from ..config.load import Config
 from ..providers.table import read_headers
 from .auth import AUTH_HEADERS, authenticate
-from .target import TARGET_HEADERS, client_headers, resolve
+from .target import TARGET_HEADERS, client_headers, is_named, resolve
 from .wsgi import Head
 
 MAX_REMEMBERED = 128  # heads
@@ -44,6 +44,8 @@ class Admission:
 
     def target_by_model(self, slug: Callable[[], str]) -> Target:
         """The target of a request whose model may name the provider; `slug` returns that name, or ""."""
+        if is_named(self._head):
+            return self.target
         return resolve(self._head, self.caller, self._config, self._providers, slug)
 
     def headers_to(self, target: Target) -> Mapping[str, str]:

@@ -54,8 +54,10 @@ class Record:
         self._secrets: Iterable[Secret] = ()  # the caller's, then the target's; a client may put one anywhere
         self._file_id = ""
         self._error = ""
-        last_words = [word for key in environ.keys() & presented for word in str(environ[key]).split()[-1:]]
-        self._presented = sorted(last_words, key=len, reverse=True)  # a shorter one may be the beginning of a longer
+        # Each is a header's last word: "Bearer …" comes before it.
+        self._presented = [
+            Secret(word) for key in environ.keys() & presented for word in str(environ[key]).split()[-1:]
+        ]
 
     @property
     def id(self) -> str:
@@ -86,7 +88,8 @@ class Record:
         """The headers of every answer. Without a trace id, Portkey's SDKs retry even if a retry cannot help."""
         # What goes to an authenticated caller is not for a shared cache (RFC 9111 §5.2.2.5).
         provider = {"x-portkey-provider": self.provider, "cache-control": "no-store"} if self.provider else {}
-        return {"x-request-id": self.id, "x-portkey-trace-id": self.id, **provider}
+        request_id = self.id
+        return {"x-request-id": request_id, "x-portkey-trace-id": request_id, **provider}
 
     def note_caller(self, caller: Caller) -> None:
         """Note the gateway key's name and the caller's own credential."""
@@ -103,7 +106,7 @@ class Record:
     def note_answer(self, answer: Any) -> None:
         """Note the file's id in an answer, if it is a file: providers are trusted no more than clients."""
         file_id = answer.get("id") if isinstance(answer, dict) and answer.get("object") == "file" else None
-        if isinstance(file_id, str) and is_id(file_id) and redact(file_id, self._secrets) == file_id:
+        if isinstance(file_id, str) and is_id(file_id) and self._hidden(file_id) == file_id:
             self._file_id = file_id
 
     def note_failure(self, error: str) -> None:
@@ -116,9 +119,5 @@ class Record:
         self.seconds = time.perf_counter() - self._clock
 
     def _hidden(self, text: str) -> str:
-        if not text:
-            return text
-        text = redact(text, self._secrets)
-        for credential in self._presented:
-            text = text.replace(credential, "[redacted]")
-        return text
+        # In one pass: a shorter secret may be the beginning of a longer one.
+        return redact(text, [*self._presented, *self._secrets]) if text else text

@@ -70,6 +70,11 @@ def resolve(
     return target._replace(base_url=base_url(target)) if callable(base_url) else target
 
 
+def is_named(head: Head) -> bool:
+    """Whether a header names the provider. Raises BadRequest as `resolve` does."""
+    return bool(_name(head.headers)[0])
+
+
 def _is_this_machine(head: Head) -> bool:
     try:
         require_this_machine(head)

@@ -196,7 +196,7 @@ def respond(
 ) -> Iterable[bytes]:
     """Send a response. `done(bytes sent, error)` is called once: when the last byte was handed over, or it failed.
 
-    `cut()` is called when a started answer cannot be completed.
+    `cut()` is called when a started answer cannot be completed, but not for events, whose last one says so.
 
     The first chunk of an open body is fetched before `start_response`, so that a failure can still become an answer.
     """
@@ -276,7 +276,9 @@ class ResponseStream:
 
     def close(self) -> None:
         """Close the body and report. The server calls this however the response ended (PEP 3333)."""
-        self._body.close()
-        done, self._done = self._done, None
-        if done:
-            done(self._sent, self._error)
+        try:
+            self._body.close()
+        finally:
+            done, self._done = self._done, None
+            if done:
+                done(self._sent, self._error)

@@ -23,7 +23,7 @@ FOREIGN_SCOPE_PREFIXES = (
 )
 
 _KEYS = frozenset(Provider.__annotations__)
-_REQUIRED = ("base_url", "authorize", "error", "operations")
+_REQUIRED = sorted(Provider.__required_keys__)
 
 
 def check_table(table: Mapping[str, Provider]) -> None:
@@ -90,10 +90,10 @@ def credential_headers(table: Mapping[str, Provider]) -> frozenset[str]:
 
 
 def read_headers(table: Mapping[str, Provider]) -> frozenset[str]:
-    """Every header of a client that these providers read, in both spellings, but for those with a scope prefix."""
+    """Every header of a client that these providers read, in both spellings, except those under a scope prefix."""
     lists = {name for entry in table.values() for name in entry.get("list_headers", ())}
-    models = {entry["model_header"] for entry in table.values() if "model_header" in entry}
-    return scope_of(table).headers | models | lists | {f"x-portkey-{name}" for name in lists}
+    scope = scope_of(table)
+    return scope.headers | scope.model_headers | lists | {f"x-portkey-{name}" for name in lists}
 
 
 class Scope(NamedTuple):
@@ -104,7 +104,7 @@ class Scope(NamedTuple):
     model_headers: frozenset[str]  # they name a model, not an account
 
     def has(self, header: str) -> bool:
-        """Whether this header changes one of them."""
+        """Whether this header is one of them."""
         return header in self.headers or (header.startswith(self.prefixes) and header not in self.model_headers)
 
 

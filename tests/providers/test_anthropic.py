@@ -780,15 +780,17 @@ class Chat(Pages):
             answer = {"id": "msg_1", "model": "m", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}
             status = 200
         else:
-            found = self.types.get(call.path.rpartition("/")[2])
+            file_id = call.path.rpartition("/")[2]
+            found = self.types.get(file_id)
             status = found if isinstance(found, int) else 200 if found else 404
-            answer = anthropic_error("not_found_error") if status != 200 else found
+            answer = anthropic_error("not_found_error") if status != 200 else {"id": file_id, **found}
         self.bodies.append(FakeBody([json.dumps(answer).encode()]))
         return Answer(status, {}, body=self.bodies[-1])
 
 
 def pdf(mime_type="application/pdf", **fields):
-    return {**FILE, "mime_type": mime_type, **fields}
+    """A file without its id, which `Chat` adds."""
+    return {**{name: value for name, value in FILE.items() if name != "id"}, "mime_type": mime_type, **fields}
 
 
 def chat(make_client, upstream, *files, headers=PLAIN, status=200, **body):
@@ -846,6 +848,13 @@ def test_missing_file_is_named_by_its_place(make_client):
 def test_answer_to_a_lookup_without_a_type_is_502(make_client):
     error = chat(make_client, Chat(file_a={"id": "file_a"}), "file_a", status=502)["error"]
     assert "'mime_type'" in error["message"]
+
+
+def test_lookup_that_is_answered_about_another_file_is_502(make_client):
+    """An upstream that is off by one would name the type of another file."""
+    upstream = Chat(file_a=pdf(id="file_b"))
+    assert chat(make_client, upstream, "file_a", status=502)["error"]["code"] == "upstream_invalid_answer"
+    assert [call.operation for call in upstream.calls] == ["retrieve_file"]
 
 
 def test_failure_of_a_lookup_is_the_providers_own(make_client):

@@ -36,6 +36,11 @@ def held(folder):
     return sorted(f"{part}/{path.name}" for part in ("incoming", "blobs") for path in (folder / part).iterdir())
 
 
+def sweep_all(blobs, is_named):
+    """How many blobs a whole sweep finds."""
+    return blobs.sweep_incoming(is_named) + blobs.sweep_kept(is_named)
+
+
 def nobody(name):
     return False
 
@@ -275,9 +280,9 @@ def test_reader_of_a_removed_blob_gets_all_of_it(blobs, folder):
 def test_sweep_removes_what_nobody_holds_and_no_index_names(blobs, folder):
     kept, orphan = keep(blobs, b"kept"), keep(blobs, b"orphan")
     (folder / "incoming" / ("a" * 32)).write_bytes(b"half")
-    assert blobs.sweep(lambda name: name == kept) == 2
+    assert sweep_all(blobs, lambda name: name == kept) == 2
     assert held(folder) == [f"blobs/{kept}"] and orphan != kept
-    assert blobs.sweep(lambda name: name == kept) == 0
+    assert sweep_all(blobs, lambda name: name == kept) == 0
     assert open_files(folder) == []
 
 
@@ -314,11 +319,11 @@ def test_sweep_spares_what_another_process_is_writing(blobs, folder):
     with Writer(folder) as writer:
         for word, part in (("writing", "incoming"), ("kept", "blobs")):
             assert writer.reaches(word)
-            assert blobs.sweep(nobody) == 0
+            assert sweep_all(blobs, nobody) == 0
             assert [entry.split("/")[0] for entry in held(folder)] == [part]
             writer.goes_on()
         assert writer.reaches("done")
-        assert blobs.sweep(nobody) == 1  # its index never named it
+        assert sweep_all(blobs, nobody) == 1  # its index never named it
 
 
 @pytest.mark.parametrize("word,part", [("writing", "incoming"), ("kept", "blobs")])
@@ -328,7 +333,7 @@ def test_sweep_removes_what_a_killed_process_was_writing(word, part, blobs, fold
             writer.goes_on()
         writer.is_killed()
         assert [entry.split("/")[0] for entry in held(folder)] == [part]
-        assert blobs.sweep(nobody) == 1
+        assert sweep_all(blobs, nobody) == 1
     assert held(folder) == []
 
 
@@ -338,7 +343,7 @@ def test_writer_whose_new_file_is_swept_before_it_has_the_lock_takes_another(blo
     def flock(handle, how):
         if how == fcntl.LOCK_EX and not swept:  # the writer, just after it created its file
             swept.append(0)
-            swept[0] = blobs.sweep(nobody)
+            swept[0] = sweep_all(blobs, nobody)
         real(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
@@ -374,7 +379,7 @@ def test_writer_waits_for_a_sweep_that_has_its_lock_and_then_takes_another_file(
     writer = threading.Thread(target=write)
     writer.start()
     assert created.wait(5)
-    assert blobs.sweep(is_named) == 1
+    assert sweep_all(blobs, is_named) == 1
     writer.join()
     assert asked[0] == asked[1] and asked[0] not in named
     assert held(folder) == [f"blobs/{name}" for name in named]
@@ -392,7 +397,7 @@ def test_sweep_that_asked_before_the_commit_asks_again_under_the_lock(blobs, fol
             upload.__exit__(None, None, None)
         return known
 
-    assert blobs.sweep(is_named) == 0
+    assert sweep_all(blobs, is_named) == 0
     assert held(folder) == [f"blobs/{name}"]
 
 
@@ -446,7 +451,7 @@ def test_sweep_that_saw_an_upload_under_way_spares_what_became_of_it(moment, fai
 
     monkeypatch.setattr(os, "open", open_then_end)
     try:
-        assert blobs.sweep(is_named) == 0
+        assert sweep_all(blobs, is_named) == 0
     finally:
         upload.ends()
     assert held(folder) == [f"blobs/{name}" for name in named]
@@ -460,12 +465,12 @@ def test_two_sweeps_together_take_each_file_once(blobs, folder):
     def is_named(name):
         if not inner:
             inner.append(0)
-            inner[0] = Blobs(str(folder)).sweep(nobody)
+            inner[0] = sweep_all(Blobs(str(folder)), nobody)
         return False
 
     (folder / "incoming" / ("a" * 32)).write_bytes(b"half")
     keep(blobs, b"orphan")
-    assert (blobs.sweep(is_named), inner) == (0, [2])
+    assert (sweep_all(blobs, is_named), inner) == (0, [2])
     assert held(folder) == []
 
 
@@ -473,8 +478,8 @@ def test_sweep_spares_a_file_whose_lock_another_sweep_has(blobs, folder):
     (folder / "incoming" / ("a" * 32)).write_bytes(b"half")
     with open(folder / "incoming" / ("a" * 32), "rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert blobs.sweep(nobody) == 0
-    assert blobs.sweep(nobody) == 1
+        assert sweep_all(blobs, nobody) == 0
+    assert sweep_all(blobs, nobody) == 1
 
 
 @pytest.mark.parametrize("function", ["scandir", "open", "unlink"])
@@ -487,7 +492,7 @@ def test_disk_that_fails_in_a_sweep_gets_our_name(function, blobs, folder, monke
     with monkeypatch.context() as patch:
         patch.setattr(os, function, broken)
         with pytest.raises(FilesproxyError) as caught:
-            blobs.sweep(nobody)
+            sweep_all(blobs, nobody)
     assert str(folder) not in str(caught.value)
     assert open_files(folder) == []
 
@@ -508,7 +513,7 @@ def test_nothing_committed_is_lost_while_sweeps_never_rest(blobs, folder):
 
     def sweep():
         while not over.is_set():
-            blobs.sweep(is_named)
+            sweep_all(blobs, is_named)
 
     sweepers = [threading.Thread(target=sweep) for _ in range(2)]
     writers = [threading.Thread(target=write, args=(seed,)) for seed in range(3)]

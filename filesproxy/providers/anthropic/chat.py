@@ -47,8 +47,11 @@ def _media_type(file_id: str, place: str, call: Call, send: Send) -> str:
     plain: Json = {"json": None, "query": {}, "expects": "json", "is_generated": False}
     asked = call._replace(operation="retrieve_file", method="GET", path=f"/files/{file_id}", **plain)
     try:
-        media_type: str = need(send(with_files_beta(asked)).json, "mime_type", str)
+        found = send(with_files_beta(asked)).json
     except UpstreamAnswered as error:
         error.param = place
         raise
+    media_type: str = need(found, "mime_type", str)
+    if found.get("id", file_id) != file_id:
+        raise InvalidAnswer("The provider answered about another id.")
     return media_type

@@ -42,15 +42,19 @@ class Dialer:
         watch.allow(settings["connect_timeout"])
         try:
             connection.connect()
+            if watch.is_woken:  # the watchdog wakes a request once, and may have found no socket to shut down
+                raise TimeoutError
         except (OSError, UnicodeError, http.client.HTTPException) as error:
+            sock = watch.upstream
+            watch.release_upstream()
             connection.close()
-            _close_fully(watch.upstream)
+            _close_fully(sock)
             raise _failure(TimeoutError() if watch.is_overdue else error, str(url.hostname)) from None
-        sock: socket.socket = connection.sock
-        if isinstance(sock, ssl.SSLSocket):
+        connected: socket.socket = connection.sock
+        if isinstance(connected, ssl.SSLSocket):
             # Without close_notify, the end of the stream is a truncation (RFC 8446 §6.1).
-            sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
-        return sock
+            connected.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+        return connected
 
     def _connection(self, url: SplitResult, settings: Mapping[str, Any]) -> http.client.HTTPConnection:
         host, timeout = str(url.hostname), settings["connect_timeout"]
@@ -92,6 +96,7 @@ def _connect(watch: Watch, address: tuple[str, int], timeout: float, source: Any
             return sock
         except OSError as error:
             failure = error
+            watch.release_upstream()
             sock.close()
     raise failure
 

@@ -85,7 +85,11 @@ class Pool:
             total = sum(map(len, self._idle.values()))
             idle = self._idle.setdefault(connection.key, [])
             idle.append(connection)
-            return [idle.pop(0)] if len(idle) > MAX_IDLE or total >= MAX_IDLE_TOTAL else []
+            if len(idle) > MAX_IDLE:
+                return [idle.pop(0)]
+            if total >= MAX_IDLE_TOTAL:  # the one that has been idle for longest, whatever its key
+                return [min(filter(None, self._idle.values()), key=lambda each: each[0].idle_since).pop(0)]
+            return []
 
     def _take_expired(self, now: float) -> list[Connection]:
         """Take out the connections that have been idle for too long, at most once a second."""

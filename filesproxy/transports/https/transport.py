@@ -162,7 +162,7 @@ class _Handler(urllib.request.BaseHandler):
         return self._exchange(Connection(sock, key), request)
 
     def _exchange(self, connection: Connection, request: _Request) -> AnswerBody:
-        request.watch.upstream = connection.sock
+        request.watch.hold_upstream(connection.sock)
         request.begin_sending()
         try:
             is_sent = _send(connection, request)
@@ -174,6 +174,7 @@ class _Handler(urllib.request.BaseHandler):
             is_relayed = request.call.expects in ("bytes", "events")
             return AnswerBody(connection, response, request.watch, pool, is_relayed)
         except BaseException:
+            request.watch.release_upstream()
             connection.close()
             raise
 

@@ -111,9 +111,21 @@ class Blobs:
         with disk_errors(), suppress(FileNotFoundError):
             os.unlink(self.path(name))
 
-    def sweep(self, is_named: Callable[[str], bool]) -> int:
-        """Tidy up what nobody holds and no index names. Returns how many blobs there were."""
-        return self.sweep_incoming(is_named) + self.sweep_kept(is_named)
+    @contextmanager
+    def removing(self, name: str) -> Iterator[None]:
+        """Remove a kept blob after the block in which its index forgets it. Until then, no sweep takes it for lost."""
+        handle = None
+        with disk_errors(), suppress(FileNotFoundError):
+            handle = os.open(self.path(name), _READ)
+        try:
+            if handle is not None:
+                with disk_errors():
+                    fcntl.flock(handle, fcntl.LOCK_SH)  # shared: others may be removing it too
+            yield
+            self.remove(name)
+        finally:
+            if handle is not None:
+                os.close(handle)
 
     def sweep_incoming(self, is_named: Callable[[str], bool]) -> int:
         """Remove uploads that a killed process left. Returns how many."""

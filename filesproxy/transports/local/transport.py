@@ -110,17 +110,17 @@ class Store:
     def delete_file(self, call: Call, owner: str) -> Answer:
         """Remove the file from the index, then its bytes. A download that has begun goes on."""
         row = self._find(call.file_id, owner)
-        if not self._index.remove(owner, row["id"]):
-            raise _no_such(row["id"])
-        self._blobs.remove(row["blob"])
+        with self._blobs.removing(row["blob"]):
+            if not self._index.remove(owner, row["id"]):
+                raise _no_such(row["id"])
         return Answer(200, json={"id": row["id"], "object": "file", "deleted": True})
 
     def sweep(self) -> None:
         """Remove expired files and what a killed process left. No file that was acknowledged is ever destroyed."""
         while expired := self._index.expired(self._clock()):
             for row in expired:
-                if self._index.remove(row["owner"], row["id"]):
-                    self._blobs.remove(row["blob"])
+                with self._blobs.removing(row["blob"]):
+                    self._index.remove(row["owner"], row["id"])
         self._blobs.sweep_incoming(self._index.names)
         if lost := self._blobs.sweep_kept(self._index.names):
             message = "%d files of the local store are in no index: they are in its folder lost/, which nothing serves"
