@@ -5,10 +5,11 @@ Imports the watchdog, `wire` and the ground floor (calls, operations, redaction,
 
 from __future__ import annotations
 
+import gzip
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from io import BytesIO
 from typing import Any
 
 from .calls import Answer, Body, Call, Json, KeptFiles, Target, Transport
@@ -323,17 +324,17 @@ def _too_large() -> UpstreamError:
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway.
 
-    UpstreamError if it is over the limit, in bytes. InvalidAnswer if it is not one complete gzip member.
+    UpstreamError if it is over the limit, in bytes. InvalidAnswer if it is not complete gzip, of one or more members
+    (RFC 1952 §2.2).
     """
     if not body or encoding.strip().lower() in ("", "identity"):
         return body
-    inflater, plain = zlib.decompressobj(31), b""
-    with suppress(zlib.error):
-        plain = inflater.decompress(body, limit + 1)
+    try:
+        plain = gzip.GzipFile(fileobj=BytesIO(body)).read(limit + 1)
+    except (OSError, EOFError, zlib.error):
+        raise InvalidAnswer("The provider's answer has an encoding that does not decode.") from None
     if len(plain) > limit:
         raise _too_large()
-    if not inflater.eof or inflater.unused_data:
-        raise InvalidAnswer("The provider's answer has an encoding that does not decode.")
     return plain
 
 
