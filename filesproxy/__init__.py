@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
+
+if sys.version_info < (3, 9):  # noqa: UP036 - a copied package meets any Python
+    # With `name`, `python3 -m filesproxy` says this in one line, without a traceback.
+    raise ImportError("filesproxy needs Python 3.9 or newer", name=__name__)
 
 __version__ = "0.1.0"
 

@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 def read(path: str) -> Source:
-    """The file's sections. ConfigError names file and line, but never quotes the line."""
+    """The file's sections. ConfigError names file and line of what cannot be parsed, but never quotes the line."""
     parser = configparser.ConfigParser(
         interpolation=None,
         delimiters=("=",),
@@ -50,7 +50,8 @@ def read(path: str) -> Source:
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        problem = f"{path}, line {_line(error)}: {_PROBLEMS.get(type(error), 'cannot be parsed')}."
+        what = _PROBLEMS.get(type(error), "cannot be parsed")
+        problem = "\n".join(f"{path}, line {line}: {what}." for line in _failed_lines(error))
     if problem:  # raised outside the except block, because the parser's error quotes the line
         raise ConfigError(problem)
     return Source({name: dict(parser[name]) for name in parser.sections()}, path, _lines(text))
@@ -80,6 +81,6 @@ def _lines(text: str) -> dict[tuple[str, str], int]:
     return found
 
 
-def _line(problem: configparser.Error) -> Any:
+def _failed_lines(problem: configparser.Error) -> list[Any]:
     errors = getattr(problem, "errors", None)
-    return errors[0][0] if errors else getattr(problem, "lineno", "?")
+    return [line for line, _ in errors] if errors else [getattr(problem, "lineno", "?")]

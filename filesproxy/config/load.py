@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -66,53 +66,86 @@ def load(
 ) -> Config:
     """Load the configuration. Keywords override the environment, which overrides the file.
 
-    Raises ConfigError, which names what is wrong and where.
+    Raises ConfigError, whose message has one line for each thing that is wrong, and says where.
     """
     if source is None:
         source = environ.get(ENVIRONMENT_PREFIX + "CONFIG") or {}
     found = Source(source) if isinstance(source, Mapping) else read(os.fspath(source))
     check_table(table)
-    _check_sections(found)
     known = known_settings(table)
-    settings = {setting.name: setting.default for setting in known.values() if setting.app}
-    settings.update(_section(found, "filesproxy", "app", known))
-    settings.update(
-        parsed(_from_environment(environ), "app", lambda name: f"{ENVIRONMENT_PREFIX}{name.upper()}", known)
-    )
-    settings.update(parsed(keywords, "app", lambda name: "the arguments", known))
-    settings["via_name"] = settings["via_name"] or _via_name(found.path)
-    _check_trust(found.place("filesproxy"), settings)
-    providers, keys = _providers(found, settings, table, known), _keys(found, known)
-    _check(found, settings, providers, keys, table)
+    problems = list(_section_problems(found))
+    settings = _app_settings(found, environ, keywords, known, problems)
+    providers = _providers(found, settings, table, known, problems)
+    keys = _keys(found, known, problems)
+    problems += _problems_together(found, settings, providers, keys, table)
+    if problems:
+        raise ConfigError("\n".join(problems))
     return Config(settings, providers, keys, tuple(_warnings(providers, keys)), scope_of(table))
 
 
-def _section(source: Source, section: str, scope: str, known: Mapping[str, Setting]) -> dict[str, Any]:
-    return parsed(source.sections.get(section, {}), scope, lambda key: source.place(section, key), known)
-
-
-def _check_sections(source: Source) -> None:
+def _section_problems(source: Source) -> Iterator[str]:
     for section in source.sections:
         label, _, name = section.partition(":")
-        if section != "filesproxy" and not (label in ("provider", "key") and is_name(name) and name != "none"):
+        if section != "filesproxy" and not (label in ("provider", "key") and _can_be_named(name)):
             # What is in the brackets may be a secret, so only its line is named.
-            raise ConfigError(f"{source.line(section)}sections are [filesproxy], [provider:NAME] and [key:NAME].")
+            yield f"{source.line(section)}sections are [filesproxy], [provider:NAME] and [key:NAME]."
+
+
+def _app_settings(
+    source: Source,
+    environ: Mapping[str, str],
+    keywords: Mapping[str, Any],
+    known: Mapping[str, Setting],
+    problems: list[str],
+) -> dict[str, Any]:
+    settings = {setting.name: setting.default for setting in known.values() if setting.app}
+    before = len(problems)
+    settings.update(_section(source, "filesproxy", "app", known, problems))
+    from_environment = _from_environment(environ)
+    settings.update(parsed(from_environment, "app", lambda key: ENVIRONMENT_PREFIX + key.upper(), known, problems))
+    settings.update(parsed(keywords, "app", lambda key: "the arguments", known, problems))
+    settings["via_name"] = settings["via_name"] or _via_name(source.path)
+    if len(problems) == before:
+        problems += _trust_problems(source, "filesproxy", settings)
+    return settings
+
+
+def _section(
+    source: Source, section: str, scope: str, known: Mapping[str, Setting], problems: list[str]
+) -> dict[str, Any]:
+    given = source.sections.get(section, {})
+    return parsed(given, scope, lambda key: source.place(section, key), known, problems)
 
 
 def _named(source: Source, label: str) -> dict[str, str]:
-    """Name → section, of all sections with this label."""
-    return {section.partition(":")[2]: section for section in source.sections if section.startswith(f"{label}:")}
+    """Name → section, of all sections with this label and a name."""
+    found = {section.partition(":")[2]: section for section in source.sections if section.startswith(f"{label}:")}
+    return {name: section for name, section in found.items() if _can_be_named(name)}
+
+
+def _can_be_named(name: str) -> bool:
+    return is_name(name) and name != "none"  # `default_provider = none` means that there is none
 
 
 def _providers(
-    source: Source, settings: Mapping[str, Any], table: Mapping[str, Provider], known: Mapping[str, Setting]
+    source: Source,
+    settings: Mapping[str, Any],
+    table: Mapping[str, Provider],
+    known: Mapping[str, Setting],
+    problems: list[str],
 ) -> dict[str, Mapping[str, Any]]:
     inherited = {setting.name: settings.get(setting.name, setting.default) for setting in known.values()}
-    found = {name: _provider(name, name, inherited, table) for name in table}
+    found = {name: _provider(name, inherited, table) for name in table}
     for name, section in _named(source, "provider").items():
-        given = _section(source, section, "provider", known)
-        found[name] = _provider(source.place(section), name, {**inherited, **given}, table)
-        _check_provider(source.place(section), given, found[name], table)
+        before = len(problems)
+        given = _section(source, section, "provider", known, problems)
+        if (given.get("kind") or name) in table:
+            found[name] = _provider(name, {**inherited, **given}, table)
+            if len(problems) == before:
+                problems += _provider_problems(source, section, given, found[name], table)
+        elif len(problems) == before:
+            place = source.place(section, "kind" if "kind" in given else "")
+            problems.append(f"{place} needs kind = one of {', '.join(sorted(table))}.")
     return {name: own for name, own in found.items() if not _missing(own, table)}
 
 
@@ -121,32 +154,31 @@ def _missing(own: Mapping[str, Any], table: Mapping[str, Provider]) -> list[str]
     return [name for name in table[own["kind"]].get("required_settings", ()) if not own[name]]
 
 
-def _provider(place: str, name: str, own: Mapping[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
+def _provider(name: str, own: Mapping[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
     kind = own["kind"] or name
-    if kind not in table:
-        raise ConfigError(f"{place} needs kind = one of {', '.join(sorted(table))}.")
     url = table[kind]["base_url"]
     return {**own, "kind": kind, "base_url": own["base_url"] or (url if isinstance(url, str) else "")}
 
 
-def _check_provider(
-    place: str, given: Mapping[str, Any], own: Mapping[str, Any], table: Mapping[str, Provider]
-) -> None:
-    """Refuse a section that cannot work, or that has a setting which this kind of provider does not have."""
+def _provider_problems(
+    source: Source, section: str, given: Mapping[str, Any], own: Mapping[str, Any], table: Mapping[str, Provider]
+) -> Iterator[str]:
+    """Why a section cannot work; settings that this kind of provider does not have are problems too."""
     kind = table[own["kind"]]
     foreign = {setting.name for setting in settings_of(table)} - {each.name for each in kind.get("settings", ())}
     if kind.get("keyless"):
         foreign |= {"base_url", "credential"}
-    if foreign & set(given):
-        raise ConfigError(f"{place}: a provider of kind {own['kind']} has no setting {min(foreign & set(given))}.")
-    if missing := _missing(own, table):
-        raise ConfigError(f"{place} needs the setting {missing[0]}.")
-    if problem := kind.get("check_settings", _check_address)(own):
-        raise ConfigError(f"{place}: {problem}")
-    _check_trust(place, own)
+    for name in sorted(foreign & set(given)):
+        yield f"{source.place(section, name)}: a provider of kind {own['kind']} has no setting {name}."
+    for name in _missing(own, table):
+        yield f"{source.place(section)} needs the setting {name}."
+    if problem := kind.get("check_settings", _address_problem)(own):
+        yield f"{source.place(section)}: {problem}"
+    if not set(given).isdisjoint(tls.SETTINGS):
+        yield from _trust_problems(source, section, own)
 
 
-def _check_address(own: Mapping[str, Any]) -> str:
+def _address_problem(own: Mapping[str, Any]) -> str:
     needs_address = own["credential"] and not own["base_url"]
     return "a provider with a saved credential needs a base_url." if needs_address else ""
 
@@ -156,57 +188,59 @@ def _via_name(path: str) -> str:
     return "filesproxy-" + sha256(f"{socket.gethostname()}\0{os.path.abspath(path)}".encode()).hexdigest()[:12]
 
 
-def _check_trust(place: str, own: Mapping[str, Any]) -> None:
+def _trust_problems(source: Source, section: str, own: Mapping[str, Any]) -> Iterator[str]:
     if own["client_key"] and not own["client_cert"]:
-        raise ConfigError(f"{place}: client_key needs client_cert.")
-    if not any(own[name] for name in ("ca_file", "ca_extra", "client_cert")):
-        return  # there is nothing to check, and loading the system's trust store is slow
-    try:
-        tls.context(own)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error.message}") from None
+        yield f"{source.place(section, 'client_key')}: client_key needs client_cert."
+    elif any(own[name] for name in ("ca_file", "ca_extra", "client_cert")):  # loading the system's trust store is slow
+        try:
+            tls.context(own)
+        except ConfigError as error:
+            yield f"{source.place(section, error.param or '')}: {error.message}"
 
 
-def _keys(source: Source, known: Mapping[str, Setting]) -> tuple[Key, ...]:
+def _keys(source: Source, known: Mapping[str, Setting], problems: list[str]) -> tuple[Key, ...]:
+    """The keys whose sections can be used."""
     defaults = {setting.name: setting.default for setting in known.values() if setting.key}
-    sections = _named(source, "key").items()
-    return tuple(Key(name, **{**defaults, **_section(source, section, "key", known)}) for name, section in sections)
+    found = []
+    for name, section in _named(source, "key").items():
+        before = len(problems)
+        key = Key(name, **{**defaults, **_section(source, section, "key", known, problems)})
+        if not key.sha256 and len(problems) == before:
+            problems.append(f"{source.place(section)} needs sha256; `python3 -m filesproxy key` makes one.")
+        found.append(key)
+    return tuple(found)
 
 
-def _check(
+def _problems_together(
     source: Source,
     settings: Mapping[str, Any],
     providers: Mapping[str, Mapping[str, Any]],
     keys: tuple[Key, ...],
     table: Mapping[str, Provider],
-) -> None:
-    """Refuse names of unknown providers, credentials that anybody could use, and hashes that occur twice."""
-    if settings["default_provider"] not in ("none", *providers):
-        place, named = source.place("filesproxy", "default_provider"), ", ".join(sorted(providers))
-        absent = [(name, entry.get("required_settings", ())) for name, entry in table.items() if name not in providers]
+) -> Iterator[str]:
+    """Names of unknown providers, credentials that anybody could use, and hashes that occur twice."""
+    names = {*providers, *_named(source, "provider")}
+    if settings["default_provider"] not in ("none", *names):
+        place, named = source.place("filesproxy", "default_provider"), ", ".join(sorted(names))
+        absent = [(name, entry.get("required_settings", ())) for name, entry in table.items() if name not in names]
         needs = "".join(f"; {name} needs {' and '.join(required)}" for name, required in absent)
-        raise ConfigError(f"{place}: default_provider must be none or one of {named}{needs}.")
+        yield f"{place}: default_provider must be none or one of {named}{needs}."
     saved = {name: own["credential"] for name, own in providers.items() if own["credential"]}
-    if saved and not keys and not settings["open_access"]:
-        raise ConfigError(
-            f"{source.place('provider:' + min(saved))}: a saved credential needs a [key:NAME], or open_access = yes."
-        )
+    if not keys and not settings["open_access"]:
+        for name in saved:
+            place = source.place(f"provider:{name}", "credential")
+            yield f"{place}: a saved credential needs a [key:NAME], or open_access = yes."
+    seen: set[str] = set()
     for key in keys:
-        _check_key(source, key, providers, saved)
-    hashes = [known for key in keys for known in key.sha256]
-    if len(set(hashes)) < len(hashes):
-        raise ConfigError(f"{source.place('key:' + keys[-1].name)}: the same hash occurs twice among the keys.")
-
-
-def _check_key(source: Source, key: Key, providers: Mapping[str, Any], saved: Mapping[str, str]) -> None:
-    section = f"key:{key.name}"
-    if not key.sha256:
-        raise ConfigError(f"{source.place(section)} needs sha256; `python3 -m filesproxy key` makes one.")
-    if not set(key.providers) <= {"*", *providers}:
-        raise ConfigError(f"{source.place(section, 'providers')}: providers contains one that is not configured.")
+        section = f"key:{key.name}"
+        if not set(key.providers) <= {"*", *names}:
+            yield f"{source.place(section, 'providers')}: providers contains one that is not configured."
+        if len({*seen, *key.sha256}) < len(seen) + len(key.sha256):
+            yield f"{source.place(section, 'sha256')}: the same hash occurs twice among the keys."
+        seen.update(key.sha256)
     for name, credential in saved.items():
-        if sha256(credential.encode()).hexdigest() in key.sha256:  # another gateway's key is allowed
-            raise ConfigError(f"{source.place('provider:' + name, 'credential')}: the credential is a gateway key.")
+        if sha256(credential.encode()).hexdigest() in seen:  # another gateway's key is allowed
+            yield f"{source.place('provider:' + name, 'credential')}: the credential is a gateway key."
 
 
 def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...]) -> list[str]:

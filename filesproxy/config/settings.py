@@ -133,7 +133,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_answer_bytes", 8 << 20, _integer, "bytes of JSON from a provider for one request; more is a 502", *_BOTH
     ),
-    Setting("proxy", "none", proxy_url, "CONNECT proxy for https: `none`, `env` (https_proxy) or http://…", *_BOTH),
+    Setting("proxy", "none", proxy_url, "CONNECT proxy for https: `none`, `env` (https_proxy) or http://...", *_BOTH),
     Setting("ca_file", "", _readable, "PEM file of the only CAs trusted for https; empty: the system's", *_BOTH),
     Setting("ca_extra", "", _readable, "PEM file of more CAs to trust", *_BOTH),
     Setting("client_cert", "", _readable, "PEM file of the certificate to show to https providers (mTLS)", *_BOTH),
@@ -173,25 +173,35 @@ def known_settings(providers: Mapping[str, Provider]) -> dict[str, Setting]:
 
 
 def parsed(
-    given: Mapping[str, Any], scope: str, place: Callable[[str], str], known: Mapping[str, Setting]
+    given: Mapping[str, Any],
+    scope: str,
+    place: Callable[[str], str],
+    known: Mapping[str, Setting],
+    problems: list[str],
 ) -> dict[str, Any]:
-    """The settings of one section, parsed. ConfigError says `place(key)` and what is allowed, never the value.
+    """The settings of one section that can be parsed; the others are added to the problems.
 
-    `scope` is `app`, `provider` or `key`.
+    A problem says `place(key)` and what is allowed, never the value. `scope` is `app`, `provider` or `key`.
     """
-    return {name: _value(name, given[name], scope, place(name), known) for name in given}
+    found = {}
+    for name in given:
+        try:
+            found[name] = _value(name, given[name], scope, known)
+        except ConfigError as error:
+            problems.append(f"{place(name)}: {error.message}")
+    return found
 
 
-def _value(name: str, value: Any, scope: str, place: str, known: Mapping[str, Setting]) -> Any:
+def _value(name: str, value: Any, scope: str, known: Mapping[str, Setting]) -> Any:
     setting = known.get(name)
     if setting is None or not getattr(setting, scope):
-        raise ConfigError(f"{place}: {_unknown(name, scope, known)}")
+        raise ConfigError(_unknown(name, scope, known))
     if isinstance(value, str) and ("\n" in value or re.search(r"\s[#;]", value)):
-        raise ConfigError(f"{place}: the value of {name} must be on one line, and a comment on a line of its own.")
+        raise ConfigError(f"the value of {name} must be on one line, and a comment on a line of its own.")
     try:
         return setting.parse(_text(value, setting))
     except ValueError as problem:
-        raise ConfigError(f"{place}: {name} must be {problem.args[0]}.") from None
+        raise ConfigError(f"{name} must be {problem.args[0]}.") from None
 
 
 def _text(value: Any, setting: Setting) -> str:

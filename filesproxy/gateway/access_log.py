@@ -61,7 +61,8 @@ def _second(at: int) -> str:
 def to_stdout() -> None:
     """Send the access log to standard output too, and to no handler of the logger's parents."""
     _access.propagate = False
-    _outputs.append(Output(sys.stdout.fileno()))
+    if sys.stdout is not None:  # it is None if it was closed before the start
+        _outputs.append(Output(sys.stdout.fileno()))
 
 
 class Output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import secrets
@@ -10,13 +11,15 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 from .. import __version__
 from ..app import Application, create_app
-from ..calls import Setting
+from ..calls import Setting, Transport
 from ..config.load import ENVIRONMENT_PREFIX
+from ..config.reload import check_reload
 from ..config.settings import is_name, known_settings
 from ..errors import ConfigError
 from ..gateway.access_log import to_stdout
@@ -31,6 +34,7 @@ GRACE_SECONDS = 30.0  # for running transfers, after the server was told to stop
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 if it failed, 2 if the arguments or configuration are wrong."""
+    _make_everything_printable()
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words if words[:1] and words[0] in _ALL_WORDS else ["serve", *words])
     commands = {
@@ -41,26 +45,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return commands.get(arguments.command, lambda: serve(vars(arguments)))()
     except ConfigError as error:
-        print(f"filesproxy: {error.message}", file=sys.stderr)
+        for problem in error.message.splitlines():
+            print(f"filesproxy: {problem}", file=sys.stderr)
         return 2
+
+
+def _make_everything_printable() -> None:
+    """A path that the terminal's encoding does not have must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 _ALL_WORDS = ("serve", "demo", "check", "key", "-h", "--help", "--version")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="filesproxy", description="A gateway for the LLM Files API.")
+    parser = argparse.ArgumentParser(
+        prog="filesproxy", description="A gateway for the LLM Files API.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"filesproxy {__version__}")
     commands = parser.add_subparsers(dest="command")
-    serve_parser = commands.add_parser("serve", help="serve the gateway (the default)")
+    # An abbreviation could become another option in a later version.
+    add_parser = partial(commands.add_parser, allow_abbrev=False)
+    serve_parser = add_parser("serve", help="serve the gateway (the default)")
     serve_parser.add_argument("--config", metavar="FILE", help="INI file with the configuration")
     for setting in _app_settings():
         flag = "--" + setting.name.replace("_", "-")
         serve_parser.add_argument(flag, metavar="VALUE", help=setting.doc.replace("%", "%%"))
-    commands.add_parser("demo", help="serve from a temporary folder, make all five calls, check the results, clean up")
-    check_parser = commands.add_parser("check", help="show what a configuration means, or what is wrong with it")
+    add_parser("demo", help="serve from a temporary folder, make all five calls, check the results, clean up")
+    check_parser = add_parser("check", help="show what a configuration means, or what is wrong with it")
     check_parser.add_argument("--config", metavar="FILE", help="INI file; default: $FILESPROXY_CONFIG")
-    key_parser = commands.add_parser("key", help="make a gateway key, and print the lines that configure it")
+    key_parser = add_parser("key", help="make a gateway key: print it, and the lines that configure it")
     key_parser.add_argument("--name", required=True, help="name of the key's user, such as team-a")
     return parser
 
@@ -85,17 +101,21 @@ def check(config: str | None) -> int:
 
 
 def key(name: str) -> int:
-    """Make a gateway key of 256 random bits. Print it and the lines that configure it; the key itself is not stored."""
+    """Make a gateway key of 256 random bits. It is stored nowhere.
+
+    The key goes to standard error, and the section that configures it to standard output, for `>> filesproxy.ini`.
+    """
     if not is_name(name):
         raise ConfigError("the name of a key must consist of lower-case letters, digits, - and _.")
     made = GATEWAY_KEY_PREFIX + secrets.token_urlsafe(32)
-    print(f"# The key, for the client's x-portkey-api-key. It is shown only once:\n# {made}")
+    print(f"# The key, for the client's x-portkey-api-key. It is shown only once:\n{made}", file=sys.stderr)
     print(f"[key:{name}]\nsha256 = {sha256(made.encode()).hexdigest()}\nproviders = *")
     return 0
 
 
 def serve(arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM or Ctrl-C, then let transfers end. 1 if it cannot listen. Raises ConfigError."""
+    _open_standard_streams()
     raise_descriptor_limit()
     to_stdout()
     logger = logging.getLogger("filesproxy")
@@ -104,7 +124,6 @@ def serve(arguments: Mapping[str, Any]) -> int:
     logger.propagate = False
     application = _application(arguments)
     host, port = application.config.settings["listen"]
-    application.this_machine_only = not application.config.keys and is_loopback(host)
     try:
         server = Server((host, port), application)
     except OSError as error:
@@ -112,13 +131,31 @@ def serve(arguments: Mapping[str, Any]) -> int:
         print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
         return 1
     _stop_on_signals(server)
+    signal.signal(signal.SIGHUP, lambda signum, frame: _reload(server, arguments))
     print(_banner(server, application), file=sys.stderr, flush=True)
     server.serve_forever(poll_interval=0.1)
     server.drain(GRACE_SECONDS)
     return 0
 
 
-def _application(arguments: Mapping[str, Any]) -> Application:
+def _reload(server: Server, arguments: Mapping[str, Any]) -> None:
+    """Serve the next requests with the configuration as it is now; connections and stores are kept.
+
+    One that cannot be used replaces nothing, and neither does one that protects less: that takes a restart.
+    """
+    logger, running = logging.getLogger("filesproxy"), cast(Application, server.get_app())
+    try:
+        application = _application(arguments, running.transports)
+        check_reload(running.config, application.config)
+    except ConfigError as error:
+        for problem in error.message.splitlines():
+            logger.error("not reloaded: %s", problem)
+    else:
+        server.set_app(application)
+        logger.info("reloaded")
+
+
+def _application(arguments: Mapping[str, Any], transports: Mapping[str, Transport] | None = None) -> Application:
     names = [setting.name for setting in _app_settings()]
     settings = {name: arguments[name] for name in names if arguments.get(name) is not None}
     config = arguments.get("config") or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
@@ -126,7 +163,11 @@ def _application(arguments: Mapping[str, Any]) -> Application:
         defaults = {"folder": _data_folder(), "default_provider": "local"}
         given = {name: os.environ.get(ENVIRONMENT_PREFIX + name.upper()) or defaults[name] for name in defaults}
         settings = {**given, **settings}
-    return create_app(config, **settings)
+    application = create_app(config, transports=transports, **settings)
+    application.this_machine_only = not application.config.keys and is_loopback(
+        application.config.settings["listen"][0]
+    )
+    return application
 
 
 def _data_folder() -> str:
@@ -149,6 +190,13 @@ def _banner(server: Server, application: Application) -> str:
 def _address(settings: Mapping[str, Any]) -> str:
     describe = PROVIDERS[settings["kind"]].get("describe")
     return describe(settings) if describe else str(settings["base_url"])
+
+
+def _open_standard_streams() -> None:
+    """Let no file or socket get the number of a standard stream that was closed before the start."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
 
 
 def _stop_on_signals(server: Server) -> None:

@@ -2,7 +2,8 @@
 
 Tuned for gunicorn 27, runs on 23 and newer. The gateway's own settings come from FILESPROXY_CONFIG and FILESPROXY_*;
 these only say how it is served. gunicorn's master process imports this module and with it the whole package, so new
-code needs a restart; a HUP reloads the gateway's configuration.
+code needs a restart. The master also reads the gateway's configuration, at the start and at a HUP, and keeps the last
+one that can be used: a broken file stops neither a HUP nor the worker that takes the place of a crashed one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import inspect
 import logging
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
 from gunicorn import util
 from gunicorn.http.body import LengthReader
 
+from ..app import Application, create_app, make_transports
+from ..config.load import Config, load
+from ..config.reload import check_reload
+from ..errors import ConfigError
 from ..gateway.access_log import to_stdout
+from ..providers import PROVIDERS
 from .limits import raise_descriptor_limit
 
-wsgi_app = "filesproxy:create_app()"
+wsgi_app = "filesproxy.serving.gunicorn:application()"
 bind = "127.0.0.1:8787"
 
 # gthread: a sync worker carries one transfer at a time and is killed at `timeout`; gevent would be a dependency.
@@ -67,9 +74,35 @@ COLLECT_SECONDS = 1.0
 MAX_DRAIN_BYTES = 1 << 30
 
 
+_kept: Config | None = None  # a worker inherits it
+
+
+def application() -> Application:
+    """The gateway with the configuration that the master has kept. Each worker makes one of its own."""
+    if _kept is None:  # ConfigError says why, or the application is preloaded
+        return create_app()
+    return Application(_kept, PROVIDERS, make_transports())
+
+
 def on_starting(server: Any) -> None:
-    """Raise the limit of file descriptors in the master; its workers inherit it."""
+    """Raise the limit of file descriptors, which workers inherit, and read the configuration."""
+    global _kept
     raise_descriptor_limit()
+    with suppress(ConfigError):  # the first worker says it, and gunicorn stops
+        _kept = load(None, {}, PROVIDERS)
+
+
+def on_reload(server: Any) -> None:
+    """Read the configuration again. If it cannot be used, the log says why, and the workers get the one before."""
+    global _kept
+    try:
+        new = load(None, {}, PROVIDERS)
+        if _kept:
+            check_reload(_kept, new)
+        _kept = new
+    except ConfigError as error:
+        for problem in error.message.splitlines():
+            server.log.error("filesproxy is not reloaded: %s", problem)
 
 
 def when_ready(server: Any) -> None:

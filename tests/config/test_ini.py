@@ -95,7 +95,7 @@ UNREADABLE = {
     "key_instead_of_its_hash": ("[key:a]\nproviders = *\nsha256 = fp_{secret}\n", "line 3: [key:a]: sha256"),
     "unknown_provider_of_a_key": ("[key:a]\nsha256 = {hash}\nproviders = {secret}\n", "line 3: [key:a]: providers"),
     "unknown_operation_of_a_key": ("[key:a]\noperations = {secret}\n", "line 2: [key:a]: operations"),
-    "saved_without_a_key": ("[filesproxy]\n[provider:openai]\ncredential = {secret}\n", "line 2: [provider:openai]"),
+    "saved_without_a_key": ("[filesproxy]\n[provider:openai]\ncredential = {secret}\n", "line 3: [provider:openai]"),
     "key_without_a_hash": ("\n[key:a]\nproviders = *\n# {secret}\n", "line 2: [key:a] needs sha256"),
 }  # fmt: skip
 

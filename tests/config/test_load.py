@@ -184,9 +184,74 @@ def test_saved_credential_that_anybody_could_use_is_refused_by_file_and_line(ini
     text = "[filesproxy]\nproxy = none\n\n[provider:openai]\ncredential = sk-canary-0123\n"
     path = ini(text)
     message = refusal(path)
-    assert message.startswith(f"{path}, line 4: [provider:openai]: ") and "open_access" in message
+    assert message.startswith(f"{path}, line 5: [provider:openai]: ") and "open_access" in message
     assert "[provider:x]" in refusal({"provider:x": {"kind": "openai", "credential": SECRET}})
     refusal({"filesproxy": {"open_access": "no"}, "provider:openai": {"credential": SECRET}})
+
+
+def test_everything_that_is_wrong_is_said_at_once_each_on_its_own_line(ini, tmp_path):
+    (tmp_path / "no.pem").write_text("no certificate")
+    path = ini(f"""[filesproxy]
+read_timeout = soon
+default_provider = nobody
+[surprise]
+[provider:openai]
+send_timeout = later
+credential = {SECRET}
+[provider:one]
+kind = unknown
+[provider:two]
+kind = anthropic
+resource = mine
+ca_file = {tmp_path}/no.pem
+[provider:three]
+kind = openai
+client_key = {tmp_path}/no.pem
+[key:a]
+providers = openai two missing
+[key:b]
+sha256 = {hashed("fp_b")} {hashed("fp_c")}
+[key:c]
+sha256 = {hashed("fp_c")}
+operations = fly
+[key:d]
+sha256 = {hashed(SECRET)} {hashed("fp_c")}
+""")
+    expected = [
+        (2, "[filesproxy]: read_timeout must be"),
+        (3, "[filesproxy]: default_provider must be none or one of"),
+        (4, "sections are"),
+        (6, "[provider:openai]: send_timeout must be"),
+        (7, "[provider:openai]: the credential is a gateway key"),
+        (9, "[provider:one] needs kind = one of"),
+        (12, "[provider:two]: a provider of kind anthropic has no setting resource"),
+        (13, "[provider:two]: ca_file is not a PEM file"),
+        (16, "[provider:three]: client_key needs client_cert"),
+        (17, "[key:a] needs sha256"),
+        (18, "[key:a]: providers contains one that is not configured"),
+        (22, "[key:c]: the same hash occurs twice"),
+        (23, "[key:c]: operations must be"),
+        (25, "[key:d]: the same hash occurs twice"),
+    ]
+    lines = refusal(path).splitlines()
+    for number, text in expected:
+        assert any(line.startswith(f"{path}, line {number}: {text}") for line in lines), (number, text)
+    assert len(lines) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {**OPEN, "filesproxy": {"open_access": "yes", "default_provider": "x"}, "provider:x": {"kind": "fly"}},
+        {**OPEN, "provider:x": {"kind": "Bad Kind", "base_url": "https://a.example"}},
+        {**OPEN, "provider:x": {"kind": "azure-openai", "credential": SECRET, "base_url": "nowhere"}},
+        {"key:a": {"sha256": "short", "providers": "openai"}},
+        {"key:a": {**KEY, "providers": "x"}, "provider:x": {"kind": "fly"}},
+    ],
+)
+def test_one_mistake_is_one_problem(source):
+    """What follows from a mistake is not a second one."""
+    assert len(refusal(source).splitlines()) == 1
 
 
 @pytest.mark.parametrize("guard", [{"key:a": KEY}, {"key:a": {**KEY, "providers": ""}}, OPEN])

@@ -24,6 +24,7 @@ import pytest
 import strict_anthropic
 from documents import PRINTED_URL, ROOT, Shell, block, blocks, clone, text_of
 from servers import free_port, running
+from sockets import until
 from strict_anthropic import StrictAnthropic
 from strict_openai import KEY
 
@@ -288,7 +289,9 @@ def test_deploy_page_works_from_its_first_line_to_a_reload(fake, tmp_path, index
         path.write_text(path.read_text("utf-8") + "\n[key:wrong]\n", "utf-8")
         assert shell.run(".venv/bin/filesproxy check || echo $?") == "2\n"
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) != 0, "the page says that gunicorn stops"
+        log = shell.folder / "server.log"
+        assert until(lambda: f"{path.name}, line " in log.read_text("utf-8"), 20), "the page says that the log names it"
+        assert json.loads(shell.run(line))["status"] == "ok"
 
 
 @needs_gunicorn

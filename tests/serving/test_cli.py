@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import re
+import shlex
 import socket
 import stat
+import subprocess
+import sys
 import time
 from typing import NamedTuple
 
 import pytest
 from configurations import hashed
 from fakes import form, form_type
-from sockets import ask, get, program, request, run
+from sockets import ask, environment, get, program, request, run
 
 from filesproxy import __version__
+from filesproxy.config.settings import known_settings
 from filesproxy.providers import PROVIDERS
 from filesproxy.serving import cli
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 LOCAL = {"host": "localhost"}
+_OLD_PYTHONS = glob.glob(os.path.expanduser("~/.pyenv/versions/3.8.*/bin/python3.8")) + ["/usr/bin/python3.8"]
+OLD_PYTHON = next(filter(os.path.exists, _OLD_PYTHONS), None)
 
 
 def upload(port):
@@ -120,6 +128,10 @@ def test_help_of_serve_names_every_setting(called):
     "words,said",
     [
         (("--bogus",), "--bogus"),
+        (("--max-upload", "3"), "--max-upload"),
+        (("--conf", "a.ini"), "--conf"),
+        (("check", "--conf", "a.ini"), "--conf"),
+        (("key", "--nam", "a"), "--nam"),
         (("bogus",), "bogus"),
         (("check", "--bogus"), "--bogus"),
         (("check", "--config"), "--config"),
@@ -151,7 +163,7 @@ BAD_FILES = {
     "no_section": ("listen = 127.0.0.1:1\n", "line 1"),
     "twice": ("[filesproxy]\nproxy = none\nproxy = none\n", "line 3"),
     "no_ini": ("[filesproxy]\nwhat is this sk-canary\n", "line 2"),
-    "saved_without_a_key": ("\n[provider:openai]\ncredential = sk-canary\n", "line 2: [provider:openai]: a saved"),
+    "saved_without_a_key": ("\n[provider:openai]\ncredential = sk-canary\n", "line 3: [provider:openai]: a saved"),
     "key_in_clear": ("[key:a]\nsha256 = fp_sk-canary\n", "line 2: [key:a]: sha256 must be"),
     "credential_of_two_words": ("[provider:openai]\ncredential = sk-canary sk-canary\n", "line 2: [provider:openai]"),
     "credential_with_a_colon": ("[provider:openai]\ncredential: sk-canary\n", "line 2"),
@@ -248,8 +260,8 @@ def test_check_without_a_configuration_is_about_the_defaults_and_writes_nothing(
 
 def test_key_that_is_made_works_with_the_lines_that_are_printed(tmp_path, make_client):
     done = run(tmp_path, "key", "--name", "team-a")
-    assert (done.returncode, done.stderr) == (0, "")
-    (made,) = re.findall(r"\bfp_[A-Za-z0-9_-]{43}\b", done.stdout)
+    assert done.returncode == 0
+    (made,) = re.findall(r"\bfp_[A-Za-z0-9_-]{43}\b", done.stderr)
     path = tmp_path / "filesproxy.ini"
     path.write_text(f"[filesproxy]\nfolder = {tmp_path}/files\ndefault_provider = local\n{done.stdout}")
     client = make_client(str(path), transports=None)
@@ -257,17 +269,16 @@ def test_key_that_is_made_works_with_the_lines_that_are_printed(tmp_path, make_c
     assert client.get("/v1/files", headers={"authorization": f"Bearer {made}"}).json["data"] == []
     for wrong in ({}, {"x-portkey-api-key": made[:-1]}, {"x-portkey-api-key": hashed(made)}):
         client.get("/v1/files", headers=wrong, status=401)
-    # without its comments it is the same configuration, and the key is nowhere in it
-    kept = "".join(line + "\n" for line in path.read_text().splitlines() if not line.startswith("#"))
-    path.write_text(kept)
-    assert made not in kept
-    assert (
-        make_client(str(path), transports=None).get("/v1/files", headers={"x-portkey-api-key": made}).json["data"] == []
-    )
+
+
+def test_section_of_a_new_key_can_be_appended_to_the_configuration_without_the_key(called):
+    done = called("key", "--name", "team-x")
+    assert done.stdout.startswith("[key:team-x]\nsha256 = ") and "fp_" not in done.stdout
+    assert "fp_" in done.stderr
 
 
 def test_keys_that_are_made_are_never_the_same_and_stored_nowhere(called, tmp_path):
-    made = {called("key", "--name", "a").stdout for _ in range(2)}
+    made = {called("key", "--name", "a").stderr for _ in range(2)}
     assert len(made) == 2 and list(tmp_path.iterdir()) == []
 
 
@@ -372,3 +383,45 @@ def test_demo_says_what_went_wrong_with_status_1(broken, called, monkeypatch):
     done = called("demo")
     assert done.returncode == 1
     assert "FAILED: " in done.stdout and "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("words", [("serve", "--help"), ("check",), ("--config", "/nönexistent/日本.ini")])
+def test_output_fits_every_encoding_of_a_terminal(words, encoding, tmp_path):
+    folder = tmp_path / "données 日本"
+    done = subprocess.run(
+        [sys.executable, "-m", "filesproxy", *words],
+        env=environment(tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="1", FILESPROXY_FOLDER=str(folder)),
+        capture_output=True,
+    )
+    assert b"Traceback" not in done.stderr and done.returncode == (2 if "--config" in words else 0)
+
+
+def test_texts_of_the_settings_are_ascii():
+    for setting in known_settings(PROVIDERS).values():
+        assert setting.doc.isascii(), setting.name
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_server_starts_with_closed_standard_streams(closed, tmp_path):
+    """Neither the log nor a file of the store gets the number of a stream that was closed."""
+    words = shlex.join([sys.executable, "-m", "filesproxy", "--listen", "127.0.0.1:0"])
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {words} {closed}"], env=environment(tmp_path), stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    try:
+        line = next(line for line in process.stderr if line.startswith("try:"))
+        port = int(re.search(r":([0-9]+)/v1", line)[1])
+        assert upload(port).status == 200
+        assert get(port, "/v1/files", LOCAL).json["data"][0]["bytes"] == 5
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.skipif(not OLD_PYTHON, reason="needs Python 3.8")
+def test_python_that_is_too_old_is_told_in_one_line(tmp_path):
+    done = subprocess.run([OLD_PYTHON, "-m", "filesproxy"], env=environment(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "filesproxy needs Python 3.9 or newer" in done.stderr and len(done.stderr.splitlines()) == 1

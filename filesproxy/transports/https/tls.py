@@ -16,18 +16,18 @@ SETTINGS = ("ca_file", "ca_extra", "client_cert", "client_key", "tls_strict")
 def context(settings: Mapping[str, Any]) -> ssl.SSLContext:
     """A client context: TLS 1.2 or newer, checks the host name, presents our own certificate if one is configured.
 
-    Building one parses the whole trust store, so the dialer keeps one for each configuration. Raises ConfigError.
+    Building one parses the whole trust store, so the dialer keeps one for each configuration. Raises ConfigError, whose
+    `param` is the setting that is wrong.
     """
-    try:
-        built = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if settings["ca_file"]:
-            built.load_verify_locations(settings["ca_file"])
-        else:
-            built.load_default_certs()
-        if settings["ca_extra"]:
-            built.load_verify_locations(settings["ca_extra"])
-    except (OSError, ssl.SSLError):
-        raise ConfigError("ca_file or ca_extra is not a PEM file of certificates.") from None
+    built = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not settings["ca_file"]:
+        built.load_default_certs()
+    for name in ("ca_file", "ca_extra"):
+        try:
+            if settings[name]:
+                built.load_verify_locations(settings[name])
+        except OSError:  # ssl.SSLError is one
+            raise ConfigError(f"{name} is not a PEM file of certificates.", param=name) from None
     if settings["client_cert"]:
         _load_own(built, settings)
     built.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -41,12 +41,13 @@ def context(settings: Mapping[str, Any]) -> ssl.SSLContext:
 
 def _load_own(built: ssl.SSLContext, settings: Mapping[str, Any]) -> None:
     def no_password() -> str:  # without this callback OpenSSL would ask on the terminal
-        raise ConfigError("client_key is encrypted with a password; use a key without one.")
+        raise ConfigError("client_key is encrypted with a password; use a key without one.", param="client_key")
 
     try:
         built.load_cert_chain(settings["client_cert"], settings["client_key"] or None, no_password)
-    except (OSError, ssl.SSLError):
-        raise ConfigError("client_cert and client_key must be a PEM certificate and its private key.") from None
+    except OSError:
+        message = "client_cert and client_key must be a PEM certificate and its private key."
+        raise ConfigError(message, param="client_cert") from None
 
 
 def configuration(settings: Mapping[str, Any]) -> tuple[Any, ...]:
