@@ -30,8 +30,8 @@ class Source(NamedTuple):
         return f"{self.line(section, key)}[{section}]"
 
     def line(self, section: str, key: str = "") -> str:
-        """File and line of a section, or of a key in it, followed by ": "; "" without a file."""
-        line = self.lines.get((section, key))
+        """File and line of a section, or of a key that stands in it, followed by ": "; "" without a file."""
+        line = self.lines.get((section, key), self.lines.get((section, "")))
         return f"{self.path}, line {line}: " if line else f"{self.path}: " if self.path else ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -234,10 +235,12 @@ def test_unusable_certificate_stops_the_start_with_its_place_and_without_its_con
     settings = unusable(tmp_path, pair, other, locked)[name]
     lines = ["# a file", f"[{where}]", *(["kind = openai", "base_url = https://a.example/v1"] if ":" in where else [])]
     path = tmp_path / "filesproxy.ini"
-    path.write_text("\n".join([*lines, *(f"{key} = {value}" for key, value in settings.items()), ""]))
+    lines += [f"{key} = {value}" for key, value in settings.items()]
+    path.write_text("\n".join([*lines, ""]))
     with pytest.raises(ConfigError) as refused:
         create_app(str(path))
-    assert refused.value.message.startswith(f"{path}, line 2: [{where}]: client_")
+    at = int(re.match(f"{path}, line ([0-9]+): \\[{where}\\]: ", refused.value.message)[1])
+    assert lines[at - 1].startswith("client_")
     for each in (pair, other, locked):
         shows_nothing_of(each, f"{refused.value.message} {refused.value!r}")
     assert "hunter2" not in refused.value.message and "c2VjcmV0" not in refused.value.message
@@ -263,7 +266,7 @@ def test_key_with_a_password_asks_nobody(tmp_path, locked):
         os.close(terminal)
         os.close(inner)
     assert done.returncode not in (0, None)
-    assert b"password" in done.stderr and b"line 1: [filesproxy]" in done.stderr
+    assert b"password" in done.stderr and b"line 2: [filesproxy]" in done.stderr
     assert b"Traceback" not in done.stderr and b"pass phrase" not in asked + done.stderr
 
 

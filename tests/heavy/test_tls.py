@@ -159,7 +159,7 @@ UNUSABLE = {"no_pem": b"no certificate", "empty": b"", "key_alone": b"-----BEGIN
 def test_unusable_trust_store_stops_the_start(name, setting, tmp_path):
     path = tmp_path / "unusable.pem"
     path.write_bytes(UNUSABLE[name])
-    with pytest.raises(ConfigError, match=r"\[provider:compat\].*ca_file or ca_extra"):
+    with pytest.raises(ConfigError, match=rf"\[provider:compat\].*{setting} is not"):
         compat(1, **{setting: path})
 
 
@@ -168,9 +168,9 @@ def test_unusable_trust_store_stops_the_start(name, setting, tmp_path):
 def test_unusable_trust_store_of_all_providers_stops_the_start(name, setting, tmp_path):
     path = tmp_path / "unusable.pem"
     path.write_bytes(UNUSABLE[name])
-    with pytest.raises(ConfigError, match="ca_file or ca_extra"):
+    with pytest.raises(ConfigError, match=f"{setting} is not"):
         create_app({"filesproxy": {setting: str(path)}})
-    with pytest.raises(ConfigError, match="ca_file or ca_extra"):
+    with pytest.raises(ConfigError, match=f"{setting} is not"):
         create_app(**{setting: str(path)})
 
 

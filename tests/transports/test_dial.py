@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 from sockets import Upstream, answer, answering, get, served
 
@@ -49,3 +52,94 @@ def test_unusable_proxy_of_the_environment_is_502_and_not_quoted(name, variable,
                 assert b"hunter2" not in reply.raw
         assert trap.connections == 0  # neither as a proxy, nor past it
     assert "hunter2" not in caplog.text
+
+
+def refused_port():
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Peer:
+    """Accepts one connection, reads what comes first, sends its answer, and closes."""
+
+    def __init__(self, reply=b""):
+        self._listener, self._reply = socket.create_server(("127.0.0.1", 0)), reply
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self):
+        sock, _ = self._listener.accept()
+        with sock:
+            sock.recv(65536)
+            sock.sendall(self._reply)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._thread.join()
+        self._listener.close()
+
+
+def failure(base_url, **more):
+    """(code, message) of a call to a provider there."""
+    section = {"kind": "openai", "base_url": base_url, **more}
+    with served(create_app({"provider:compat": section})) as server:
+        reply = get(server.server_port, "/v1/files/file-1")
+    return reply.error["code"], reply.error["message"]
+
+
+def test_refused_connection_names_host_port_and_cause_and_no_proxy_where_there_is_none():
+    """The message used to say "or the proxy before it"."""
+    for scheme in ("http", "https"):
+        end = f"127.0.0.1:{refused_port()}"
+        assert failure(f"{scheme}://{end}/v1") == (
+            "upstream_unreachable",
+            f"Cannot connect to {end} (ECONNREFUSED).",
+        )
+
+
+def test_host_without_an_address_is_named_with_its_cause():
+    code, message = failure("https://nowhere.invalid/v1")
+    assert code == "upstream_unreachable" and message.startswith("Cannot resolve nowhere.invalid:443 (EAI_")
+
+
+def test_proxy_that_is_down_is_told_from_the_host_and_not_named():
+    port = refused_port()
+    code, message = failure("https://api.example/v1", proxy=f"http://127.0.0.1:{port}")
+    assert (code, message) == (
+        "upstream_unreachable",
+        "Cannot connect to the proxy before api.example:443 (ECONNREFUSED).",
+    )
+
+
+@pytest.mark.parametrize(
+    "reply,cause",
+    [
+        (b"HTTP/1.1 407 hunter2\r\n\r\n", " (status 407)"),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", " (status 403)"),
+        (b"", ""),
+        (b"SSH-2.0-OpenSSH hunter2\r\n", ""),
+    ],
+)
+def test_proxy_that_opens_no_tunnel_is_named_as_the_cause(reply, cause):
+    with Peer(reply) as proxy:
+        code, message = failure("https://api.example/v1", proxy=f"http://127.0.0.1:{proxy.port}")
+    assert (code, message) == ("upstream_unreachable", f"The proxy opened no connection to api.example:443{cause}.")
+
+
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n", b"hello\n"])
+def test_https_to_a_plain_port_is_said_to_be_that(reply):
+    """The message used to be about a client_cert."""
+    with Peer(reply) as peer:
+        code, message = failure(f"https://127.0.0.1:{peer.port}/v1")
+    assert code == "upstream_tls" and message.startswith(f"127.0.0.1:{peer.port} does not answer in TLS")
+
+
+def test_connection_that_ends_during_the_handshake_is_said_to_be_that():
+    with Peer() as peer:
+        code, message = failure(f"https://127.0.0.1:{peer.port}/v1")
+    assert code in ("upstream_tls", "upstream_unreachable") and f"127.0.0.1:{peer.port}" in message
+    assert "handshake" in message and "client_cert" not in message

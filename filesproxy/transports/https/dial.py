@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult
 
 from ...errors import UpstreamError, UpstreamTimeout
@@ -49,7 +51,8 @@ class Dialer:
             watch.release_upstream()
             connection.close()
             _close_fully(sock)
-            raise _failure(TimeoutError() if watch.is_overdue else error, str(url.hostname)) from None
+            way = _Way(url, has_proxy=bool(connection._tunnel_host), is_connected=sock is not None)  # type: ignore[attr-defined]
+            raise _failure(TimeoutError() if watch.is_overdue else error, way) from None
         connected: socket.socket = connection.sock
         if isinstance(connected, ssl.SSLSocket):
             # Without close_notify, the end of the stream is a truncation (RFC 8446 §6.1).
@@ -101,17 +104,72 @@ def _connect(watch: Watch, address: tuple[str, int], timeout: float, source: Any
     raise failure
 
 
-def _failure(error: Exception, host: str) -> UpstreamError:
+class _Way(NamedTuple):
+    """Where a connection was going, and how far it had come."""
+
+    url: SplitResult
+    has_proxy: bool
+    is_connected: bool  # by TCP, to the host or to its proxy
+
+    @property
+    def end(self) -> str:
+        """The host and port of the provider."""
+        host = f"[{self.url.hostname}]" if ":" in str(self.url.hostname) else self.url.hostname
+        return f"{host}:{self.url.port or (443 if self.url.scheme == 'https' else 80)}"
+
+    @property
+    def peer(self) -> str:
+        """Whom TCP connects to. A proxy is never named: its URL may contain a secret, also in the wrong place."""
+        return f"the proxy before {self.end}" if self.has_proxy else self.end
+
+
+def _failure(error: Exception, way: _Way) -> UpstreamError:
+    """What a client reads: the phase, the host, its port, and the cause as far as it is known."""
     if isinstance(error, TIMEOUTS):
-        return UpstreamTimeout(f"Connecting to {host} took too long.")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        advice = (
-            "set tls_strict = no" if "key usage" in str(error.verify_message).lower() else "set ca_file or ca_extra"
-        )
-        return UpstreamError(f"Cannot verify the certificate of {host}: {advice}.", code="upstream_tls")
+        return UpstreamTimeout(f"Connecting to {way.peer if not way.is_connected else way.end} took too long.")
     if isinstance(error, ssl.SSLError):
-        message = f"The TLS handshake with {host} failed; it may require a client_cert, or a different one."
-        return UpstreamError(message, code="upstream_tls")
+        return UpstreamError(_tls_failure(error, way.end), code="upstream_tls")
     if isinstance(error, (socket.gaierror, UnicodeError)):
-        return UpstreamError(f"Cannot resolve {host}.", code="upstream_unreachable")
-    return UpstreamError(f"Cannot connect to {host}, or the proxy refused the connection.", code="upstream_unreachable")
+        message = f"Cannot resolve {way.peer}{_cause(error)}."
+    elif not way.is_connected:
+        message = f"Cannot connect to {way.peer}{_cause(error)}."
+    elif way.has_proxy:
+        message = f"The proxy opened no connection to {way.end}{_cause(error)}."
+    else:
+        message = f"The connection to {way.end} ended during the TLS handshake{_cause(error)}."
+    return UpstreamError(message, code="upstream_unreachable")
+
+
+_REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")  # http.client's words
+
+
+def _cause(error: Exception) -> str:
+    """(ECONNREFUSED), (EAI_NONAME) or (status 407); nothing for an error that has no such name."""
+    number = getattr(error, "errno", None) or 0
+    if isinstance(error, socket.gaierror):
+        names = [name for name in dir(socket) if name.startswith("EAI_") and getattr(socket, name) == number]
+        name = names[0] if names else ""
+    else:
+        refused = _REFUSED_TUNNEL.match(str(error))
+        name = f"status {refused[1]}" if refused else errno.errorcode.get(number, "")
+    return f" ({name})" if name else ""
+
+
+# What OpenSSL calls an answer that is not TLS; the names depend on its version.
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"})
+
+
+def _tls_failure(error: ssl.SSLError, end: str) -> str:
+    """Only causes that can be are named: a client certificate is asked for by an alert about certificates."""
+    reason = error.reason or ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        is_strict = "key usage" in str(error.verify_message).lower()
+        advice = "set tls_strict = no" if is_strict else "set ca_file or ca_extra"
+        return f"Cannot verify the certificate of {end}: {advice}."
+    if reason in _NOT_TLS:
+        return f"{end} does not answer in TLS: its URL may have to begin with http://, or its port is another one."
+    if "PROTOCOL" in reason:
+        return f"{end} has no version of TLS in common with the gateway, which needs 1.2 or newer."
+    if "ALERT" in reason and ("CERT" in reason or "HANDSHAKE" in reason or "UNKNOWN_CA" in reason):
+        return f"{end} refused the TLS handshake; it may require a client_cert, or a different one."
+    return f"The TLS handshake with {end} failed."

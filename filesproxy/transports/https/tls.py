@@ -41,7 +41,8 @@ def context(settings: Mapping[str, Any]) -> ssl.SSLContext:
 
 def _load_own(built: ssl.SSLContext, settings: Mapping[str, Any]) -> None:
     def no_password() -> str:  # without this callback OpenSSL would ask on the terminal
-        raise ConfigError("client_key is encrypted with a password; use a key without one.", param="client_key")
+        name = "client_key" if settings["client_key"] else "client_cert"
+        raise ConfigError(f"the key in {name} is encrypted with a password; use a key without one.", param=name)
 
     try:
         built.load_cert_chain(settings["client_cert"], settings["client_key"] or None, no_password)
