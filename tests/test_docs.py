@@ -369,7 +369,7 @@ def test_key_and_check_work_as_printed(tmp_path):
     check, make_key = block("docs/configuration.md", "sh", "filesproxy check").splitlines()
     shell = Shell(tmp_path, PYTHONPATH=str(ROOT))
     lines = shell.run(make_key)
-    (key,) = re.findall(r"fp_[A-Za-z0-9_-]{43}", lines)
+    (key,) = re.findall(r"fp_[A-Za-z0-9_-]{43}", shell.errors)
     (tmp_path / "filesproxy.ini").write_text(f"[provider:openai]\ncredential = sk-saved\n{lines}", "utf-8")
     said = shell.run(check)
     assert "key team-a" in said and key not in said and "sk-saved" not in said

@@ -13,7 +13,7 @@ from ..calls import Provider, Target
 from ..config.load import Config
 from ..providers.table import read_headers
 from .auth import AUTH_HEADERS, authenticate
-from .target import TARGET_HEADERS, client_headers, is_named, resolve
+from .target import TARGET_HEADERS, client_headers, may_name_in_model, name_in_headers, resolve
 from .wsgi import Head
 
 MAX_REMEMBERED = 128  # heads
@@ -43,10 +43,18 @@ class Admission:
         return self._target
 
     def target_by_model(self, slug: Callable[[], str]) -> Target:
-        """The target of a request whose model may name the provider; `slug` returns that name, or ""."""
-        if is_named(self._head):
+        """The target of a request with a model; `slug` reads the saved provider that it names, or "".
+
+        That one wins over a header, because it says what is meant for this request, while a header may stand for all of
+        a client's. A header that names the same provider decides about the credential: a plain name, the caller's own.
+        """
+        in_header = name_in_headers(self._head)
+        if in_header:
+            _ = self.target  # what is wrong with it is said before the body is read
+        of_model = slug() if may_name_in_model(self._head, self.caller) else ""
+        if of_model in ("", in_header):
             return self.target
-        return resolve(self._head, self.caller, self._config, self._providers, slug)
+        return resolve(self._head, self.caller, self._config, self._providers, of_model)
 
     def headers_to(self, target: Target) -> Mapping[str, str]:
         """The client's headers for this target. Read-only, because other requests share them."""

@@ -6,7 +6,7 @@ the saved scope, so a client header that would change either is a 400. With a *p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..calls import Provider, Setting, Target
@@ -32,18 +32,15 @@ def resolve(
     caller: Caller,
     config: Config,
     providers: Mapping[str, Provider],
-    slug: Callable[[], str] = lambda: "",
+    slug: str = "",
 ) -> Target:
     """The target. BadRequest if the provider is not named or not known, or a header is refused.
 
-    Unauthorized without a credential, Forbidden if this caller may not use it. If no header names a provider, `slug`
-    returns the saved provider that the model names, or "".
+    Unauthorized without a credential, Forbidden if this caller may not use it. `slug` is the saved provider that the
+    model names, and wins over a header.
     """
-    named, is_slug = _name(head.headers)
-    param = "x-portkey-provider"
-    # Without keys, only this machine may use saved providers, so no other client's body is read for a name.
-    if not named and (caller.key or _is_this_machine(head)) and (of_model := slug()):
-        named, is_slug, param = of_model, True, "model"
+    named, is_slug = (slug, True) if slug else _name(head.headers)
+    param = "model" if slug else "x-portkey-provider"
     name = named or config.settings["default_provider"]
     settings = config.providers.get(name)
     if settings is None:
@@ -70,9 +67,14 @@ def resolve(
     return target._replace(base_url=base_url(target)) if callable(base_url) else target
 
 
-def is_named(head: Head) -> bool:
-    """Whether a header names the provider. Raises BadRequest as `resolve` does."""
-    return bool(_name(head.headers)[0])
+def name_in_headers(head: Head) -> str:
+    """The provider that a header names, saved or plain; "" if none does. Raises BadRequest as `resolve` does."""
+    return _name(head.headers)[0]
+
+
+def may_name_in_model(head: Head, caller: Caller) -> bool:
+    """Whether the model may name a saved provider. Without keys, only this machine may use one."""
+    return caller.key is not None or _is_this_machine(head)
 
 
 def _is_this_machine(head: Head) -> bool:

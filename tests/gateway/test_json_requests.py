@@ -90,13 +90,31 @@ def test_model_alone_reaches_anthropic(make_client, upstream):
     [{"x-portkey-provider": "@other"}, {"x-portkey-virtual-key": "other"}, {"x-portkey-virtual-key": "@other"},
      {"x-portkey-provider": "@other", "x-portkey-virtual-key": "other"}],
 )  # fmt: skip
-@pytest.mark.parametrize("model", ["gpt-5", "@other/gpt-5", "@claude/gpt-5", "@openai/gpt-5"])
-def test_header_overrides_the_model_which_still_loses_its_prefix(headers, model, make_client, upstream):
+@pytest.mark.parametrize("model", ["gpt-5", "@other/gpt-5"])
+def test_header_names_the_provider_of_a_model_that_names_none_or_the_same(headers, model, make_client, upstream):
     upstream.answers(COMPLETION)
     post(make_client(SAVED), {**CHAT, "model": model}, headers)
     (call,) = upstream.calls
     assert (call.url, call.json["model"]) == ("https://other.example/v1/chat/completions", "gpt-5")
     assert call.headers["authorization"] == "Bearer sk-saved-other"
+
+
+@pytest.mark.parametrize("named", ["@local", "@openai", "openai", "local"])
+def test_model_wins_over_the_header_of_a_client_that_also_has_files(named, make_client, upstream, tmp_path):
+    """One client, whose header says where its files are, was told that this provider keeps files only."""
+    upstream.answers(COMPLETION)
+    headers = {"x-portkey-provider": named, "authorization": "Bearer sk-caller"}
+    client = make_client({**SAVED, "provider:local": {"folder": str(tmp_path)}})
+    answer = post(client, {**CHAT, "model": "@other/gpt-5"}, headers)
+    (call,) = upstream.calls
+    assert (call.url, call.json["model"]) == ("https://other.example/v1/chat/completions", "gpt-5")
+    assert call.headers["authorization"] == "Bearer sk-saved-other"
+    assert answer.headers["x-portkey-provider"] == "@other"
+
+
+def test_header_that_is_wrong_is_refused_beside_any_model(make_client, upstream):
+    error = refused(make_client(SAVED), {**CHAT, "model": "@other/gpt-5"}, {"x-portkey-provider": "@nowhere"})
+    assert (error["code"], error["param"]) == ("unknown_provider", "x-portkey-provider") and upstream.calls == []
 
 
 def test_plain_provider_in_the_header_gets_the_callers_credential_and_never_the_saved_one(make_client, upstream):
