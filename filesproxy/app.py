@@ -17,10 +17,11 @@ from .errors import BadRequest, FilesproxyError, LoopDetected
 from .exchange import EventStream, answer_headers, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
-from .gateway.auth import may_go_upstream, permit, require_this_machine
+from .gateway.auth import permit, require_this_machine
 from .gateway.health import health
 from .gateway.json_body import JsonBody, JsonBudget
 from .gateway.json_requests import HANDLERS
+from .gateway.key_guard import KeyGuard
 from .gateway.record import Observer, Record
 from .gateway.router import Match, route
 from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
@@ -88,17 +89,19 @@ class Application:
             _log.warning(warning)
         self.transports = transports
         self._gate = Gate(config, providers)
+        self._guard = KeyGuard(config.keys)
         self._observers = observers
         self._watchdog = Watchdog()
         self._budget = JsonBudget(config.settings["max_json_in_flight"])
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
+        self._saved = tuple([own["credential"] for own in config.providers.values() if own["credential"]])
         self._credential_keys = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
         #: refuse other machines and foreign web pages, for a server without keys on a developer's machine
         self.this_machine_only = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; every failure becomes OpenAI's error envelope."""
-        record = Record(environ, self._credential_keys)
+        record = Record(environ, self._credential_keys, self._saved)
         try:
             return self._send(self._answer(environ, record), environ, start_response, record)
         except FilesproxyError as error:
@@ -120,6 +123,8 @@ class Application:
 
     def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)
+        presented = self._guard.check_head(request)
+        record.note_trace_id(request.headers.get("x-portkey-trace-id", ""))
         record.body = request.body
         request.refuse_encoded_slash()
         _check_via(request, self.config)
@@ -128,14 +133,15 @@ class Application:
         record.note_file(match.id)
         if match.route.operation in OWN_OPERATIONS:
             return OWN_OPERATIONS[match.route.operation](record)
-        return self._relay(request, match, record)
+        return self._relay(request, match, record, presented)
 
-    def _relay(self, request: Request, match: Match, record: Record) -> Response:
+    def _relay(self, request: Request, match: Match, record: Record, presented: Sequence[str]) -> Response:
         """Admit the caller, find the target, make the call, run it, and turn its answer into a response."""
         admission = self._admit(request, match, record)
         watch = record.watch = self._watchdog.watch(request.client)
         request.body.is_overdue = lambda: watch.is_overdue
-        body = JsonBody(request, self.config.settings, self._budget, self.config.providers)
+        request.check_form = lambda texts, field: self._guard.check_form(presented, texts, field)
+        body = JsonBody(request, self.config.settings, self._budget, self.config.providers, presented)
         try:
             target = self._find_target(match, admission, body, watch)
             record.note_target(target)
@@ -180,9 +186,7 @@ class Application:
         if via := request.headers.get("via"):
             headers = {**headers, "via": via}
         if call.headers:
-            keys = self.config.keys
-            own = {name: text for name, text in call.headers.items() if text and may_go_upstream(text, keys)}
-            headers = {**headers, **own}
+            headers = {**headers, **{name: text for name, text in call.headers.items() if text}}
         record.upload = call.upload
         return call._replace(headers=headers, timeout=timeout, now=record.started, watch=record.watch)
 
@@ -217,7 +221,7 @@ def _check_via(request: Request, config: Config) -> None:
     """Check the client's Via (RFC 9110 §7.6.3), which is passed on.
 
     LoopDetected if the request has been through this deployment, or through more than MAX_VIA gateways. BadRequest if
-    the header cannot be passed on, or contains a gateway key.
+    the header cannot be passed on.
     """
     via = request.headers.get("via")
     if via is None:
@@ -227,8 +231,7 @@ def _check_via(request: Request, config: Config) -> None:
         raise LoopDetected("This request has been through this gateway before: a provider leads back to it.")
     if len(entries) > MAX_VIA:
         raise LoopDetected(f"This request has been through more than {MAX_VIA} gateways.")
-    words = via.replace(",", " ").split()
-    if not safe("via", via) or not all(may_go_upstream(word, config.keys) for word in words):
+    if not safe("via", via):
         raise BadRequest("The header via contains what cannot be passed on.", param="via")
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
+MIN_SECRET = 8  # characters of a secret that is removed from text
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]+")
 
 
@@ -82,9 +83,10 @@ def single_credential(secret: Secret) -> FixedCredentials:
 def redact(text: str, secrets: Iterable[Secret]) -> str:
     """The text, with `[redacted]` in place of each secret, in any of its forms.
 
-    Longer secrets go first: a shorter one may be the beginning of a longer one, and the rest of that would remain.
+    Longer secrets go first: a shorter one may be the beginning of a longer one, and the rest of that would remain. One
+    under MIN_SECRET characters is left alone: it also occurs by chance, and to replace it would spoil other text.
     """
-    found = [form for secret in secrets if secret for form in _forms(secret) if form in text]
+    found = [form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret) if form in text]
     for form in sorted(found, key=len, reverse=True):
         text = text.replace(form, "[redacted]")
     return text

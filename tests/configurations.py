@@ -11,6 +11,8 @@ from filesproxy.errors import ConfigError
 from filesproxy.providers import PROVIDERS
 
 SECRET = "sk-canary-0123"
+#: a gateway key as `filesproxy key` makes it, which no configuration knows
+MADE = "fp_Zm9yZWlnbi1rZXktb2YtYW5vdGhlci1nYXRld2F5LS0"
 
 
 def hashed(key):

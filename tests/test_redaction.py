@@ -40,8 +40,8 @@ def test_every_form_of_a_secret_is_redacted(secret, ahead):
 
 
 def test_several_secrets_are_redacted_longest_first():
-    secrets = [Secret("key-id-1"), Secret("key-id-1-and-more"), Secret("token-2"), Secret()]
-    assert redact("a key-id-1-and-more b key-id-1 c token-2", secrets) == "a [redacted] b [redacted] c [redacted]"
+    secrets = [Secret("key-id-1"), Secret("key-id-1-and-more"), Secret("token-no-2"), Secret()]
+    assert redact("a key-id-1-and-more b key-id-1 c token-no-2", secrets) == "a [redacted] b [redacted] c [redacted]"
 
 
 def test_text_without_a_secret_is_unchanged():
@@ -57,8 +57,16 @@ def test_fixed_credentials_never_change_and_iterate_over_their_secrets():
 
 
 def test_redaction_replaces_each_occurrence_in_each_form_and_ignores_an_empty_secret():
-    assert redact("a sk-1 b sk-1, sk-2", [Secret("sk-1")]) == "a [redacted] b [redacted], sk-2"
-    assert redact('s/"1 s/\\"1 s%2F%221 cy8iMQ==', [Secret('s/"1')]) == "[redacted] [redacted] [redacted] [redacted]"
+    assert redact("a sk-no-01 b sk-no-01, sk-no-02", [Secret("sk-no-01")]) == "a [redacted] b [redacted], sk-no-02"
+    text = 's/"no-001 s/\\"no-001 s%2F%22no-001 cy8ibm8tMDAx'
+    assert redact(text, [Secret('s/"no-001')]) == "[redacted] [redacted] [redacted] [redacted]"
+
+
+@pytest.mark.parametrize("token", ["i", "id", "batch", "1234567"])
+def test_token_under_eight_characters_redacts_nothing(token):
+    """`Basic i` took every i out of the access log."""
+    assert redact(f"a file-{token}", [Secret(token)]) == f"a file-{token}"
+    assert redact(f"a {token}-and-more", [Secret(token), Secret(f"{token}-and-more")]) == "a [redacted]"
     assert redact("nothing", [Secret("")]) == "nothing"
 
 
@@ -72,4 +80,4 @@ def test_redaction_finds_base64_at_any_offset_in_both_alphabets_padded_or_not(ar
 
 
 def test_redaction_finds_percent_encoding_in_either_case():
-    assert redact("sk%2f1 sk%2F1", [Secret("sk/1")]) == "[redacted] [redacted]"
+    assert redact("sk%2fno-01 sk%2Fno-01", [Secret("sk/no-01")]) == "[redacted] [redacted]"

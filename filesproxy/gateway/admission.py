@@ -59,9 +59,9 @@ class Admission:
     def headers_to(self, target: Target) -> Mapping[str, str]:
         """The client's headers for this target. Read-only, because other requests share them."""
         if target is not self._target:
-            return client_headers(self._head, target, self._config.keys)
+            return client_headers(self._head, target)
         if self._headers is None:
-            self._headers = MappingProxyType(client_headers(self._head, target, self._config.keys))
+            self._headers = MappingProxyType(client_headers(self._head, target))
         return self._headers
 
 

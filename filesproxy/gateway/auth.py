@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from ..wire.headers import single
 from .wsgi import Head
 
 GATEWAY_KEY_PREFIX = "fp_"  # of generated keys; no gateway key is ever sent upstream
+#: the headers in which clients send a gateway key
+KEY_HEADERS = ("x-portkey-api-key", "authorization")
 # What SDKs put into Authorization if they have no key for a provider.
 _PLACEHOLDERS = frozenset({"OPENAI_API_KEY", "DUMMY-KEY"})
 # Headers that proxies add. Behind a proxy, every peer would look like this machine.
@@ -52,21 +54,19 @@ def authenticate(head: Head, keys: Sequence[Key]) -> Caller:
 
 
 def own_credential(token: str, keys: Sequence[Key]) -> Secret:
-    """The token as the caller's own credential; "" if it is a gateway key, which is never sent upstream."""
-    return Secret(token if may_go_upstream(token, keys) else "")
+    """The token as the caller's own credential; "" if it is a gateway key, whose ever, which is never sent upstream."""
+    return Secret("" if token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys) else token)
 
 
-def may_go_upstream(token: str, keys: Sequence[Key]) -> bool:
-    """Whether this value may be sent upstream: not if it is a gateway key, no matter whose or in which header."""
-    return not (token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys))
+def presented_token(value: str) -> str:
+    """The token in a header's value: all that follows the scheme, such as `Bearer`, or all of it without a scheme."""
+    value = value.strip(" ")
+    return value.partition(" ")[2].strip(" ") or value
 
 
-def refuse_gateway_keys(headers: Mapping[str, str], names: Iterable[str], keys: Sequence[Key]) -> None:
-    """Raise BadRequest if one of these headers, which shape the request upstream, contains a gateway key."""
-    for name in names:
-        if not may_go_upstream(headers.get(name, "").strip(" "), keys):
-            message = f"The header {name} contains a gateway key, which is never sent to a provider."
-            raise BadRequest(message, param=name)
+def token_hash(token: str) -> str:
+    """What the configuration holds of a gateway key: its SHA-256."""
+    return sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 def permit(caller: Caller, operation: str) -> None:
@@ -103,7 +103,7 @@ def _matching(token: str, keys: Sequence[Key]) -> list[Key]:
     """The keys with this token's hash. All keys are compared, each in constant time."""
     if not keys:
         return []
-    digest = sha256(token.encode()).hexdigest()
+    digest = token_hash(token)
     return [key for key in keys for known in key.sha256 if hmac.compare_digest(digest, known)]
 
 

@@ -16,7 +16,7 @@ from ..wire.lists import checked_purpose, list_query
 from ..wire.multipart import Part, boundary_of, parts
 from ..wire.ranges import conditions
 from .router import Match
-from .wsgi import Request
+from .wsgi import FormCheck, Request
 
 MAX_FIELD_BYTES = 65536  # of one form field; the contract's longest one is a purpose
 Handler = Callable[[Request, Match, Target, Optional[Json]], Call]
@@ -36,13 +36,14 @@ def upload_file(request: Request, match: Match, target: Target, body: Json | Non
     """POST /v1/files. Reads up to the first byte of the file; the rest is read while the call is sent."""
     fields = target.provider.get("form_fields", ())
     known = fields(target) if callable(fields) else fields
-    form = Form(_form_parts(request, target), known, target.provider.get("required_form_fields", ()))
+    required = target.provider.get("required_form_fields", ())
+    form = Form(_form_parts(request, target), known, required, check=request.check_form)
     return call_of(match, upload=form.upload())
 
 
 def add_upload_part(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """POST /v1/uploads/:id/parts. The form has one part, `data`, without fields; OpenAI's example has no file name."""
-    form = Form(_form_parts(request, target), name="data", is_named=False)
+    form = Form(_form_parts(request, target), name="data", is_named=False, check=request.check_form)
     return call_of(match, upload=form.upload())
 
 
@@ -82,7 +83,8 @@ HANDLERS: dict[str, Handler] = {
 class Form:
     """The fields and the one file of an upload's form, in any order.
 
-    `name` is the part that is the file. If `is_named` is false, it needs no file name.
+    `name` is the part that is the file. If `is_named` is false, it needs no file name. `check(texts, field)` raises
+    BadRequest for a text that must not be in a request; it gets every text but the bytes of the file.
     """
 
     def __init__(
@@ -92,12 +94,14 @@ class Form:
         required: Sequence[str] = (),
         name: str = "file",
         is_named: bool = True,
+        check: FormCheck = lambda texts, field: None,
     ) -> None:
         self._parts = form_parts
         self._is_named = is_named
         self._known = known
         self._required = required
         self._name = name
+        self._check = check
         self._fields: dict[str, str] = {}
         self._ignored: list[str] = []
 
@@ -121,6 +125,7 @@ class Form:
 
     def _is_file(self, part: Part) -> bool:
         """True for the file; a field is read and kept."""
+        self._check([part.name, part.filename or "", part.content_type], None)
         if part.name == self._name and (part.filename is not None or not self._is_named):
             return True
         if part.name == self._name or part.filename is not None:
@@ -132,6 +137,7 @@ class Form:
     def _keep(self, name: str, value: str) -> None:
         if not _FIELD_NAME.fullmatch(name):
             raise BadRequest("The name of a form field may contain only letters, digits and ._-[].")
+        self._check([value], name)
         if name in self._fields or name in self._ignored:
             raise BadRequest(f"The form has more than one field '{name}'.", param=name)
         if name not in self._known:

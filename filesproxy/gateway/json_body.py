@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..calls import Json
 from ..errors import InvalidJson, Saturated, UnsupportedMedia
 from ..wire.headers import media_type
 from ..wire.strict_json import Unreadable, loads
+from .key_guard import check_json
 from .wsgi import Request
 
 BLOCK_BYTES = 1 << 18  # of one read
@@ -43,12 +44,19 @@ class JsonBody:
     """A request's JSON object, which is read when it is first needed. Call `release` when it has been sent on.
 
     `names` are the configured providers. If the model begins with one (`@NAME/model`), that prefix is removed.
+    `presented` are the gateway keys in the request's head, which must not be in the body too.
     """
 
     def __init__(
-        self, request: Request, settings: Mapping[str, Any], budget: JsonBudget, names: Collection[str]
+        self,
+        request: Request,
+        settings: Mapping[str, Any],
+        budget: JsonBudget,
+        names: Collection[str],
+        presented: Sequence[str] = (),
     ) -> None:
         self._request = request
+        self._presented = presented
         self._names = names
         self._max_bytes = settings["max_json_bytes"]
         self._budget = budget
@@ -78,12 +86,14 @@ class JsonBody:
         declared = media_type(self._request.headers) or JSON
         if declared != JSON and not declared.endswith("+json"):
             raise UnsupportedMedia("This request must be application/json.", param="content-type")
+        text = self._text()
         try:
-            value = loads(self._text(), unique_keys=True)
+            value = loads(text, unique_keys=True)
         except Unreadable as problem:
             raise InvalidJson(f"The request body cannot be used: {problem}.") from None
         if not isinstance(value, dict):
             raise InvalidJson("The request body must be a JSON object.")
+        check_json(text, value, self._presented)
         return value
 
     def _text(self) -> bytearray:

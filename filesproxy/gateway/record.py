@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..calls import Target, Upload
 from ..operations import is_id
 from ..redaction import Secret, redact
 from ..watchdog import Watch
-from .auth import Caller
+from .auth import Caller, presented_token
 from .wsgi import RequestBody
 
 if TYPE_CHECKING:
@@ -28,20 +28,33 @@ class Observer(Protocol):
         """Must neither raise nor block: it runs on the thread that serves the client."""
 
 
+# What OpenAI's contract says a file is for.
+_PURPOSES = frozenset({
+    "assistants", "assistants_output", "batch", "batch_output", "evals", "fine-tune", "fine-tune-results", "user_data",
+    "vision",
+})  # fmt: skip
+_CODE = re.compile(r"[a-z_]{1,64}|[A-Za-z]{1,64}(Error|Exception)")  # our own codes, and classes of failures
+
+
 class Record:
     """One request as observers see it: never a secret, never a body, never a file's name.
 
-    `presented` names the keys of an environ in which clients present credentials. All of these are hidden: the target
-    may have another credential, or may never be known.
+    What must not be logged is hidden wherever a client or a provider may have put it:
+
+    - `saved`, the credentials of the configuration, everywhere;
+    - what the client presents as a credential, in the headers whose keys in the environ are `presented`, whatever the
+      target is; but not where it would erase what the client did: in the id in the path, in a purpose of the contract,
+      and in a code of the gateway. A trace id with one in it is replaced.
+
+    Gateway keys never get this far: a request with one where none belongs is refused before anything is noted.
     """
 
-    def __init__(self, environ: WSGIEnvironment, presented: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, environ: WSGIEnvironment, presented: frozenset[str] = frozenset(), saved: Iterable[Secret] = ()
+    ) -> None:
         self.started = time.time()  # seconds since the epoch
         self._clock = time.perf_counter()
-        given = str(environ.get("HTTP_X_PORTKEY_TRACE_ID", ""))
-        self._is_given = bool(given and _TRACE_ID.fullmatch(given))
-        # An id needs no secrecy, and os.urandom would give up the interpreter's lock.
-        self._id = given if self._is_given else f"fpr-{random.getrandbits(96):024x}"
+        self._id, self._is_given = _new_id(), False
         self.key: str | None = None  # the name of the gateway key
         self.operation: str | None = None
         self.provider: str | None = None  # begins with @ if the saved credential was used
@@ -51,33 +64,35 @@ class Record:
         self.status = 0
         self.bytes_out = 0
         self.seconds = 0.0
-        self._secrets: Iterable[Secret] = ()  # the caller's, then the target's; a client may put one anywhere
+        self._saved = saved
+        self._current: Iterable[Secret] = ()  # the target's, if they are saved: they may have been renewed
+        self._presented = [secret for key in environ.keys() & presented for secret in _secrets_in(str(environ[key]))]
         self._file_id = ""
         self._error = ""
-        # Each is a header's last word: "Bearer …" comes before it.
-        self._presented = [
-            Secret(word) for key in environ.keys() & presented for word in str(environ[key]).split()[-1:]
-        ]
 
     @property
     def id(self) -> str:
-        """The request's id: the client's trace id if it sent one, without a credential."""
-        return self._hidden(self._id) if self._is_given else self._id
+        """The request's id: the client's trace id if it sent one that has no credential in it."""
+        if self._is_given and self._hidden(self._id) != self._id:
+            self._id, self._is_given = _new_id(), False
+        return self._id
 
     @property
     def file_id(self) -> str:
         """The id in the request's path, or of the file in the answer; "" if there is none."""
-        return self._hidden(self._file_id)
+        return self._without_saved(self._file_id)
 
     @property
     def purpose(self) -> str:
         """The purpose of an upload, "" for other requests."""
-        return self._hidden(self.upload.fields.get("purpose", "")) if self.upload else ""
+        purpose = self.upload.fields.get("purpose", "") if self.upload else ""
+        return self._without_saved(purpose) if purpose in _PURPOSES else self._hidden(purpose)
 
     @property
     def error(self) -> str:
         """The code or class of the failure, "" if there was none."""
-        return self._hidden(self._error)[:64]  # a provider's code may have any length
+        hide = self._without_saved if _CODE.fullmatch(self._error) else self._hidden
+        return hide(self._error)[:64]  # a provider's code may have any length
 
     @property
     def bytes_in(self) -> int:
@@ -91,13 +106,20 @@ class Record:
         request_id = self.id
         return {"x-request-id": request_id, "x-portkey-trace-id": request_id, **provider}
 
+    def note_trace_id(self, given: str) -> None:
+        """Take the client's trace id for the request's, if it can be one."""
+        if _TRACE_ID.fullmatch(given):
+            self._id, self._is_given = given, True
+
     def note_caller(self, caller: Caller) -> None:
-        """Note the gateway key's name and the caller's own credential."""
-        self.key, self._secrets = caller.name or None, (caller.credential,)
+        """Note the gateway key's name."""
+        self.key = caller.name or None
 
     def note_target(self, target: Target) -> None:
-        """Note the provider and its credentials."""
-        self.provider, self._secrets = f"@{target.name}" if target.is_saved else target.name, target.credentials
+        """Note the provider and, if they are saved, its credentials."""
+        self.provider = target.name
+        if target.is_saved:
+            self.provider, self._current = f"@{target.name}", target.credentials
 
     def note_file(self, file_id: str) -> None:
         """Note the id in the request's path."""
@@ -120,4 +142,21 @@ class Record:
 
     def _hidden(self, text: str) -> str:
         # In one pass: a shorter secret may be the beginning of a longer one.
-        return redact(text, [*self._presented, *self._secrets]) if text else text
+        return redact(text, [*self._presented, *self._saved, *self._current]) if text else text
+
+    def _without_saved(self, text: str) -> str:
+        return redact(text, [*self._saved, *self._current]) if text else text
+
+
+def _secrets_in(value: str) -> Iterator[Secret]:
+    """The tokens in a header's value; a comma joins repeated headers. Some headers have no scheme before the token."""
+    for part in value.split(","):
+        token = presented_token(part)
+        yield Secret(token)
+        if token not in (part, part[len("Bearer ") :]):
+            yield Secret(part.strip(" "))
+
+
+def _new_id() -> str:
+    # An id needs no secrecy, and os.urandom would give up the interpreter's lock.
+    return f"fpr-{random.getrandbits(96):024x}"

@@ -15,7 +15,7 @@ from ..errors import BadRequest, Forbidden, Unauthorized
 from ..providers.table import Scope
 from ..redaction import Secret, single_credential
 from ..wire.headers import single, words
-from .auth import Caller, may_go_upstream, own_credential, refuse_gateway_keys, require_this_machine
+from .auth import Caller, own_credential, require_this_machine
 from .wsgi import Head
 
 # Portkey's headers that would change where a request goes, which is the operator's decision, not a client's.
@@ -57,8 +57,6 @@ def resolve(
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
-    shaping = (*provider.get("client_settings", ()), provider.get("model_header", ""))
-    refuse_gateway_keys(head.headers, filter(None, shaping), config.keys)
     credentials = single_credential(secret)
     target = Target(
         name, provider, settings["base_url"], settings, credentials, is_saved, caller.name, credentials.now()
@@ -162,14 +160,13 @@ def _header_credential(
     return Secret(), {}
 
 
-def client_headers(head: Head, target: Target, keys: Sequence[Key]) -> dict[str, str]:
+def client_headers(head: Head, target: Target) -> dict[str, str]:
     """The client's headers that the provider accepts, such as its organisation. Portkey's spelling wins.
 
-    A gateway key among them is left out. BadRequest for a header with an invalid value.
+    BadRequest for a header with an invalid value.
     """
     names = target.provider.get("client_headers", ())
     given = {name: single(head.headers, f"x-portkey-{name}") or single(head.headers, name) for name in names}
     for name in target.provider.get("list_headers", ()):
-        found = words(head.headers, name, f"x-portkey-{name}")
-        given[name] = ",".join([word for word in found if may_go_upstream(word, keys)])
-    return {name: value for name, value in given.items() if value and may_go_upstream(value, keys)}
+        given[name] = ",".join(words(head.headers, name, f"x-portkey-{name}"))
+    return {name: value for name, value in given.items() if value}

@@ -6,10 +6,10 @@ import errno
 import json
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from urllib.parse import parse_qsl
 
 from ..calls import Body, Client
@@ -37,6 +37,9 @@ _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
+FormCheck = Callable[[Sequence[str], Optional[str]], None]
+
+
 class Head:
     """The headers of a request, with names in lower case, and the peer's address, which is "" on a Unix socket."""
 
@@ -53,7 +56,17 @@ class Request(Head):
         self._environ = environ
         self.method: str = environ["REQUEST_METHOD"]
         self.path: str = environ.get("PATH_INFO", "")
-        self.body = RequestBody(environ)
+        self.query_string: str = environ.get("QUERY_STRING", "")
+        self._body: RequestBody | None = None
+        #: raises BadRequest if one of these texts of a form must not be in a request; the second value is its field
+        self.check_form: FormCheck = lambda texts, field: None
+
+    @property
+    def body(self) -> RequestBody:
+        """The body. Raises LengthRequired or BadRequest if the head does not say how long it is."""
+        if self._body is None:
+            self._body = RequestBody(self._environ)
+        return self._body
 
     @property
     def client(self) -> Client | None:
@@ -86,7 +99,7 @@ class Request(Head):
     def query_pairs(self) -> list[tuple[str, str]]:
         """The query's parameters in their order. BadRequest for more than 32."""
         try:
-            return parse_qsl(self._environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=32)
+            return parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=32)
         except ValueError:
             raise BadRequest("The query has more than 32 parameters.") from None
 

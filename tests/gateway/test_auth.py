@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from configurations import hashed
+from configurations import MADE, hashed
 from fakes import FILE, form, form_type
 
 from filesproxy.config.load import Key
@@ -275,13 +275,7 @@ PRESENTATIONS = [
     {"x-portkey-api-key": TEAM, "authorization": "Bearer sk-of-somebody"},
     {"x-portkey-api-key": TEAM, "authorization": "Bearer fp_reader"},
     {"x-portkey-api-key": TEAM, "authorization": "Basic dXNlcjpwYXNz"},
-    {
-        "x-portkey-api-key": TEAM,
-        "cookie": TEAM,
-        "proxy-authorization": TEAM,
-        "x-portkey-metadata": TEAM,
-        "referer": TEAM,
-    },
+    {"x-portkey-api-key": TEAM, "cookie": "sk-a", "proxy-authorization": "sk-a", "x-portkey-metadata": "sk-a"},
 ]
 
 
@@ -310,11 +304,11 @@ POSITIONS = {
 
 
 @pytest.mark.parametrize("name", POSITIONS)
-def test_value_with_the_prefix_of_gateway_keys_never_goes_upstream(name, make_client, upstream):
+def test_value_with_the_form_of_gateway_keys_never_goes_upstream(name, make_client, upstream):
     upstream.answers(FILE)
     provider, headers = POSITIONS[name]
     named = {"x-portkey-provider": provider, "x-portkey-azure-resource-name": "mine"}
-    sent = {header: text.replace("KEY", "fp_somebodys") for header, text in headers.items()}
+    sent = {header: text.replace("KEY", MADE) for header, text in headers.items()}
     for path in ("/v1/files/file-1", "/v1/files/file-1/content"):
         make_client().get(path, headers={**named, **sent}, status="*")
     assert "fp_" not in everything_sent(upstream)

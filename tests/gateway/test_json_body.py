@@ -177,7 +177,7 @@ def test_body_of_exactly_the_limit_is_accepted(length):
 
 def test_chunked_body_that_the_server_does_not_end_is_411():
     with pytest.raises(LengthRequired):
-        json_body(b"{}", length=False, **{"wsgi.input_terminated": False})
+        _ = json_body(b"{}", length=False, **{"wsgi.input_terminated": False}).value
 
 
 # The budget

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from configurations import MADE, hashed
 from fakes import BOUNDARY, FakeBody, form, form_type
 
 from filesproxy.calls import Answer, Call, Target
@@ -347,10 +348,12 @@ def test_other_headers_of_a_client_are_not_sent(client, upstream):
     assert set(upstream.calls[0].headers) == {"x-api-key", "anthropic-version", "anthropic-beta"}
 
 
-def test_gateway_key_among_the_betas_does_not_go_upstream(client, upstream):
-    upstream.answers(FILE)
-    client.get("/v1/files/file_1", headers={**PLAIN, "anthropic-beta": "a-1,fp_0123456789"}, status="*")
-    assert all("fp_0123456789" not in call.headers["anthropic-beta"] for call in upstream.calls)
+@pytest.mark.parametrize("key", [MADE, "team-key"])
+def test_gateway_key_among_the_betas_is_400_and_nothing_is_sent(key, make_client, upstream):
+    client = make_client({"key:team": {"sha256": hashed("team-key"), "caller_credentials": "yes"}})
+    headers = {**PLAIN, "x-portkey-api-key": "team-key", "anthropic-beta": f"a-1,{key}"}
+    assert client.get("/v1/files/file_1", headers=headers, status=400).json["error"]["param"] == "anthropic-beta"
+    assert upstream.calls == []
 
 
 # File objects

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from configurations import hashed
+from configurations import MADE, hashed
 from fakes import FILE, form, form_type
 
 from filesproxy.calls import Call, Target, Upload
@@ -272,7 +272,7 @@ def test_deployment_header_of_any_form_matters_to_chats_only(client, upstream):
 KEY_HEADERS = ["x-portkey-azure-resource-name", "x-portkey-azure-api-version", "x-portkey-azure-deployment-id"]
 
 
-@pytest.mark.parametrize("key", ["fp_of-any-gateway", "team-key"])
+@pytest.mark.parametrize("key", [MADE, "team-key"])
 @pytest.mark.parametrize("header", KEY_HEADERS)
 def test_gateway_key_in_an_azure_header_is_400_and_nothing_is_sent(header, key, make_client, upstream):
     """A key as resource name would become part of a host name, and one as deployment part of a URL."""

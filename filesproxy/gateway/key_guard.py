@@ -1,0 +1,113 @@
+"""Gateway keys where none belongs: a request with one there is refused, so that no key is logged or sent upstream.
+
+A key belongs in `x-portkey-api-key` or `authorization`. Anywhere else in the head, in a form's fields and file name,
+and as a whole string of a JSON body, it was put there by mistake, and the provider would learn it or the log keep it.
+The bytes of a file, and text that only mentions a key, are not looked through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any
+from urllib.parse import unquote_plus
+
+from ..config.load import Key
+from ..errors import BadRequest
+from ..redaction import MIN_SECRET
+from .auth import KEY_HEADERS, presented_token, token_hash
+from .wsgi import Request
+
+# What `filesproxy key` makes: fp_ and 256 bits in base64 for URLs.
+_FORM = re.compile(r"(?<![A-Za-z0-9])fp_[A-Za-z0-9_-]{43}")
+_SEPARATORS = re.compile(r"[\s,;=&/]+")
+MAX_WORDS = 64  # of one text that are compared; where words are read, longer lists are refused
+MAX_REMEMBERED = 256  # texts of heads, since clients send the same ones with every request
+MAX_CHARACTERS = 4096  # of a text that is remembered
+# The escapes of JSON that can stand for a character of a key, which is visible ASCII (RFC 8259 §7).
+_ESCAPE = re.compile(rb"\\u00[2-7]")
+_SHORT_ESCAPES = frozenset('"\\/')
+
+
+class KeyGuard:
+    """Finds the gateway keys of one application. Thread-safe."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._hashes = frozenset([known for key in keys for known in key.sha256])
+        self._remembered = lru_cache(maxsize=MAX_REMEMBERED)(partial(_names_a_key, self._hashes))
+
+    def check_head(self, request: Request) -> tuple[str, ...]:
+        """The keys that the caller presents where they belong. BadRequest if there is a key anywhere else in the head.
+
+        Runs before anything of the head is logged or decided, and never quotes what it found.
+        """
+        headers = request.headers
+        tokens = [presented_token(headers[name]) for name in KEY_HEADERS if name in headers] if self._hashes else []
+        presented = tuple([token for token in tokens if token_hash(token) in self._hashes])
+        texts = [text for name, text in headers.items() if name not in KEY_HEADERS]
+        texts.append(request.path)
+        if request.query_string:
+            texts.append(unquote_plus(request.query_string))
+        if self._found(texts, presented):
+            raise self._refusal(request, presented)
+        return presented
+
+    def check_form(self, presented: Sequence[str], texts: Sequence[str], field: str | None = None) -> None:
+        """BadRequest if one of these texts of a form contains a key. `field` is the field whose value it is."""
+        if self._found(texts, presented):
+            raise _misplaced(f"The form field {field}" if field else "A part of the form", field)
+
+    def _found(self, texts: Sequence[str], presented: Sequence[str]) -> bool:
+        joined = "\n".join(texts)  # one search for all of them
+        if "fp_" in joined and _FORM.search(joined):
+            return True
+        if any(len(key) >= MIN_SECRET and key in joined for key in presented):
+            return True
+        return bool(self._hashes) and any(map(self._names_a_key, texts))
+
+    def _names_a_key(self, text: str) -> bool:
+        return self._remembered(text) if len(text) <= MAX_CHARACTERS else _names_a_key(self._hashes, text)
+
+    def _refusal(self, request: Request, presented: Sequence[str]) -> BadRequest:
+        for name, text in request.headers.items():
+            if name not in KEY_HEADERS and self._found([text], presented):
+                return _misplaced(f"The header {name}", name)
+        return _misplaced("The URL", None)
+
+
+def check_json(text: bytes | bytearray, value: Any, presented: Sequence[str]) -> None:
+    """BadRequest if a string or a name in this JSON value is a key that the caller presents. `text` is its source."""
+    if any(_may_be_in(text, key) for key in presented) and not set(presented).isdisjoint(_strings(value)):
+        raise _misplaced("The request body", None)
+
+
+def _may_be_in(text: bytes | bytearray, key: str) -> bool:
+    """Whether a key may be in a JSON text, as it is or escaped. Most texts need not be looked through."""
+    is_escapable = b"\\" in text and not _SHORT_ESCAPES.isdisjoint(key)
+    return key.encode() in text or is_escapable or bool(_ESCAPE.search(text))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, names included."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            yield from item
+            left.extend(item.values())
+        elif isinstance(item, list):
+            left.extend(item)
+
+
+def _names_a_key(hashes: frozenset[str], text: str) -> bool:
+    """Whether this text, or one of its first words, has one of these hashes."""
+    words = {text.strip(), *_SEPARATORS.split(text, MAX_WORDS)[:MAX_WORDS]}
+    return any(token_hash(word) in hashes for word in words if word)
+
+
+def _misplaced(where: str, param: str | None) -> BadRequest:
+    message = f"{where} contains a gateway key, which belongs in x-portkey-api-key or authorization and nowhere else."
+    return BadRequest(message, param=param, code="misplaced_gateway_key")

@@ -1,0 +1,116 @@
+"""What is logged of a request: no credential, and all of what the client did, whatever it calls a credential."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fakes import FILE, FakeUpstream, form, form_type
+
+SAVED = "sk-saved-by-us"
+CONFIG = {
+    "filesproxy": {"open_access": "yes"},
+    "provider:openai": {"credential": SAVED},
+    "provider:second": {"kind": "openai", "credential": "sk-saved-for-the-second"},
+}
+KEPT_ID = "file-abcdef0123456789"
+
+
+@pytest.fixture
+def saved(make_client):
+    return make_client(CONFIG)
+
+
+def asked(client, access_log, method, path, authorization, **headers):
+    """The line of the log about a request with this header."""
+    given = {"x-portkey-provider": "@openai", "authorization": authorization, **headers}
+    body = form(("purpose", "assistants"), ("file", "a", "", b"x")) if method == "POST" else b""
+    typed = {"content-type": form_type()} if body else {}
+    client.request(path, method=method, body=body, headers={**typed, **given}, status="*")
+    return access_log()[-1]
+
+
+ERASERS = [KEPT_ID, "i", "file", "abcdef0123456789", "retrieve_file", "delete_file", "upload_file", "assistants",
+           "DELETE", "@openai", "openai", "upstream_invalid_answer", "200", "fpr-", "2026-"]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic", "bearer"])
+@pytest.mark.parametrize("token", ERASERS)
+def test_client_cannot_erase_what_it_did_from_the_log(token, scheme, saved, upstream, access_log):
+    """`Authorization: Bearer FILE_ID` made the file's id [redacted], and `Basic i` every i."""
+    for method, path, operation in (("GET", f"/v1/files/{KEPT_ID}", "retrieve_file"),
+                                    ("DELETE", f"/v1/files/{KEPT_ID}", "delete_file"),
+                                    ("POST", "/v1/files", "upload_file")):  # fmt: skip
+        upstream.answers({**FILE, "id": KEPT_ID})
+        line = asked(saved, access_log, method, path, f"{scheme} {token}")
+        assert "[redacted]" not in json.dumps(line)
+        assert (line["operation"], line["provider"], line["status"]) == (operation, "@openai", 200)
+        assert line["request_id"].startswith("fpr-")
+        if method == "POST":
+            assert line["purpose"] == "assistants"
+        else:
+            assert line["file_id"] == KEPT_ID
+
+
+@pytest.mark.parametrize("token", ["upstream_invalid_answer", "invalid_answer"])
+def test_client_cannot_erase_why_its_request_failed(token, saved, upstream, access_log):
+    upstream.chunks = [b"no json"]
+    line = asked(saved, access_log, "GET", f"/v1/files/{KEPT_ID}", f"Bearer {token}")
+    assert line["error"] == "upstream_invalid_answer"
+
+
+def test_trace_id_that_a_client_calls_its_credential_is_replaced_by_one_that_is_unique(saved, upstream, access_log):
+    upstream.answers(FILE)
+    ids = {
+        asked(saved, access_log, "GET", "/v1/files/file-1", "Bearer trace-0001", **{"x-portkey-trace-id": "trace-0001"})
+        ["request_id"] for _ in range(3)
+    }  # fmt: skip
+    assert len(ids) == 3 and all(each.startswith("fpr-") for each in ids)
+
+
+@pytest.mark.parametrize("path", [f"/v1/files/{SAVED}", f"/v1/files/x-{SAVED}-y"])
+@pytest.mark.parametrize("provider", ["@openai", "@second", "openai", "nobody"])
+def test_saved_credential_in_the_path_is_never_logged_whatever_the_provider(provider, path, make_client, access_log):
+    """The id in the path is what a client did, but a secret of the configuration is one everywhere."""
+    upstream = FakeUpstream()
+    upstream.answers({"error": {"message": "no"}}, 404)
+    client = make_client(CONFIG, transports={"https": upstream})
+    line = asked(client, access_log, "GET", path, "Bearer sk-of-a-caller",
+                 **{"x-portkey-provider": provider, "x-portkey-trace-id": SAVED})  # fmt: skip
+    assert SAVED not in json.dumps(line) and "[redacted]" in line["file_id"]
+
+
+TOKENS = ["My API Key", "sk-caller-1", "a b", "user:pass word"]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_everything_after_the_scheme_is_one_token_and_hidden_whole(token, saved, make_client, upstream, access_log):
+    """An upstream that repeats it as its error's code."""
+    upstream.answers({"error": {"message": "no", "code": f"bad key ({token})"}}, 400)
+    for presented in (token, f"Token {token}"):
+        line = asked(make_client(), access_log, "GET", "/v1/files/file-1", "Bearer sk-caller",
+                     **{"x-portkey-provider": "openai", "x-api-key": presented})  # fmt: skip
+        assert (token in line["error"]) == (len(token) < 8)
+    line = asked(saved, access_log, "GET", "/v1/files/file-1", f"Basic {token}")
+    assert (token in line["error"]) == (len(token) < 8)
+
+
+def test_each_token_of_a_repeated_header_is_hidden(saved, upstream, access_log):
+    upstream.answers({"error": {"message": "no", "code": "bad: sk-first-one sk-second-one"}}, 400)
+    line = asked(saved, access_log, "GET", "/v1/files/file-1", "Digest sk-first-one, Basic sk-second-one")
+    assert line["error"] == "bad: [redacted] [redacted]"
+
+
+def test_purpose_that_is_a_credential_is_hidden(saved, upstream, access_log):
+    upstream.answers(FILE)
+    headers = {"x-portkey-provider": "@openai", "authorization": "Bearer sk-by-mistake", "content-type": form_type()}
+    body = form(("purpose", "sk-by-mistake"), ("file", "a", "", b"x"))
+    saved.request("/v1/files", method="POST", body=body, headers=headers)
+    assert access_log()[-1]["purpose"] == "[redacted]"
+
+
+def test_short_secret_of_the_configuration_spoils_no_line(make_client, upstream, access_log):
+    upstream.answers(FILE)
+    client = make_client({"filesproxy": {"open_access": "yes"}, "provider:openai": {"credential": "file"}})
+    line = asked(client, access_log, "GET", "/v1/files/file-1", "")
+    assert line["file_id"] == "file-1" and upstream.calls[0].headers["authorization"] == "Bearer file"
