@@ -8,10 +8,10 @@ The bytes of a file, and text that only mentions a key, are not looked through.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl
 
 from ..config.load import Key
 from ..errors import BadRequest
@@ -23,8 +23,9 @@ from .wsgi import Request
 _FORM = re.compile(r"(?<![A-Za-z0-9])fp_[A-Za-z0-9_-]{43}")
 _SEPARATORS = re.compile(r"[\s,;=&/]+")
 MAX_WORDS = 64  # of one text that are compared; where words are read, longer lists are refused
-MAX_REMEMBERED = 256  # texts of heads, since clients send the same ones with every request
-MAX_CHARACTERS = 4096  # of a text that is remembered
+MAX_REMEMBERED = 256  # heads: clients send the same ones again and again
+MAX_CHARACTERS = 4096  # of a head that is remembered
+TRACE_ID = "x-portkey-trace-id"  # differs from call to call, so it is no part of a head that is remembered
 # The escapes of JSON that can stand for a character of a key, which is visible ASCII (RFC 8259 §7).
 _ESCAPE = re.compile(rb"\\u00[2-7]")
 _SHORT_ESCAPES = frozenset('"\\/')
@@ -35,7 +36,7 @@ class KeyGuard:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self._hashes = frozenset([known for key in keys for known in key.sha256])
-        self._remembered = lru_cache(maxsize=MAX_REMEMBERED)(partial(_names_a_key, self._hashes))
+        self._judged = lru_cache(maxsize=MAX_REMEMBERED)(self._judge)
 
     def check_head(self, request: Request) -> tuple[str, ...]:
         """The keys that the caller presents where they belong. BadRequest if there is a key anywhere else in the head.
@@ -43,14 +44,14 @@ class KeyGuard:
         Runs before anything of the head is logged or decided, and never quotes what it found.
         """
         headers = request.headers
-        tokens = [presented_token(headers[name]) for name in KEY_HEADERS if name in headers] if self._hashes else []
-        presented = tuple([token for token in tokens if token_hash(token) in self._hashes])
-        texts = [text for name, text in headers.items() if name not in KEY_HEADERS]
-        texts.append(request.path)
+        rest = "\n".join([text for name, text in headers.items() if name not in _APART])
+        judge = self._judged if len(rest) <= MAX_CHARACTERS else self._judge
+        presented, is_misplaced = judge(tuple(map(headers.get, KEY_HEADERS)), rest)
+        own = [f"{headers.get(TRACE_ID, '')}\n{request.path}"]
         if request.query_string:
-            texts.append(unquote_plus(request.query_string))
-        if self._found(texts, presented):
-            raise self._refusal(request, presented)
+            own += [text for pair in parse_qsl(request.query_string, keep_blank_values=True) for text in pair]
+        if is_misplaced or self._found(own, presented):
+            raise self._refusal(headers, presented)
         return presented
 
     def check_form(self, presented: Sequence[str], texts: Sequence[str], field: str | None = None) -> None:
@@ -58,22 +59,35 @@ class KeyGuard:
         if self._found(texts, presented):
             raise _misplaced(f"The form field {field}" if field else "A part of the form", field)
 
+    def _judge(self, values: tuple[str | None, ...], rest: str) -> tuple[tuple[str, ...], bool]:
+        """The keys in the headers where they belong, and whether there is one in the rest of the headers too."""
+        tokens = [presented_token(value) for value in values if value]
+        presented = tuple([token for token in tokens if token_hash(token) in self._hashes])
+        return presented, self._found(rest.split("\n"), presented)
+
     def _found(self, texts: Sequence[str], presented: Sequence[str]) -> bool:
         joined = "\n".join(texts)  # one search for all of them
         if "fp_" in joined and _FORM.search(joined):
             return True
         if any(len(key) >= MIN_SECRET and key in joined for key in presented):
             return True
-        return bool(self._hashes) and any(map(self._names_a_key, texts))
+        return bool(self._hashes) and any(map(self._is_key, texts))
 
-    def _names_a_key(self, text: str) -> bool:
-        return self._remembered(text) if len(text) <= MAX_CHARACTERS else _names_a_key(self._hashes, text)
+    def _is_key(self, text: str) -> bool:
+        """Whether this text, or one of its first words, is a key of the configuration."""
+        words = _SEPARATORS.split(text, MAX_WORDS)[:MAX_WORDS]
+        if len(words) > 1:
+            words.append(text.strip())
+        return not self._hashes.isdisjoint([token_hash(word) for word in words if word])
 
-    def _refusal(self, request: Request, presented: Sequence[str]) -> BadRequest:
-        for name, text in request.headers.items():
+    def _refusal(self, headers: Mapping[str, str], presented: Sequence[str]) -> BadRequest:
+        for name, text in headers.items():
             if name not in KEY_HEADERS and self._found([text], presented):
                 return _misplaced(f"The header {name}", name)
         return _misplaced("The URL", None)
+
+
+_APART = frozenset({*KEY_HEADERS, TRACE_ID})
 
 
 def check_json(text: bytes | bytearray, value: Any, presented: Sequence[str]) -> None:
@@ -100,12 +114,6 @@ def _strings(value: Any) -> Iterator[str]:
             left.extend(item.values())
         elif isinstance(item, list):
             left.extend(item)
-
-
-def _names_a_key(hashes: frozenset[str], text: str) -> bool:
-    """Whether this text, or one of its first words, has one of these hashes."""
-    words = {text.strip(), *_SEPARATORS.split(text, MAX_WORDS)[:MAX_WORDS]}
-    return any(token_hash(word) in hashes for word in words if word)
 
 
 def _misplaced(where: str, param: str | None) -> BadRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..calls import Target, Upload
@@ -65,8 +65,7 @@ class Record:
         self.bytes_out = 0
         self.seconds = 0.0
         self._saved = saved
-        self._current: Iterable[Secret] = ()  # the target's, if they are saved: they may have been renewed
-        self._presented = [secret for key in environ.keys() & presented for secret in _secrets_in(str(environ[key]))]
+        self._presented = [secret for key in environ.keys() & presented for secret in _secrets_in(key, environ[key])]
         self._file_id = ""
         self._error = ""
 
@@ -116,10 +115,8 @@ class Record:
         self.key = caller.name or None
 
     def note_target(self, target: Target) -> None:
-        """Note the provider and, if they are saved, its credentials."""
-        self.provider = target.name
-        if target.is_saved:
-            self.provider, self._current = f"@{target.name}", target.credentials
+        """Note the provider."""
+        self.provider = f"@{target.name}" if target.is_saved else target.name
 
     def note_file(self, file_id: str) -> None:
         """Note the id in the request's path."""
@@ -128,6 +125,8 @@ class Record:
     def note_answer(self, answer: Any) -> None:
         """Note the file's id in an answer, if it is a file: providers are trusted no more than clients."""
         file_id = answer.get("id") if isinstance(answer, dict) and answer.get("object") == "file" else None
+        if file_id == self._file_id:
+            return
         if isinstance(file_id, str) and is_id(file_id) and self._hidden(file_id) == file_id:
             self._file_id = file_id
 
@@ -142,19 +141,19 @@ class Record:
 
     def _hidden(self, text: str) -> str:
         # In one pass: a shorter secret may be the beginning of a longer one.
-        return redact(text, [*self._presented, *self._saved, *self._current]) if text else text
+        return redact(text, [*self._presented, *self._saved]) if text else text
 
     def _without_saved(self, text: str) -> str:
-        return redact(text, [*self._saved, *self._current]) if text else text
+        return redact(text, self._saved) if text else text
 
 
-def _secrets_in(value: str) -> Iterator[Secret]:
-    """The tokens in a header's value; a comma joins repeated headers. Some headers have no scheme before the token."""
-    for part in value.split(","):
-        token = presented_token(part)
-        yield Secret(token)
-        if token not in (part, part[len("Bearer ") :]):
-            yield Secret(part.strip(" "))
+def _secrets_in(key: str, value: str) -> list[Secret]:
+    """The tokens in a header's value; a comma joins repeated headers. Only in Authorization is the scheme known."""
+    parts = value.split(",")
+    tokens = [presented_token(part) for part in parts]
+    if key != "HTTP_AUTHORIZATION" and " " in value:
+        tokens += [part.strip(" ") for part in parts]
+    return [Secret(token) for token in tokens]
 
 
 def _new_id() -> str:

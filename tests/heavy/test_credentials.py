@@ -26,7 +26,7 @@ from scene import (
     upload_head,
 )
 from servers import KINDS, ROOT, command, free_port
-from sockets import answer, answering, request
+from sockets import answer, request
 
 TWO_KEYS = {
     "authorization_twice": ["authorization: Bearer KEY", "authorization: Bearer KEY-b"],
