@@ -2,7 +2,8 @@
 
 A key belongs in `x-portkey-api-key` or `authorization`. Anywhere else in the head, in a form's fields and file name,
 and as a whole string of a JSON body, it was put there by mistake, and the provider would learn it or the log keep it.
-The bytes of a file, and text that only mentions a key, are not looked through.
+The bytes of a file, and text that only mentions a key, are not looked through. A word under MIN_SECRET characters is no
+key here, whatever the configuration says: it would occur by chance.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class KeyGuard:
         rest = "\n".join([text for name, text in headers.items() if name not in _APART])
         judge = self._judged if len(rest) <= MAX_CHARACTERS else self._judge
         presented, is_misplaced = judge(tuple(map(headers.get, KEY_HEADERS)), rest)
-        own = [f"{headers.get(TRACE_ID, '')}\n{request.path}"]
+        own = [headers.get(TRACE_ID, ""), request.path]
         if request.query_string:
             own += [text for pair in parse_qsl(request.query_string, keep_blank_values=True) for text in pair]
         if is_misplaced or self._found(own, presented):
@@ -62,23 +63,23 @@ class KeyGuard:
     def _judge(self, values: tuple[str | None, ...], rest: str) -> tuple[tuple[str, ...], bool]:
         """The keys in the headers where they belong, and whether there is one in the rest of the headers too."""
         tokens = [presented_token(value) for value in values if value]
-        presented = tuple([token for token in tokens if token_hash(token) in self._hashes])
+        presented = tuple([token for token in tokens if len(token) >= MIN_SECRET and token_hash(token) in self._hashes])
         return presented, self._found(rest.split("\n"), presented)
 
     def _found(self, texts: Sequence[str], presented: Sequence[str]) -> bool:
         joined = "\n".join(texts)  # one search for all of them
         if "fp_" in joined and _FORM.search(joined):
             return True
-        if any(len(key) >= MIN_SECRET and key in joined for key in presented):
+        if any(key in joined for key in presented):
             return True
         return bool(self._hashes) and any(map(self._is_key, texts))
 
     def _is_key(self, text: str) -> bool:
-        """Whether this text, or one of its first words, is a key of the configuration."""
+        """Whether this text, or one of its first words, is a key of the configuration that may be called secret."""
         words = _SEPARATORS.split(text, MAX_WORDS)[:MAX_WORDS]
-        if len(words) > 1:
+        if len(words) > 1 and text[0] != "/":  # a path is no key
             words.append(text.strip())
-        return not self._hashes.isdisjoint([token_hash(word) for word in words if word])
+        return not self._hashes.isdisjoint([token_hash(word) for word in words if len(word) >= MIN_SECRET])
 
     def _refusal(self, headers: Mapping[str, str], presented: Sequence[str]) -> BadRequest:
         for name, text in headers.items():

@@ -171,7 +171,7 @@ KEYED = {
     "provider:second": {"kind": "openai", "base_url": "https://second.example/v1", "credential": "sk-second"},
     "key:team": {"sha256": f"{hashed(OLD)} {hashed(TEAM)}", "providers": "openai"},
     "key:reader": {"sha256": hashed("fp_reader"), "providers": "*", "operations": "list_files retrieve_file"},
-    "key:own": {"sha256": hashed("fp_own"), "caller_credentials": "yes"},
+    "key:own": {"sha256": hashed("fp_own-key"), "caller_credentials": "yes"},
     "key:plain": {"sha256": hashed(PLAIN), "caller_credentials": "yes"},
 }
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "", b"hello"))
@@ -237,8 +237,8 @@ FORBIDDEN = [
     ("fp_reader", "@openai", "upload_file"),
     ("fp_reader", "@openai", "retrieve_file_content"),
     ("fp_reader", "@second", "delete_file"),
-    ("fp_own", "@openai", "list_files"),
-    ("fp_own", "@second", "upload_file"),
+    ("fp_own-key", "@openai", "list_files"),
+    ("fp_own-key", "@second", "upload_file"),
 ]
 
 
@@ -260,7 +260,7 @@ def test_key_works_from_any_machine_under_any_host(host, make_client, upstream):
 
 def test_caller_may_use_its_own_credential_if_its_key_allows_that(make_client, upstream, access_log):
     upstream.answers(ANSWERS["list_files"])
-    headers = {"x-portkey-provider": "openai", "x-portkey-api-key": "fp_own", "authorization": "Bearer sk-a"}
+    headers = {"x-portkey-provider": "openai", "x-portkey-api-key": "fp_own-key", "authorization": "Bearer sk-a"}
     make_client(KEYED).get("/v1/files", headers=headers)
     assert upstream.calls[0].headers == {"authorization": "Bearer sk-a"}
     assert (access_log()[0]["key"], access_log()[0]["provider"]) == ("own", "openai")
@@ -314,7 +314,7 @@ def test_value_with_the_form_of_gateway_keys_never_goes_upstream(name, make_clie
     assert "fp_" not in everything_sent(upstream)
 
 
-@pytest.mark.parametrize("presented", ["fp_own", PLAIN])
+@pytest.mark.parametrize("presented", ["fp_own-key", PLAIN])
 @pytest.mark.parametrize("name", POSITIONS)
 @pytest.mark.parametrize("where", ["x-portkey-api-key", "authorization"])
 def test_presented_gateway_key_never_goes_upstream(where, name, presented, make_client, upstream):
@@ -421,7 +421,7 @@ def test_another_teams_gateway_key_never_goes_upstream(other, name, make_client,
     sent = {header: text.replace("KEY", other) for header, text in headers.items()}
     for named in (provider, "@openai"):
         for path in ("/v1/files/file-1", "/v1/files/file-1/content"):
-            own = {"x-portkey-provider": named, "x-portkey-api-key": "fp_own"}
+            own = {"x-portkey-provider": named, "x-portkey-api-key": "fp_own-key"}
             if provider == "azure-openai" and named == provider:
                 own["x-portkey-azure-resource-name"] = "mine"
             make_client(KEYED).get(path, headers={**sent, **own}, status="*")
@@ -430,7 +430,11 @@ def test_another_teams_gateway_key_never_goes_upstream(other, name, make_client,
 
 def test_another_teams_gateway_key_is_not_accepted_as_a_credential(make_client, upstream):
     for other in ("fp_reader", PLAIN, OLD, TEAM):
-        headers = {"x-portkey-provider": "openai", "x-portkey-api-key": "fp_own", "authorization": f"Bearer {other}"}
+        headers = {
+            "x-portkey-provider": "openai",
+            "x-portkey-api-key": "fp_own-key",
+            "authorization": f"Bearer {other}",
+        }
         error = make_client(KEYED).get("/v1/files/file-1", headers=headers, status=401).json["error"]
         assert error["code"] == "invalid_api_key" and other not in error["message"]
     assert upstream.calls == []
