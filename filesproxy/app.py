@@ -103,6 +103,14 @@ class Application:
         """Answer one request; every failure becomes OpenAI's error envelope."""
         record = Record(environ, self._credential_keys, self._saved)
         try:
+            return self._respond(environ, start_response, record)
+        except BaseException:  # there is no response whose `close` would do it
+            if record.watch:
+                record.watch.close()
+            raise
+
+    def _respond(self, environ: WSGIEnvironment, start_response: StartResponse, record: Record) -> Iterable[bytes]:
+        try:
             return self._send(self._answer(environ, record), environ, start_response, record)
         except FilesproxyError as error:
             record.note_failure(error.code or "")
@@ -114,12 +122,7 @@ class Application:
                 "The gateway failed; its log says where, under x-request-id.", code="internal_error"
             )
             response = error_response(failure, record.headers())
-        try:
-            return self._send(response, environ, start_response, record)
-        except BaseException:
-            if record.watch:
-                record.watch.close()
-            raise
+        return self._send(response, environ, start_response, record)
 
     def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)

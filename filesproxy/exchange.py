@@ -71,8 +71,10 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
         is_begun = send.has_sent_content or (call.upload is not None and call.upload.is_begun)
         if is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
             error.headers.setdefault("x-should-retry", "false")
-        if isinstance(error, InvalidAnswer):
-            send.discard_read()
+        if isinstance(error, InvalidAnswer):  # what comes next over the same connection may be wrong too
+            for body in opened:
+                if discard := getattr(body, "discard", None):
+                    discard()
         raise
     finally:
         if not isinstance(relayed_body, EventStream):  # an EventStream closes them all
@@ -209,12 +211,6 @@ class _Send:
         self._read = answer.body
         value = None if call.expects == "nothing" and not text.strip() else _parse(text)
         return Answer(answer.status, answer.headers, value)
-
-    def discard_read(self) -> None:
-        """Let nothing use the connection of the last answer again: what comes next over it may be wrong too."""
-        discard = getattr(self._read, "discard", None)
-        if discard:
-            discard()
 
     def _close_read(self) -> None:
         if self._read is not None:

@@ -9,13 +9,13 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 import webtest
 from configurations import MADE, hashed
-from fakes import FILE, OPENAI, FakeUpstream, form, form_type
+from fakes import FILE, OPENAI, FakeBody, FakeUpstream, form, form_type
 
 from filesproxy import create_app
 from filesproxy.app import Application
+from filesproxy.calls import Answer
 from filesproxy.errors import FINAL_CODES, UpstreamError
 from filesproxy.gateway import access_log as access_log_module
-from filesproxy.gateway.record import Record
 from filesproxy.providers import PROVIDERS
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
@@ -685,11 +685,34 @@ def test_credential_in_a_private_providers_header_is_not_logged(make_client, acc
     assert "sk-canary-7f" not in json.dumps(access_log())
 
 
-def test_credential_that_begins_with_another_one_is_redacted_completely():
-    environ = {"HTTP_AUTHORIZATION": "Bearer sk-caller", "HTTP_X_PORTKEY_API_KEY": "sk-caller-2"}
-    record = Record(environ, frozenset({"HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY"}))
-    record.note_failure("upstream code sk-caller-2")
-    assert record.error == "upstream code [redacted]"
+@pytest.mark.parametrize("kind", ["answer", "download"])
+@pytest.mark.parametrize("failure", [ValueError("a server that does not like a header"), KeyboardInterrupt()])
+def test_start_response_that_raises_leaves_no_watch_behind(failure, kind, upstream):
+    """The watchdog's thread went on for ever, with a socket that was long closed."""
+
+    def start_response(status, headers, exc_info=None):
+        raise failure
+
+    upstream.answers(FILE)
+    application = create_app(transports={"https": upstream})
+    environ = {"PATH_INFO": "/v1/files/file-1" + ("/content" if kind == "download" else "")}
+    setup_testing_defaults(environ)
+    environ.update({f"HTTP_{name.upper().replace('-', '_')}": text for name, text in OPENAI.items()})
+    with pytest.raises(type(failure)):
+        application(environ, start_response)
+    assert not application._watchdog._watches and upstream.bodies[0].closed
+
+
+def test_download_whose_body_fails_to_close_is_logged_and_not_watched_any_longer(make_client, access_log):
+    class Failing(FakeBody):
+        def close(self):
+            raise OSError("a descriptor that something else has closed")
+
+    application = create_app(transports={"https": lambda call, target: Answer(200, {}, body=Failing([b"abc"]))})
+    with pytest.raises(OSError, match="something else"):
+        webtest.TestApp(application).get("/v1/files/file-1/content", headers=OPENAI)
+    assert [(line["status"], line["bytes_out"]) for line in access_log()] == [(200, 3)]
+    assert not application._watchdog._watches
 
 
 def via(client, upstream, given, status=200):

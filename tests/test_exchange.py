@@ -117,6 +117,7 @@ FAILURES = {
     "gzip_bomb": (200, gzip.compress(b" " * 10_000_000)[: LIMIT - 1], {"content-encoding": "gzip"}),
     "small_gzip_bomb": (200, gzip.compress(b" " * 100_000 + b'{"id": "a"}'), {"content-encoding": "gzip"}),
     "gzip_twice": (200, gzip.compress(gzip.compress(b'{"id": "a"}')), {"content-encoding": "gzip, gzip"}),
+    "bytes_after_gzip": (200, gzip.compress(b'{"id": "a"}') + b"x", {"content-encoding": "gzip"}),
     "brotli": (200, b"\x0b\x02\x80{}\x03", {"content-encoding": "br"}),
 }
 
@@ -150,6 +151,13 @@ def test_answer_over_the_limit_is_not_read_to_its_end():
         perform(transport)
     assert refused.value.code == "upstream_answer_too_large"
     assert transport.bodies[0].read <= LIMIT + 600
+
+
+@pytest.mark.parametrize("excess", [1, 100_000])
+def test_gzip_of_more_than_the_limit_is_too_large_and_not_undecodable(excess):
+    plain = b'{"id": "a"}'.ljust(LIMIT + excess)
+    error = refusal((200, gzip.compress(plain), {"content-encoding": "gzip"}))
+    assert (error.status, error.code) == (502, "upstream_answer_too_large")
 
 
 def test_answer_of_exactly_the_limit_is_read():

@@ -36,9 +36,11 @@ class Sleep:
     def held(self):
         """The thread of this process is asleep: a fork finds no lock of its taken."""
         self._held_by = os.getpid()
-        assert until(lambda: self._held)
-        yield
-        self._held_by = 0
+        try:
+            assert until(lambda: self._held)
+            yield
+        finally:
+            self._held_by = 0
 
     def pass_looks(self, looks=3):
         """Return when the watchdog has looked so many times."""
@@ -88,11 +90,13 @@ def sleep():
 
 @pytest.fixture
 def watchdog(sleep):
-    """A watchdog that looks every millisecond, and no other watchdog."""
+    """A watchdog that looks every millisecond, and no other watchdog. After the test nothing of it is watched."""
     for thread in running():
         thread.join(WAIT)
     assert not running()
-    return Watchdog(sleep)
+    made = Watchdog(sleep)
+    yield made
+    made._watches.clear()  # of a test that failed; its thread would otherwise run on, and the next test wait for it
 
 
 def follow(watchdog, client, upstream):
@@ -542,6 +546,66 @@ def test_socket_that_fails_in_its_own_way_does_not_end_the_watchdog(watchdog, sl
     watch = follow(watchdog, client, upstream)
     far.close()
     assert reads(upstream) == b"" and watch.has_left
+    watch.close()
+
+
+class WithoutDescriptor:
+    """A client's socket of a server's own class, which fails."""
+
+    def fileno(self):
+        raise ZeroDivisionError
+
+
+def failing_in_the_poll(watchdog):
+    return follow(watchdog, WithoutDescriptor(), None)
+
+
+def failing_in_the_check(watchdog):
+    watch = watchdog.watch(None)
+    watch.allow(60, [0, 0].pop)  # one for the beginning and one for a look; from then on it raises
+    return watch
+
+
+@pytest.mark.parametrize("fail", [failing_in_the_poll, failing_in_the_check])
+def test_watch_that_fails_does_not_keep_the_others_from_being_checked(fail, watchdog, sleep, pairs):
+    """As long as it lived, no other request was ended."""
+    (far, client), (_, upstream), (_, slow) = pairs(), pairs(), pairs()
+    failing = [fail(watchdog) for _ in range(20)]  # in a set: some are looked at before the others and some after them
+    sleep.pass_looks()
+    left, overdue = follow(watchdog, client, upstream), watchdog.watch(None)
+    overdue.upstream = slow
+    overdue.allow(0)
+    far.close()
+    assert (reads(upstream), reads(slow)) == (b"", b"") and left.has_left and overdue.is_overdue
+    for watch in [*failing, left, overdue]:
+        watch.close()
+
+
+def become_overdue(watch):
+    watch.check(float("inf"))
+
+
+@pytest.mark.parametrize("end", [become_overdue, Watch.leave])
+def test_upstream_of_a_request_that_was_ended_before_is_shut_down_at_once(end, pairs):
+    """A request is woken once, perhaps before it has a socket: it then went on over one that nobody watched."""
+    peer, upstream = pairs()
+    watch = phase()
+    end(watch)
+    watch.hold_upstream(upstream)
+    assert (reads(peer), reads(upstream)) == (b"", b"")
+    assert not watch.release_upstream()
+
+
+def test_client_that_was_cut_off_is_not_one_that_left(watchdog, sleep, pairs):
+    """The socket that takes the client's place is not connected, which looked like a client that had left."""
+    (far, client), (_, upstream) = pairs.tcp(), pairs()
+    watch = follow(watchdog, client, upstream)
+    watch.cuts_by_reset = True
+    watch.cut()
+    with pytest.raises(ConnectionResetError):
+        reads(far)
+    sleep.pass_looks()
+    assert not watch.has_left
     watch.close()
 
 

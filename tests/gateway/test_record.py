@@ -7,6 +7,10 @@ import json
 import pytest
 from fakes import FILE, FakeUpstream, form, form_type
 
+from filesproxy.calls import Upload
+from filesproxy.gateway.record import Record
+from filesproxy.redaction import Secret
+
 SAVED = "sk-saved-by-us"
 CONFIG = {
     "filesproxy": {"open_access": "yes"},
@@ -114,3 +118,34 @@ def test_short_secret_of_the_configuration_spoils_no_line(make_client, upstream,
     client = make_client({"filesproxy": {"open_access": "yes"}, "provider:openai": {"credential": "file"}})
     line = asked(client, access_log, "GET", "/v1/files/file-1", "")
     assert line["file_id"] == "file-1" and upstream.calls[0].headers["authorization"] == "Bearer file"
+
+
+BOTH = frozenset({"HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY"})
+
+
+def of_two_presented_ones(shorter, longer):
+    return Record({"HTTP_AUTHORIZATION": f"Bearer {shorter}", "HTTP_X_PORTKEY_API_KEY": longer}, BOTH)
+
+
+def of_a_presented_and_a_saved_one(shorter, longer):
+    return Record({"HTTP_AUTHORIZATION": f"Bearer {shorter}"}, BOTH, [Secret(longer)])
+
+
+def of_a_saved_and_a_presented_one(shorter, longer):
+    return Record({"HTTP_AUTHORIZATION": f"Bearer {longer}"}, BOTH, [Secret(shorter)])
+
+
+def of_two_saved_ones(shorter, longer):
+    return Record({}, BOTH, [Secret(shorter), Secret(longer)])
+
+
+MAKERS = [of_two_presented_ones, of_a_presented_and_a_saved_one, of_a_saved_and_a_presented_one, of_two_saved_ones]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_credential_that_begins_like_another_one_leaves_no_tail(make):
+    """The shorter one was replaced first, and the rest of the longer one stayed."""
+    record = make("sk-begins", "sk-begins-tail")
+    record.note_failure("No: sk-begins-tail")
+    record.upload = Upload("a", "", {"purpose": "sk-begins-tail"}, iter(()))
+    assert (record.error, record.purpose) == ("No: [redacted]", "[redacted]")

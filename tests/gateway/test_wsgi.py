@@ -350,6 +350,20 @@ def test_done_is_called_once_however_often_close_is():
     assert [event for event in server.events if event[0] == "done"] == [("done", 1, "")]
 
 
+def test_body_whose_close_raises_is_reported_all_the_same():
+    class Failing(Body):
+        def close(self):
+            super().close()
+            raise OSError("bad descriptor")
+
+    server = Server()
+    stream = server.send(Response(200, {}, Failing([b"a"], server)))
+    assert list(stream) == [b"a"]
+    with pytest.raises(OSError, match="bad descriptor"):
+        stream.close()
+    assert server.events[-2:] == [("close",), ("done", 1, "")]
+
+
 @pytest.mark.parametrize("taken,sent", [(0, 0), (1, 2), (2, 3)])
 def test_stream_that_is_not_read_to_its_end_is_closed_and_logged_as_an_abort(taken, sent):
     server = Server()

@@ -1,4 +1,4 @@
-"""The way to a provider's host: an unusable proxy of the environment is a failure that quotes nothing of it."""
+"""The way to a provider's host: it ends with its request, and a failure quotes nothing of an unusable proxy."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import socket
 import threading
 
 import pytest
-from sockets import Upstream, answer, answering, get, served
+from sockets import WAIT, Upstream, answer, answering, get, served
 
 from filesproxy import create_app
+from filesproxy.calls import Call, Target
+from filesproxy.errors import ClientAborted, UpstreamTimeout
+from filesproxy.transports.https.transport import HttpTransport
+from filesproxy.watchdog import Watch
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 UNUSABLE = {
@@ -143,3 +147,30 @@ def test_connection_that_ends_during_the_handshake_is_said_to_be_that():
         code, message = failure(f"https://127.0.0.1:{peer.port}/v1")
     assert code in ("upstream_tls", "upstream_unreachable") and f"127.0.0.1:{peer.port}" in message
     assert "handshake" in message and "client_cert" not in message
+
+
+LIMITS = {"connect_timeout": WAIT, "send_timeout": WAIT, "answer_timeout": WAIT, "read_timeout": WAIT}
+ENDS = {
+    "its_time_is_over": (lambda watch: watch.check(float("inf")), UpstreamTimeout, 504),
+    "its_client_leaves": (Watch.leave, ClientAborted, 400),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_connection_of_a_request_that_ended_while_its_host_was_looked_up_is_closed_unused(name, monkeypatch):
+    """There was no socket to shut down yet, so the request went on over one that nobody watched."""
+    end, failure, status = ENDS[name]
+    watch, look_up = Watch(), socket.getaddrinfo
+
+    def end_then_look_up(*arguments):
+        end(watch)
+        return look_up(*arguments)
+
+    with Upstream(lambda peer: peer.read_to_end()) as upstream:
+        monkeypatch.setattr(socket, "getaddrinfo", end_then_look_up)
+        call = Call("retrieve_file", "GET", "/files/file-1", url=f"{upstream.url}/files/file-1", watch=watch)
+        with pytest.raises(failure) as ended:
+            HttpTransport()(call, Target("compat", {}, upstream.url, LIMITS))
+        assert ended.value.status == status
+        assert (bytes(upstream.peer.received), upstream.peer.ended) == (b"", "fin")
+    assert watch.upstream is None

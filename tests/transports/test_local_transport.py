@@ -817,6 +817,27 @@ def test_sweep_under_an_index_that_is_older_destroys_nothing_and_says_so(store, 
         "2 files of the local store are in no index: they are in its folder lost/, which nothing serves"]  # fmt: skip
 
 
+@pytest.mark.parametrize("way", ["delete", "expiry"])
+def test_file_whose_removal_meets_a_sweep_is_not_taken_for_lost(way, store, folder, clock, monkeypatch):
+    """The sweep came after the index had forgotten the file, and moved its bytes to lost/, where they stayed."""
+    file = upload(store, seconds=3600)
+    sweeper, remove, swept = Store(str(folder), clock), store._index.remove, []
+
+    def remove_then_sweep(*arguments):
+        is_removed = remove(*arguments)
+        swept.append(sweeper.sweep())
+        return is_removed
+
+    monkeypatch.setattr(store._index, "remove", remove_then_sweep)
+    if way == "delete":
+        ask(store, "delete_file", file["id"])
+    else:
+        clock.now = file["expires_at"]
+        store.sweep()
+    assert len(swept) == 1
+    assert stored(folder) == NOTHING and list((folder / "lost").iterdir()) == []
+
+
 def test_sweep_spares_a_strangers_files(store, folder):
     """The folder may be one that somebody else put files into before it became ours."""
     for place in ("incoming", "blobs"):

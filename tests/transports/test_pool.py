@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import gzip
 import itertools
 import json
 import re
@@ -183,6 +184,21 @@ def test_all_keys_together_have_so_many_connections(kept, make):
     assert all(drained(kept, connection.key) == [connection] for connection in left)
     kept.keep(make("a")[0])
     assert kept.take("a")
+
+
+def test_full_pool_closes_what_was_idle_for_longest_whatever_its_key(kept, make, clock):
+    """It refused the newest, so what filled it stayed, and every other caller had a new connection for each request."""
+    connections = [make(number % 16)[0] for number in range(MAX_IDLE_TOTAL)]
+    for connection in connections:
+        kept.keep(connection)
+        clock.now += 0.001
+    for number in range(3):
+        new, _ = make(f"new {number}")
+        kept.keep(new)
+        clock.now += 0.001
+        assert [is_closed(each) for each in connections] == [True] * (number + 1) + [False] * (127 - number)
+        assert kept.take(new.key) is new and not is_closed(new)
+        kept.keep(new)
 
 
 def test_keys_that_nobody_asks_for_any_more_are_swept_out(kept, make, clock):
@@ -478,6 +494,37 @@ def test_error_answer_keeps_the_connection():
     with gateway(serving(framed=refused)) as (port, upstream):
         assert [metadata(port).status, content(port).status, chat(port).status, metadata(port).status] == [404] * 4
         assert upstream.connections == 1
+
+
+UNUSABLE = {
+    "not_json": lambda data: answer(b"<html>"),
+    "not_a_file": lambda data: answer([]),
+    "another_id": lambda data: answer({**FILE, "id": "file-0"}),
+    "undecodable": lambda data: answer(b"not gzip", content_encoding="gzip"),
+    "of_several_gzip_members": lambda data: answer(2 * gzip.compress(b"{}"), content_encoding="gzip"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_answer_that_cannot_be_used_closes_its_connection(name):
+    """What comes next over it was taken for the next answer."""
+    framings = iter([answered, UNUSABLE[name], answered])
+    with gateway(serving(framed=lambda data: next(framings)(data))) as (port, upstream):
+        assert is_right(metadata(port), "file-1")
+        reply = metadata(port, "file-2")
+        assert (reply.status, reply.error["code"]) == (502, "upstream_invalid_answer")
+        assert until(lambda: upstream.peers[0].ended == "fin")
+        assert is_right(metadata(port, "file-3"), "file-3")
+        assert (upstream.connections, requests(upstream)) == (2, 3)
+
+
+def test_content_that_is_answered_with_nothing_closes_its_connection():
+    framings = iter([answer(b"", "204 No Content", content_length=None), answer(b"abc")])
+    with gateway(serving(framed=lambda data: next(framings))) as (port, upstream):
+        assert content(port).error["code"] == "upstream_invalid_answer"
+        assert until(lambda: upstream.peers[0].ended == "fin")
+        assert content(port).body == b"abc"
+        assert upstream.connections == 2
 
 
 ENDING = {
