@@ -25,7 +25,7 @@ from .errors import (
 from .operations import OPERATIONS
 from .redaction import Secret, redact
 from .wire import sse, urls
-from .wire.headers import media_type, relayed
+from .wire.headers import codings, media_type, relayed
 from .wire.strict_json import Unreadable, dumps, loads
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
@@ -96,7 +96,7 @@ def _check_id(call: Call, answer: Answer) -> None:
 
 
 def _as_event_stream(answer: Answer, events: Body, opened: list[Body], target: Target) -> Answer:
-    if answer.headers.get("content-encoding", "identity") != "identity":
+    if codings(answer.headers):
         raise InvalidAnswer("The provider's events are compressed.")
     headers = {name: text for name, text in answer.headers.items() if name != "content-length"}
     return answer._replace(headers=headers, body=EventStream(events, opened, target.credentials))
@@ -310,21 +310,19 @@ def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> byte
         read += block
         if len(read) > limit:
             raise _too_large()
-    return _decoded(bytes(read), headers.get("content-encoding", "identity"), limit)
+    return _decoded(bytes(read), limit) if read and codings(headers) else bytes(read)
 
 
 def _too_large() -> UpstreamError:
     return UpstreamError("The provider's answer is over max_answer_bytes.", code="upstream_answer_too_large")
 
 
-def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
+def _decoded(body: bytes, limit: int) -> bytes:
     """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway.
 
     UpstreamError if it is over the limit, in bytes. InvalidAnswer if it is not complete gzip, of one or more members
     (RFC 1952 §2.2).
     """
-    if not body or encoding.strip().lower() in ("", "identity"):
-        return body
     try:
         plain = gzip.GzipFile(fileobj=BytesIO(body)).read(limit + 1)
     except (OSError, EOFError, zlib.error):

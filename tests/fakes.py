@@ -8,6 +8,9 @@ from wsgiref.util import shift_path_info
 from filesproxy.calls import Answer
 
 BOUNDARY = "a-boundary"
+#: spellings of a Content-Encoding that mean that the body is not encoded
+NOT_ENCODED = ["identity", "Identity", "IDENTITY", "identity ", " identity", "", " ", ",", "none", "None",
+               "identity, identity", "utf-8", "UTF-8", "binary", "8bit", '"identity"', "null"]  # fmt: skip
 OPENAI = {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller"}
 FILE = {
     "id": "file-1",

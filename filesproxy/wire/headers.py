@@ -21,6 +21,10 @@ _VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
 # A single value: no white space, and no comma, which is how servers join a repeated header.
 _SINGLE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,4096}")
 
+# What servers send for "not encoded". RFC 9110 §8.4.1 knows only `identity`, and says not to send it. The others are
+# nothing at all, words that change no byte in mail (RFC 2045 §6.2), and a charset.
+_NO_CODINGS = frozenset({"", "identity", "none", "null", "7bit", "8bit", "binary", "utf-8", "utf8"})
+
 MAX_WORDS = 32  # of a list; each of a provider's betas is one
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -65,6 +69,17 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def codings(headers: Mapping[str, str]) -> list[str]:
+    """The content codings of a body, in lower case, in the order in which they were applied; empty if it is as it is.
+
+    Whatever asks whether a body is encoded asks here, so that all spellings of "no" are the same (RFC 9110 §8.4).
+    """
+    value = headers.get("content-encoding")
+    if value is None:
+        return []
+    return [word for word in (text.strip().strip('"').lower() for text in value.split(",")) if word not in _NO_CODINGS]
+
+
 def words(headers: Mapping[str, str], *names: str) -> list[str]:
     """The words of headers that are comma-separated lists (RFC 9110 §5.6.1), each once. BadRequest if one is not."""
     found = [word.strip(" ") for name in names for word in headers.get(name, "").split(",")]
@@ -102,6 +117,8 @@ def relayed(
         for name, value in headers.items()
         if (name in RELAYED or name in names or name in described or name.startswith(beginnings)) and safe(name, value)
     }
+    if "content-encoding" in kept and not codings(headers):  # a client may take the word for a coding it does not know
+        del kept["content-encoding"]
     for name in request_ids:
         if name in headers and safe(name, headers[name]):
             kept.setdefault("x-request-id", headers[name])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ..calls import Answer, Body
 from ..errors import BadRequest, InvalidAnswer, RangeNotSatisfiable, UpstreamError
-from .headers import safe
+from .headers import codings, safe
 
 _RANGE = re.compile(r"(?i:bytes)=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
 
@@ -36,7 +36,7 @@ def partial(answer: Answer, asked: Mapping[str, str]) -> Answer:
     if answer.status == 206 and ("range" not in asked or "content-range" not in answer.headers):
         raise InvalidAnswer("The provider sent a range that was not requested.")
     body = answer.body
-    if answer.status != 200 or body is None or length is None or "content-encoding" in answer.headers:
+    if answer.status != 200 or body is None or length is None or codings(answer.headers):
         return answer
     answer = answer._replace(headers={**answer.headers, "accept-ranges": "bytes"})
     if "range" not in asked or length == "0" or not _is_current(asked.get("if-range"), answer.headers):

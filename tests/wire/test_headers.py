@@ -6,9 +6,10 @@ from email.parser import HeaderParser
 from email.policy import compat32
 
 import pytest
+from fakes import NOT_ENCODED
 
 from filesproxy.errors import BadRequest
-from filesproxy.wire.headers import misread, relayed, safe, single
+from filesproxy.wire.headers import codings, misread, relayed, safe, single
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,24 @@ def test_headers_that_describe_content_are_relayed_with_content():
     assert set(relayed(UPSTREAM, content=True)) - set(relayed(UPSTREAM)) == {
         "content-type", "content-length", "content-disposition", "content-encoding", "etag", "last-modified",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", NOT_ENCODED)
+def test_body_that_is_not_encoded_is_so_in_every_spelling_and_the_word_is_not_relayed(spelling):
+    """RFC 9110 §8.4.1: `identity` should not be sent at all, and a client may not know `none`."""
+    headers = {"content-encoding": spelling, "etag": '"1"'}
+    assert codings(headers) == codings({}) == []
+    assert relayed(headers, content=True) == {"etag": '"1"'}
+
+
+@pytest.mark.parametrize(
+    "value,found",
+    [("gzip", ["gzip"]), (" GZip ", ["gzip"]), ("gzip, identity", ["gzip"]), ("br,gzip", ["br", "gzip"]),
+     ("identity;q=1", ["identity;q=1"]), ("deflate", ["deflate"]), ("x-gzip", ["x-gzip"])],
+)  # fmt: skip
+def test_codings_are_those_that_change_bytes_in_their_order(value, found):
+    assert codings({"content-encoding": value}) == found
+    assert relayed({"content-encoding": value}, content=True) == {"content-encoding": value}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import itertools
 import random
 
 import pytest
-from fakes import OPENAI, FakeBody, form, form_type
+from fakes import NOT_ENCODED, OPENAI, FakeBody, form, form_type
 
 from filesproxy.calls import Answer
 from filesproxy.errors import RangeNotSatisfiable, UpstreamError
@@ -122,7 +122,8 @@ def test_answer_to_a_request_without_range_has_accept_ranges():
 AS_IT_IS = {
     "unknown_length": whole(content_length=None),
     "compressed": whole(content_encoding="gzip"),
-    "compressed_by_nothing": whole(content_encoding="identity"),
+    "compressed_and_more": whole(content_encoding="identity, GZIP"),
+    "compressed_in_an_unknown_way": whole(content_encoding="aws-chunked"),
     "partial": whole((b"cd",), 206, content_range="bytes 2-3/9"),
     "json": Answer(200, {"content-length": "2"}, {}),
     "no_content": whole((), 204),
@@ -132,6 +133,12 @@ AS_IT_IS = {
 @pytest.mark.parametrize("name", AS_IT_IS)
 def test_answer_that_cannot_be_cut_or_is_partial_already_is_unchanged(name):
     assert partial(AS_IT_IS[name], {"range": "bytes=0-0"}) is AS_IT_IS[name]
+
+
+@pytest.mark.parametrize("spelling", NOT_ENCODED)
+def test_content_that_is_not_encoded_in_any_spelling_is_cut(spelling):
+    answer = partial(whole(content_encoding=spelling), {"range": "bytes=2-3"})
+    assert (answer.status, b"".join(answer.body)) == (206, DATA[2:4])
 
 
 VALIDATORS = {
