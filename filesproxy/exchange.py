@@ -206,7 +206,12 @@ class _Send:
             raise InvalidAnswer("The provider answered without the content.")
         if call.expects == "bytes" or (call.expects == "events" and sse.is_stream(answer)):
             return answer
-        text = _read(answer.body, answer.headers, self._target.settings["max_answer_bytes"] - self._size)
+        blocks = answer.body
+        if call.expects == "events":
+            is_stream, blocks = sse.recognised(blocks)
+            if is_stream:
+                return answer._replace(headers={**answer.headers, "content-type": sse.MEDIA_TYPE}, body=blocks)
+        text = _read(blocks, answer.headers, self._target.settings["max_answer_bytes"] - self._size)
         self._size += len(text)
         self._read = answer.body
         value = None if call.expects == "nothing" and not text.strip() else _parse(text)

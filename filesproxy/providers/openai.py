@@ -53,8 +53,13 @@ def passed_through(call: Call, send: Send) -> Answer:
     reply = send(call)
     if reply.body is None or not sse.is_stream(reply):
         return reply
-    ends = () if call.operation == "create_chat_completion" else sse.RESPONSE_ENDS
-    return reply._replace(body=sse.passed_through(reply.body, ends))
+    ends = sse.RESPONSE_ENDS if call.path.startswith("/responses") else ()
+    return reply._replace(body=sse.passed_through(reply.body, ends, _asks_for_several(call.json or {})))
+
+
+def _asks_for_several(body: Json) -> bool:
+    """Whether the answer may have more than one choice: `n`, or several prompts of a legacy completion."""
+    return body.get("n") not in (None, 1) or isinstance(body.get("prompt"), list)
 
 
 def create_chat_completion(call: Call, send: Send) -> Answer:

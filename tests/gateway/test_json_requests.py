@@ -9,12 +9,14 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 import webtest
 from configurations import hashed
-from fakes import OPENAI, FakeBody, FakeUpstream, form, form_type
+from fakes import NOT_ENCODED, OPENAI, FakeBody, FakeUpstream, form, form_type
 
 from filesproxy import create_app
-from filesproxy.calls import Answer
+from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import ClientAborted, FilesproxyError, UpstreamError, UpstreamTimeout
+from filesproxy.exchange import run
 from filesproxy.operations import ROUTES
+from filesproxy.providers import PROVIDERS
 
 CHAT = {"model": "gpt-5", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"id": "c", "object": "chat.completion", "choices": [], "x": [1]}
@@ -585,6 +587,13 @@ def test_stream_with_an_encoding_is_502_and_closed(client, upstream):
     assert error["code"] == "upstream_invalid_answer" and upstream.bodies[0].closed
 
 
+@pytest.mark.parametrize("spelling", NOT_ENCODED)
+def test_stream_that_is_not_encoded_passes_in_every_spelling_of_that(spelling, client, upstream):
+    streaming(upstream, **{"content-encoding": spelling})
+    answer = post(client, {**CHAT, "stream": True})
+    assert answer.body == b"".join(EVENTS) and "content-encoding" not in answer.headers
+
+
 def test_stream_that_the_client_leaves_is_closed_and_logged(upstream, access_log):
     streaming(upstream, [EVENTS[0]] * 5)
     text = json.dumps({**CHAT, "stream": True}).encode()
@@ -708,10 +717,106 @@ def test_json_answer_to_a_streaming_request_is_redacted_whatever_its_type(header
     assert upstream.bodies[0].closed
 
 
-@pytest.mark.parametrize("headers", [{"content-type": "text/plain"}, {}])
-def test_events_without_their_content_type_are_502(headers, client, upstream):
+OTHER_TYPES = [{}] + [
+    {"content-type": kind}
+    for kind in ("text/plain", "text/html; charset=utf-8", "application/json", "application/x-ndjson", "x", "")
+]
+
+
+@pytest.mark.parametrize("headers", OTHER_TYPES)
+@pytest.mark.parametrize("chunks", [EVENTS, [bytes([byte]) for byte in b"".join(EVENTS)]], ids=["events", "bytes"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_events_under_another_media_type_are_relayed_as_events(headers, chunks, path, client, upstream):
+    """Once they were read whole, and then a 502: some hosts send events as text/plain or text/html, or say nothing."""
+    upstream.headers, upstream.chunks = {**headers, "content-length": "5"}, list(chunks)
+    answer = post(client, {**CHAT, "stream": True}, path=path)
+    assert answer.body == b"".join(EVENTS) and answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["x-accel-buffering"] == "no" and upstream.bodies[0].closed
+
+
+def test_events_under_another_media_type_are_relayed_as_they_come(upstream):
+    upstream.headers, upstream.chunks = {"content-type": "text/plain"}, [b": hello\n\n", *EVENTS, UpstreamError("cut")]
+    call = Call("create_chat_completion", "POST", "/chat/completions", json=CHAT, expects="events", is_generated=True)
+    target = Target("openai", PROVIDERS["openai"], "https://api.openai.com/v1", {"max_answer_bytes": 10})
+    stream = run(call, target, {"https": upstream}).body
+    assert next(stream) == EVENTS[0] and not upstream.bodies[0].closed
+    stream.close()
+    assert upstream.bodies[0].closed
+
+
+@pytest.mark.parametrize("headers", OTHER_TYPES)
+def test_events_that_were_not_asked_for_are_not_looked_for(headers, client, upstream):
     upstream.headers, upstream.chunks = headers, list(EVENTS)
+    assert refused(client, CHAT, status=502)["code"] == "upstream_invalid_answer"
+
+
+@pytest.mark.parametrize(
+    "body", [b"<!doctype html>data: x\n\n", b"hello\ndata: x\n\n", b" data: x\n\n", b"data: [DONE]"]
+)
+def test_stream_that_is_neither_events_nor_json_is_502_and_closed(body, client, upstream):
+    upstream.headers, upstream.chunks = {}, [body]
     assert refused(client, {**CHAT, "stream": True}, status=502)["code"] == "upstream_invalid_answer"
+    assert upstream.bodies[0].closed
+
+
+def test_failure_while_the_first_line_is_awaited_has_a_status_and_closes(client, upstream):
+    upstream.headers, upstream.chunks = {}, [b"data:", UpstreamTimeout("Too slow.")]
+    assert refused(client, {**CHAT, "stream": True}, status=504)["message"] == "Too slow."
+    assert upstream.bodies[0].closed
+
+
+def test_untyped_events_of_anthropic_are_translated(make_client, upstream):
+    start = {"type": "message_start", "message": {**MESSAGE, "content": []}}
+    made = b"".join(
+        b"event: x\ndata: " + json.dumps(each).encode() + b"\n\n" for each in (start, {"type": "message_stop"})
+    )
+    upstream.headers, upstream.chunks = {"content-type": "text/plain"}, [made]
+    answer = post(make_client(SAVED), {**CHAT, "model": "@claude/m", "stream": True}, {})
+    assert answer.body.endswith(b"data: [DONE]\n\n") and answer.content_type == "text/event-stream"
+
+
+# The end of a stream
+
+
+FINISHED = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+def test_chat_that_ends_without_done_after_its_finish_reason_is_whole(client, upstream, access_log):
+    """ik_llama.cpp and Perplexity send none. It ended in an error event, so agents tried again and paid twice."""
+    streaming(upstream, [EVENTS[0], FINISHED])
+    answer = post(client, {**CHAT, "stream": True})
+    assert answer.body == EVENTS[0] + FINISHED + b"data: [DONE]\n\n" and access_log()[-1]["error"] is None
+
+
+def test_chat_that_http_says_is_cut_is_not_whole_though_it_has_a_finish_reason(client, upstream):
+    streaming(upstream, [FINISHED, UpstreamError("The provider ended its answer early.")])
+    answer = post(client, {**CHAT, "stream": True})
+    assert events(answer)[-1]["error"]["message"] == "The provider ended its answer early."
+    assert b"[DONE]" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "after", [[EVENTS[0]], [UpstreamError("cut")], [UpstreamTimeout("slow")], [b": bye\n\n", b"data: {"]]
+)
+def test_nothing_is_relayed_after_done_not_even_a_failure(after, client, upstream, access_log):
+    streaming(upstream, [*EVENTS, *after])
+    assert post(client, {**CHAT, "stream": True}).body == b"".join(EVENTS)
+    assert access_log()[-1]["error"] is None and upstream.bodies[0].closed
+
+
+@pytest.mark.parametrize("n,whole", [(1, True), (None, True), (2, False)])
+def test_every_choice_that_was_asked_for_and_began_must_have_finished(n, whole, client, upstream):
+    second = b'data: {"choices":[{"index":1,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    streaming(upstream, [second, FINISHED])
+    answer = post(client, {**CHAT, "n": n, "stream": True})
+    assert answer.body.endswith(b"data: [DONE]\n\n") is whole
+
+
+def test_response_that_ends_by_its_last_event_gets_no_done(client, upstream):
+    last = b'event: response.incomplete\ndata: {"type":"response.incomplete","response":{"error":null}}\n\n'
+    streaming(upstream, [EVENTS[0], last])
+    answer = post(client, {"model": "m", "input": "x", "stream": True}, path="/v1/responses")
+    assert answer.body == EVENTS[0] + last
 
 
 @pytest.mark.parametrize("last", [b'{"type":"error","message":"x"}', b'{"type":"response.completed"}'])

@@ -9,8 +9,18 @@ import pytest
 from fakes import FakeBody
 
 from filesproxy.calls import Answer
-from filesproxy.errors import BadRequest, UpstreamError
-from filesproxy.wire.sse import DONE, RESPONSE_ENDS, data, error_event, event, frames, is_stream, passed_through
+from filesproxy.errors import BadRequest, ClientAborted, UpstreamError
+from filesproxy.wire.sse import (
+    DONE,
+    RESPONSE_ENDS,
+    data,
+    error_event,
+    event,
+    frames,
+    is_stream,
+    passed_through,
+    recognised,
+)
 
 CHAT = (
     b'data: {"id":"c","choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
@@ -118,6 +128,14 @@ def test_incomplete_event_is_dropped():
     for rest in (b"data: x", b"data: x\n", b": comment", b"data: x\r", b"event: y\r\n", b'data: {"error"'):
         assert flat([b"data: a\n\n" + rest]) == [b"data: a"]
         assert flat(cut(b"data: a\n\n" + rest, 1)) == [b"data: a"]
+
+
+@pytest.mark.parametrize("last", [b'data: {"a":1}', b'event: x\ndata:{"a":\ndata: {}}', b"data:[DONE]"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r"])
+def test_last_event_needs_no_empty_line_if_its_data_is_whole(last, end):
+    """HTTP has said that nothing is missing, so it is the provider who forgot the line."""
+    for size in (1, 5, 100):
+        assert flat(cut(b"data: a\n\n" + last + end, size)) == [b"data: a", last]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r"])
@@ -232,13 +250,16 @@ LASTS = {
     "done": b"data: [DONE]\n\n",
     "done_without_a_space": b"data:[DONE]\n\n",
     "done_without_an_end": b"data: [DONE]",
-    "done_then_a_comment": b"data: [DONE]\n\n: bye\n\n",
     "done_under_a_comment": b": bye\ndata: [DONE]\n\n",
     "done_with_a_name": b"event: done\ndata: [DONE]\n\n",
     "completed": b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"r"}}\n\n',
     "incomplete": b'event: response.incomplete\ndata: {"type": "response.incomplete","response":{}}\n\n',
     "failed": b'data: {"sequence_number":3,"type":"response.failed","response":{}}\n\n',
     "error": b'event: error\ndata: {"type":"error","code":"x","message":"m","param":null}\n\n',
+    "completed_then_a_comment": b'data: {"type":"response.completed"}\n\n: bye\n\n',
+    "completed_then_more": b'data: {"type":"response.completed"}\n\ndata: {"type":"rate_limits.updated"}\n\n',
+    "completed_without_an_end": b'data: {"type":"response.completed","response":{}}',
+    "completed_over_two_lines": b'data: {"type":\ndata: "response.completed"}\n\n',
 }
 
 
@@ -248,8 +269,141 @@ def test_stream_with_a_last_event_ends_normally(name):
     assert out.startswith(b'data: {"a":1}\n\n') and LASTS[name].strip() in out
 
 
+CHOICE = b'{"index":%d,"delta":{"content":"a"},"finish_reason":%s}'
+CHUNK = b'data: {"choices":[%s],"error":null}\n\n'
+
+
+def chunk(*choices):
+    """A chunk with these (index, finish_reason) as its choices."""
+    return CHUNK % b",".join(CHOICE % choice for choice in choices)
+
+
+ENDS = {
+    "stop": [chunk((0, b'"stop"'))],
+    "length": [chunk((0, b"null")), chunk((0, b'"length"'))],
+    "own_reason_of_a_host": [chunk((0, b'"eos_token"'))],
+    "usage_after_it": [chunk((0, b'"stop"')), b'data: {"choices":[],"usage":{"total_tokens":5}}\n\n'],
+    "filter_results_after_it": [chunk((0, b'"stop"')), chunk((0, b"null"))],
+    "comment_after_it": [chunk((0, b'"stop"')), b": bye\n\n"],
+    "spaces": [b'data: {"choices": [{"index": 0, "finish_reason" : "stop"}]}\n\n'],
+    "without_an_index": [b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'],
+    "legacy": [b'data: {"object":"text_completion","choices":[{"text":"a","index":0,"finish_reason":"stop"}]}\n\n'],
+    "without_an_empty_line": [chunk((0, b'"stop"')).strip()],
+    "after_events_that_are_no_chunks": [b"data: hello\n\ndata: [1]\n\n", chunk((0, b'"stop"'))],
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("has_several", [False, True])
+def test_chat_is_whole_after_a_finish_reason_and_a_missing_done_is_added(name, size, has_several):
+    text = b"".join(ENDS[name])
+    out = b"".join(passed_through(iter(cut(text, size)), has_several=has_several))
+    assert out == text.strip() + b"\n\ndata: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("last", [chunk((1, b'"stop"')), chunk((1, b'"stop"'), (0, b"null"))])
+def test_several_choices_are_whole_when_each_has_finished(last):
+    began = [chunk((0, b"null"), (1, b"null")), chunk((0, b'"stop"'))]
+    assert b"".join(passed_through(iter([*began, last]), has_several=True)).endswith(DONE)
+    with pytest.raises(UpstreamError, match="ended its stream early"):
+        list(passed_through(iter(began), has_several=True))
+
+
+def test_host_that_ignores_n_is_whole_with_its_one_choice():
+    assert list(passed_through(iter([chunk((0, b'"stop"'))]), has_several=True))[-1] == DONE
+
+
+@pytest.mark.parametrize("error", [b'{"error":{"message":"m"}}', b'{"error":"m"}', b'{"error": true}'])
+@pytest.mark.parametrize("after", [b"", b": bye\n\n", b'data: {"choices":[],"usage":{}}\n\n', DONE])
+def test_stream_that_ends_in_an_error_of_the_provider_gets_neither_another_one_nor_a_done(error, after):
+    text = chunk((0, b"null")) + b"data: " + error + b"\n\n" + after
+    assert b"".join(passed_through(iter([text]))) == text
+
+
+AFTER_THE_END = [
+    b": bye\n\n",
+    chunk((0, b"null")),
+    b"data: [DONE]\n\n",
+    b"data: {",
+    b'data: {"error":{"message":"x"}}\n\n',
+]
+
+
+@pytest.mark.parametrize("after", AFTER_THE_END)
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("ends", [(), RESPONSE_ENDS])
+def test_nothing_after_done_is_relayed(after, size, ends):
+    assert b"".join(passed_through(iter(cut(DONE + after, size)), ends)) == DONE
+
+
+@pytest.mark.parametrize("failure", [UpstreamError("cut"), ClientAborted("gone")])
+def test_failure_after_done_is_none(failure):
+    body = FakeBody([DONE, b": bye\n\n", failure])
+    assert list(passed_through(body)) == [DONE]
+
+
+def test_little_is_read_after_done():
+    """It is read at all so that the connection can be used again; a host that goes on for ever loses the connection."""
+    body = FakeBody([DONE, *[b": bye\n\n"] * 1000])
+    assert list(passed_through(body)) == [DONE] and len(list(body)) > 900
+
+
+# Recognising events
+
+
+RECOGNISED = [
+    b"data: x\n", b"data:x\r", b"event: x\r\n", b"id: 5\n", b"retry: 5\n", b"\xef\xbb\xbfdata: x\n",
+    b"\r\n\n\rdata: x\n",
+    b": hello\n\ndata: x\n", b":\n:\r:\r\ndata: x\n", b"data:\n", b"data: " + b"x" * 4090 + b"\n",
+    b"\xef\xbb\xbf\n: c\n\nevent: a\n", b"data: <html>\n", b": " + b"x" * 4000 + b"\ndata: x\n",
+    b"\n" * 9000 + b"data: x\n", b": c\n" * 3000 + b"data: x\n",
+]  # fmt: skip
+NOT_RECOGNISED = [
+    b"", b"\n", b"{}\n", b"[1]\n", b"<html>\ndata: x\n", b" data: x\n", b"DATA: x\n", b"data x\n", b"data\n",
+    b"hello\n",
+    b"{\ndata: x\n}\n", b"data: x", b"data: " + b"x" * 4091 + b"\n", b"data: " + b"x" * 9000, b": c", b": c\n",
+    b": " + b"x" * 4100 + b"\ndata: x\n", b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n", b"\xef\xbb", b"\ndata\n\n", b"idx: 5\n",
+    b"\x1f\x8b\x08data: x\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 3, 4096, 100_000])
+@pytest.mark.parametrize("text", RECOGNISED + NOT_RECOGNISED, ids=lambda text: repr(text[:24]))
+def test_events_are_recognised_by_their_first_line_in_any_chunking(text, size):
+    rest = b'{"more": 1}\n\n'
+    body = FakeBody([*cut(text, size), *([rest] if text in RECOGNISED else [])])
+    found, again = recognised(body)
+    assert found is (text in RECOGNISED)
+    begins = text.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n") if b": c" not in text and text[:1] != b":" else b""
+    out = b"".join(again)
+    assert out.startswith(begins) and (out.endswith(rest) if found else out == begins or text.startswith(b":"))
+
+
+def test_stream_is_recognised_before_its_second_line():
+    body = FakeBody([b"data: 1\n", AssertionError("read too far")])
+    found, again = recognised(body)
+    assert found and next(again) == b"data: 1\n"
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("text", [b":\n" * 500_000, b"\n\r" * 500_000, b": x" * 300_000, b"data:" * 200_000])
+def test_beginning_without_end_is_read_in_linear_time(text):
+    started = time.process_time()
+    assert recognised(FakeBody(cut(text, 1 << 18)))[0] is False
+    assert time.process_time() - started < 2
+
+
 CUTS = {
     "nothing": b"",
+    "no_finish_reason_yet": b'data: {"choices":[{"index":0,"finish_reason":null}]}\n\n',
+    "empty_finish_reason": b'data: {"choices":[{"index":0,"finish_reason":""}]}\n\n',
+    "finish_reason_null_in_quotes": b'data: {"choices":[{"index":0,"finish_reason":"null"}]}\n\n',
+    "finish_reason_in_a_text": b'data: {"choices":[{"delta":{"content":"\\"finish_reason\\":\\"stop\\""}}]}\n\n',
+    "finish_reason_elsewhere": b'data: {"finish_reason":"stop","choices":[{"delta":{"finish_reason":"stop"}}]}\n\n',
+    "choices_of_another_kind": b'data: {"choices":{"finish_reason":"stop"}}\n\ndata: {"choices":["finish_reason"]}\n\n',
+    "half_a_finish_reason": b'data: {"choices":[{"index":0,"finish_reason":"stop"}]',
+    "empty_error": b'data: {"error":""}\n\ndata: {"error":{}}\n\ndata: {"error":null}\n\n',
     "only_a_comment": b": hello\n\n",
     "a_chunk": b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n',
     "half_a_chunk": b'data: {"choices":[{"del',
@@ -258,7 +412,6 @@ CUTS = {
     "true": b"data: true\n\n",
     "done_in_quotes": b'data: "[DONE]"\n\n',
     "done_in_a_comment": b": data: [DONE]\n\n",
-    "done_then_more": b'data: [DONE]\n\ndata: {"choices":[]}\n\n',
     "last_event_without_an_end": b'data: {"type":"response.completed","response":{}}\n',
     "event_before_the_last": b'data: {"type":"response.output_text.done","text":"a"}\n\n',
     "completed_in_a_text": b'data: {"type":"response.x","delta":"\\"type\\":\\"response.completed\\""}\n\n',
