@@ -11,11 +11,10 @@ from typing import Any
 from ..calls import Answer, Body
 from ..errors import FilesproxyError, UpstreamError
 from .headers import media_type
-from .strict_json import Unreadable, dumps, loads
+from .strict_json import BOM, Unreadable, dumps, loads
 
 MAX_EVENT_BYTES = 8 << 20  # the last event of a response repeats the whole response
 MEDIA_TYPE = "text/event-stream"
-_BOM = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 
 MAX_FIRST_LINE = 4096  # bytes of the line that shows that a body of another type has events
@@ -51,9 +50,9 @@ def recognised(blocks: Body) -> tuple[bool, Body]:
     held, is_start = b"", True
     for block in blocks:
         held += block
-        if is_start and len(held) < len(_BOM) and _BOM.startswith(held):
+        if is_start and len(held) < len(BOM) and BOM.startswith(held):
             continue
-        held, is_start = held.removeprefix(_BOM) if is_start else held, False
+        held, is_start = held.removeprefix(BOM) if is_start else held, False
         at = 0
         while found := _IGNORED.match(held, at):
             at = found.end()
@@ -101,9 +100,9 @@ def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
     start = b""
     for block in blocks:
         start += block
-        if len(start) >= len(_BOM) or not _BOM.startswith(start):
+        if len(start) >= len(BOM) or not BOM.startswith(start):
             break
-    yield start[len(_BOM) :] if start.startswith(_BOM) else start
+    yield start[len(BOM) :] if start.startswith(BOM) else start
     yield from blocks
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+BOM = b"\xef\xbb\xbf"
 MAX_DEPTH = 100  # of lists and objects in each other; Python's own limit differs between versions
 MAX_VALUES = 1_000_000  # at worst, these cost a second of CPU and 24 times the text in memory
 _SLICE_BYTES = 1 << 20
@@ -17,7 +18,7 @@ class Unreadable(ValueError):
 
 
 def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
-    """The value of a JSON text in UTF-8.
+    """The value of a JSON text in UTF-8. A byte order mark before it is ignored, which RFC 8259 §8.1 allows.
 
     Unreadable if it is invalid or exceeds a limit, or if a number is NaN or out of range. `unique_keys` also refuses
     an object that has a key twice: two readers could take different values (RFC 8259 §4).
@@ -26,7 +27,9 @@ def loads(text: bytes | bytearray, unique_keys: bool = False) -> Any:
     if len(text) > MAX_VALUES and marks(text) > MAX_VALUES and _has_too_many_values(text):
         raise Unreadable(f"it has more than {MAX_VALUES} values")
     try:
-        value = decoder.decode(text.decode("utf-8"))
+        value = decoder.decode(
+            str(memoryview(text)[len(BOM) :], "utf-8") if text.startswith(BOM) else text.decode("utf-8")
+        )
     except Unreadable:
         raise
     except RecursionError:

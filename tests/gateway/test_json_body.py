@@ -132,7 +132,7 @@ INVALID = {
     "repeated_key_escaped": b'{"model": "a", "\\u006dodel": "b"}',
     "not_utf8": b'{"a": "\xff"}',
     "utf16": '{"a": 1}'.encode("utf-16"),
-    "bom": b"\xef\xbb\xbf{}",
+    "two_boms": b"\xef\xbb\xbf\xef\xbb\xbf{}",
     "deep_lists": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "deep_objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "deep_and_open": b"[" * 100_000,
@@ -383,3 +383,13 @@ def test_slug_is_found_when_asserts_are_disabled():
     )
     done = subprocess.run([sys.executable, "-O", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "claude\n"
+
+
+def test_byte_order_mark_before_a_request_and_an_answer_is_ignored(client, upstream):
+    upstream.chunks = [b"\xef\xbb\xbf" + b'{"id": "c"}']
+    headers = {**OPENAI, "content-type": "application/json"}
+    body = b"\xef\xbb\xbf" + json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    assert client.post("/v1/chat/completions", body, headers).json == {"id": "c"}
+    assert upstream.calls[0].json["model"] == "m"
+    error = client.post("/v1/chat/completions", b"\xef\xbb\xbf" + body, headers, status=400).json["error"]
+    assert error["code"] == "invalid_json"

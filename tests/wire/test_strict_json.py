@@ -68,7 +68,11 @@ NO_JSON = [
     b'"\xff"',
     b'"\xed\xa0\x80"',
     b'"\xc0\xaf"',
-    b"\xef\xbb\xbf{}",
+    b"\xef\xbb\xbf\xef\xbb\xbf{}",
+    b" \xef\xbb\xbf{}",
+    b"{}\xef\xbb\xbf",
+    b"\xef\xbb\xbf",
+    b"\xef\xbb{}",
     '{"a":1}'.encode("utf-16"),
     '{"a":1}'.encode("utf-16-le"),
     b"\x00{}",
@@ -87,6 +91,14 @@ NO_JSON = [
 def test_valid_json_is_read(text, value, unique_keys):
     found = loads(text, unique_keys)
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text,value", VALUES)
+@pytest.mark.parametrize("unique_keys", [False, True])
+def test_byte_order_mark_is_ignored(text, value, unique_keys):
+    """RFC 8259 §8.1: a reader may ignore it, and PowerShell and .NET write it."""
+    assert loads(b"\xef\xbb\xbf" + text, unique_keys) == value
+    assert loads(bytearray(b"\xef\xbb\xbf" + text), unique_keys) == value
 
 
 @pytest.mark.parametrize("text", NO_JSON)
