@@ -35,8 +35,8 @@ from typing import Any
 
 # Codes of 5xx answers to which a retry gets the same answer; OpenAI's SDKs retry every other 5xx.
 FINAL_CODES = frozenset({
-    "loop_detected", "store_full", "upstream_address", "upstream_answer_too_large", "upstream_credential_rejected",
-    "upstream_redirect", "upstream_tls",
+    "loop_detected", "media_not_supported", "store_full", "upstream_address", "upstream_answer_too_large",
+    "upstream_credential_rejected", "upstream_redirect", "upstream_tls",
 })  # fmt: skip
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})

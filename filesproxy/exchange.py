@@ -26,11 +26,20 @@ from .operations import OPERATIONS
 from .redaction import Secret, redact
 from .wire import sse, urls
 from .wire.headers import codings, media_type, relayed
-from .wire.strict_json import Unreadable, dumps, loads
+from .wire.strict_json import BOM, Unreadable, dumps, loads
 
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
+MAX_PLAIN_REASON = 500  # characters of an error that is plain text
 # A web page with one of these statuses is about the request, though a proxy in front of the provider sent it.
-_PAGE_STATUSES_KEPT = (413, 429)
+_PAGE_STATUSES_KEPT = (411, 413, 414, 429, 431)
+# What a status means that servers answer without a word, and what helps.
+_MEANINGS = {
+    411: "It wants a length, which a streamed upload has not: let it, and any proxy before it, take chunked bodies.",
+    413: "The request is larger than it takes: send less, or raise its limit for a body and that of any proxy before "
+    "it (nginx: client_max_body_size).",
+    414: "The URL is longer than it takes: send fewer query parameters, or raise its limit for the request line.",
+    431: "The headers are larger than it takes: send fewer, or raise its limit for headers.",
+}
 
 
 class NoKeptFiles:
@@ -277,11 +286,22 @@ def _refusal(answer: Answer, target: Target) -> UpstreamError:
     try:
         body = _parse(text)
     except UpstreamError:
-        body = {"message": f"The provider answered {answer.status} without a readable reason."}
+        body = {"message": _described(answer, text, target)}
     error = target.provider["error"](body)
     shown = {name: redact(text, target.credentials) if isinstance(text, str) else text for name, text in error.items()}
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
     return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, answer_headers(answer, target))
+
+
+def _described(answer: Answer, text: bytes, target: Target) -> str:
+    """What an error says that is not JSON: its plain text, what its status means, or that it says nothing."""
+    said, status = "", answer.status
+    if media_type(answer.headers) == "text/plain":
+        with suppress(UnicodeDecodeError):
+            said = redact(text.decode("utf-8").strip(), target.credentials)[:MAX_PLAIN_REASON]
+    if status in _MEANINGS:
+        return f"The provider answered {status}{said and f' ({said})'}. {_MEANINGS[status]}"
+    return said or f"The provider answered {status} without a readable reason."
 
 
 def answer_headers(answer: Answer, target: Target) -> dict[str, str]:
@@ -305,7 +325,8 @@ def _reason(answer: Answer) -> bytes:
 
 
 def _is_page(answer: Answer, text: bytes) -> bool:
-    return media_type(answer.headers) == "text/html" or text[:64].lstrip().lower().startswith((b"<!doctype", b"<html"))
+    start = text[:64].removeprefix(BOM).lstrip()
+    return media_type(answer.headers) == "text/html" or start.lower().startswith((b"<!doctype", b"<html"))
 
 
 def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> bytes:

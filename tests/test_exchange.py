@@ -10,7 +10,7 @@ import pytest
 from fakes import FILE, NOT_ENCODED, FakeBody
 
 from filesproxy.calls import Answer, Call, Content, Target
-from filesproxy.errors import BadRequest, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
+from filesproxy.errors import FINAL_CODES, BadRequest, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from filesproxy.exchange import MAX_ERROR_BYTES, EventStream, _read, address, run
 from filesproxy.providers.openai import OPENAI, error_object
 from filesproxy.providers.toolkit import translated
@@ -230,8 +230,14 @@ def test_error_without_a_type_gets_one_from_its_status(status, kind):
     assert refusal((status, b'{"error": {"message": "No."}}')).type == kind
 
 
-@pytest.mark.parametrize("status,becomes", [(403, 502), (404, 502), (503, 502), (520, 502), (413, 413), (429, 429)])
-@pytest.mark.parametrize("body", [b"\n<!DOCTYPE html><title>edge</title>", b"<HTML>sk-secret</HTML>"])
+@pytest.mark.parametrize(
+    "status,becomes",
+    [(403, 502), (404, 502), (503, 502), (520, 502), (411, 411), (413, 413), (414, 414), (429, 429), (431, 431)],
+)
+@pytest.mark.parametrize(
+    "body",
+    [b"\n<!DOCTYPE html><title>edge</title>", b"<HTML>sk-secret</HTML>", b"\xef\xbb\xbf<html>edge</html>"],
+)
 def test_web_page_of_an_edge_is_502_unless_the_status_is_one_to_act_on(body, status, becomes):
     error = refusal((status, body, {"retry-after": "1"}))
     assert (error.status, error.headers["retry-after"]) == (becomes, "1")
@@ -247,6 +253,31 @@ def test_unreadable_error_keeps_its_status(body):
     error = refusal((503, body, {"retry-after": "1"}))
     assert (error.status, error.headers) == (503, {"retry-after": "1"})
     assert error.message == "The provider answered 503 without a readable reason."
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"<html><h1>413</h1></html>", b"<Error/>", b"\xff", [UpstreamError("cut")]]
+)
+@pytest.mark.parametrize(
+    "status,word", [(411, "chunked"), (413, "client_max_body_size"), (414, "request line"), (431, "headers")]
+)
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/html"}, {"content-type": "application/json"}])
+def test_refusal_of_a_request_without_words_says_what_it_means_and_what_helps(status, word, body, headers):
+    """A model host answers these itself, empty or with a page, before any code of its own has run."""
+    error = refusal((status, body, headers))
+    assert (error.status, error.type) == (status, "invalid_request_error")
+    assert f"answered {status}" in error.message and word in error.message and "<" not in error.message
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 500, 503])
+@pytest.mark.parametrize("kind", ["text/plain", "Text/Plain; charset=utf-8"])
+def test_reason_in_plain_text_is_passed_on_without_a_credential(status, kind):
+    text = b"length limit exceeded by sk-secret \n" + b" " * 400 + "é".encode() * 1000
+    error = refusal((status, text, {"content-type": kind}))
+    assert error.status == status and "length limit exceeded by [redacted]" in error.message
+    assert len(error.message) < 800
+    assert "length limit" not in refusal((status, text, {"content-type": "application/octet-stream"})).message
+    assert "without a readable" in refusal((500, b"\xff", {"content-type": kind})).message
 
 
 def test_long_error_is_not_read_to_its_end():
@@ -429,6 +460,20 @@ SHAPES = [
 @pytest.mark.parametrize("body,message,kind,param,code", SHAPES)
 def test_error_object_reads_every_shape_of_compatible_hosts(body, message, kind, param, code):
     assert error_object(body) == {"message": message, "type": kind, "param": param, "code": code}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+     "audio input is not supported", "this model is missing data required for image input"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "shape", [lambda text: {"error": {"code": 500, "message": text}}, lambda text: {"error": text}]
+)
+def test_image_without_a_projector_keeps_its_status_says_what_helps_and_is_final(text, shape):
+    error = refusal((500, json.dumps(shape(text)).encode()))
+    assert (error.status, error.code) == (500, "media_not_supported") and error.code in FINAL_CODES
+    assert error.message.startswith(text) and "--mmproj" in error.message
 
 
 VALUES = (

@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/files
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,13 @@ from ..calls import Answer, Call, Json, Provider, Send, Target
 from ..operations import PASSED_THROUGH
 from ..wire import sse
 from .toolkit import deletion, file_list, file_object, translated
+
+# What llama.cpp and Ollama answer, with a 500, to an image that the model has no projector for.
+_UNREADABLE_MEDIA = re.compile(
+    r"(image|audio|video) input is not supported|missing data required for image input|provide the mmproj",
+    re.IGNORECASE,
+)
+_PROJECTOR = " The model host needs a projector for this model (llama.cpp: --mmproj), or take a model that reads it."
 
 
 def bearer(call: Call, target: Target) -> Call:
@@ -27,9 +35,11 @@ def error_object(body: Any) -> Json:
     error = body.get("error") if isinstance(body, dict) else None
     flat = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
     text = error if isinstance(error, str) else flat.get("message") or _detail(flat.get("detail"))
-    code = flat.get("code")
+    code, message = flat.get("code"), str(text or "The provider gave no reason.")
+    if _UNREADABLE_MEDIA.search(message):
+        message, code = message + _PROJECTOR, "media_not_supported"
     return {
-        "message": str(text or "The provider gave no reason."),
+        "message": message,
         "type": flat.get("type") if isinstance(flat.get("type"), str) else None,
         "param": flat.get("param") if isinstance(flat.get("param"), str) else None,
         "code": str(code) if isinstance(code, (str, int)) and not isinstance(code, bool) else None,
