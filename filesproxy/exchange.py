@@ -41,6 +41,10 @@ _MEANINGS = {
     431: "The headers are larger than it takes: send fewer, or raise its limit for headers.",
 }
 
+# What mock servers that are made from an OpenAPI document answer for every text. No upstream issues it as an id, so no
+# crossed answer has it, and the vendors' own test-suites, which run against such servers, pass through the gateway.
+EXAMPLE_ID = "string"
+
 
 class NoKeptFiles:
     """The kept files of a caller that has no store."""
@@ -100,7 +104,7 @@ def _check_id(call: Call, answer: Answer) -> None:
     route = OPERATIONS.get(call.operation)
     is_named = bool(call.file_id and route and route.repeats_id and isinstance(answer.json, dict))
     found = answer.json.get("id") if is_named else None
-    if found is not None and found != call.file_id:
+    if found not in (None, call.file_id, EXAMPLE_ID):
         raise InvalidAnswer("The provider answered about another id.")
 
 

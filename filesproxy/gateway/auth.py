@@ -12,7 +12,6 @@ from typing import NamedTuple
 from ..config.load import Key
 from ..errors import BadRequest, Forbidden, Unauthorized
 from ..redaction import Secret
-from ..wire.headers import single
 from .wsgi import Head
 
 GATEWAY_KEY_PREFIX = "fp_"  # of generated keys; no gateway key is ever sent upstream
@@ -24,8 +23,9 @@ _PLACEHOLDERS = frozenset({"OPENAI_API_KEY", "DUMMY-KEY"})
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 #: the headers that this module reads
 AUTH_HEADERS = frozenset({"authorization", "x-portkey-api-key", "host", "origin", "sec-fetch-site", *_FORWARDED})
-# Laxer than RFC 6750 §2.1, but without the comma, which means that the header was repeated.
-_BEARER = re.compile(r"(?i:bearer) +([\x21-\x2b\x2d-\x7e]{1,4096})")
+# A credential is whatever visible text follows the scheme, inner spaces included: laxer than RFC 6750 §2.1, because the
+# upstream judges its own keys. Only the comma is left out, which means that the header was repeated.
+_CREDENTIAL = re.compile(r"[\x20-\x2b\x2d-\x7e]{1,4096}")
 
 
 class Caller(NamedTuple):
@@ -47,15 +47,25 @@ def authenticate(head: Head, keys: Sequence[Key]) -> Caller:
     unless that is a gateway key or an SDK's placeholder; if no keys are configured, it is otherwise
     `x-portkey-api-key`.
     """
-    presented, bearer = single(head.headers, "x-portkey-api-key"), _bearer(head.headers)
+    presented, bearer = presented_in(head.headers, "x-portkey-api-key"), _bearer(head.headers)
     if not keys:
         return Caller(credential=own_credential(bearer, keys) or own_credential(presented, keys))
     return Caller(_key(presented or bearer, keys), own_credential(bearer, keys))
 
 
+def presented_in(headers: Mapping[str, str], name: str) -> str:
+    """The credential that is a header's whole value; "" if it is absent. BadRequest if it cannot be one credential."""
+    value = headers.get(name, "").strip(" ")
+    if value and not _CREDENTIAL.fullmatch(value):
+        raise BadRequest(f"The header {name} must come once and hold one credential.", param=name)
+    return value
+
+
 def own_credential(token: str, keys: Sequence[Key]) -> Secret:
-    """The token as the caller's own credential; "" if it is a gateway key, whose ever, which is never sent upstream."""
-    return Secret("" if token.startswith(GATEWAY_KEY_PREFIX) or _matching(token, keys) else token)
+    """The token as the caller's own credential; "" if a gateway key, whoever's, is in it: none is ever sent upstream."""
+    words = [token, *token.split(" ")] if " " in token else [token]
+    is_key = any(word.startswith(GATEWAY_KEY_PREFIX) or _matching(word, keys) for word in words)
+    return Secret("" if is_key else token)
 
 
 def presented_token(value: str) -> str:
@@ -108,14 +118,15 @@ def _matching(token: str, keys: Sequence[Key]) -> list[Key]:
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
-    value = headers.get("authorization", "")
+    value = headers.get("authorization", "").strip(" ")
     if "bearer " not in value.lower():
         return ""  # another scheme may be meant for a proxy in front of us
-    found = _BEARER.fullmatch(value.rstrip(" "))
-    if not found:
+    scheme, _, rest = value.partition(" ")
+    token = rest.strip(" ")
+    if scheme.lower() != "bearer" or not _CREDENTIAL.fullmatch(token):
         message = "The header authorization must occur once and contain one bearer token."
         raise BadRequest(message, param="authorization")
-    return "" if found[1] in _PLACEHOLDERS else found[1]
+    return "" if token in _PLACEHOLDERS else token
 
 
 def _hostname(host: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 from ..calls import Call, Json, Target, Upload
 from ..errors import BadRequest, UnsupportedMedia
 from ..wire.headers import media_type
-from ..wire.lists import checked_purpose, list_query
+from ..wire.lists import checked_purpose
 from ..wire.multipart import Part, boundary_of, parts
 from ..wire.ranges import conditions
 from .router import Match
@@ -55,8 +55,8 @@ def _form_parts(request: Request, target: Target) -> Iterator[Part]:
 
 
 def list_files(request: Request, match: Match, target: Target, body: Json | None) -> Call:
-    """GET /v1/files."""
-    return call_of(match, query=list_query(request.query()))
+    """GET /v1/files. Who makes the list judges its parameters: the provider, or the operation that cuts its pages."""
+    return call_of(match, query=request.parameters())
 
 
 def retrieve_or_delete_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
 from ..calls import Call, Json, Target
 from ..errors import BadRequest
@@ -18,8 +16,6 @@ from .wsgi import Request
 
 #: where the bytes of a file part may come from
 FILE_SOURCES = ("file_id", "file_data", "file_url")
-# `include[]`, `metadata[team 1]`: the text in brackets is the client's own.
-_PARAMETER = re.compile(r"[A-Za-z_]{1,64}(\[[^\[\]\x00-\x1f\x7f]{0,64}\])?")
 
 
 def create_chat_completion(request: Request, match: Match, target: Target, body: Json | None) -> Call:
@@ -34,7 +30,7 @@ def create_chat_completion(request: Request, match: Match, target: Target, body:
 
 def passed_through(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """Any operation whose path, query and JSON are the provider's own."""
-    query = _query(request)
+    query = request.parameters()
     wants_events = optional(body, "stream", bool) if body else query.get("stream") == "true"
     call = call_of(match, query=query, json=body)
     if not match.route.is_generated:
@@ -48,21 +44,6 @@ HANDLERS: dict[str, Handler] = {
     "create_chat_completion": create_chat_completion,
     **FILE_HANDLERS,
 }
-
-
-def _query(request: Request) -> dict[str, Any]:
-    """The client's query: name → text, or a list of texts if the name ends in `[]`. BadRequest for a repeated name."""
-    query: dict[str, Any] = {}
-    for name, text in request.query_pairs():
-        if not _PARAMETER.fullmatch(name):
-            raise BadRequest("The query has a parameter whose name is not valid.")
-        if name.endswith("[]"):
-            query.setdefault(name, []).append(text)
-        elif name in query:
-            raise BadRequest("The query has a parameter more than once.")
-        else:
-            query[name] = text
-    return query
 
 
 def _with_named_model(body: Json, headers: Mapping[str, str], target: Target) -> Json:

@@ -15,7 +15,7 @@ from ..errors import BadRequest, Forbidden, Unauthorized
 from ..providers.table import Scope
 from ..redaction import Secret, single_credential
 from ..wire.headers import single, words
-from .auth import Caller, own_credential, require_this_machine
+from .auth import Caller, own_credential, presented_in, require_this_machine
 from .wsgi import Head
 
 # Portkey's headers that would change where a request goes, which is the operator's decision, not a client's.
@@ -152,7 +152,7 @@ def _header_credential(
 ) -> tuple[Secret, Mapping[str, str]]:
     """The credential in one of the provider's own headers, and the settings that go with that header."""
     kinds = provider.get("credential_headers", {})
-    found = {header: text for header in kinds if (text := own_credential(single(headers, header), keys))}
+    found = {header: text for header in kinds if (text := own_credential(presented_in(headers, header), keys))}
     if len(found) > 1:
         raise BadRequest(f"Only one of {' and '.join(found)} can authenticate.", param=max(found))
     for header, text in found.items():

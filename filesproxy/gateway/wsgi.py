@@ -34,6 +34,8 @@ _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+# `include[]`, `metadata[team 1]`: the text in brackets is the client's own.
+_PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}(\[[^\[\]\x00-\x1f\x7f]{0,64}\])?")
 _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
@@ -88,16 +90,24 @@ class Request(Head):
             raise BadRequest(f"{name} must be a number of milliseconds.", param=name)
         return int(text) / 1000 if text else None
 
-    def query(self) -> dict[str, str]:
-        """The query's parameters. BadRequest for one that is repeated: two readers could take different values."""
-        pairs = self.query_pairs()
-        query = dict(pairs)
-        if len(query) < len(pairs):
-            raise BadRequest("The query has a parameter more than once.")
-        return query
+    def parameters(self) -> dict[str, Any]:
+        """The query: name → text, or a list of texts if the name ends in `[]`.
 
-    def query_pairs(self) -> list[tuple[str, str]]:
-        """The query's parameters in their order. BadRequest for more than 32."""
+        BadRequest for a name that is repeated, since two readers could take different values, or is not valid.
+        """
+        found: dict[str, Any] = {}
+        for name, text in self._query_pairs():
+            if not _PARAMETER.fullmatch(name):
+                raise BadRequest("The query has a parameter whose name is not valid.")
+            if name.endswith("[]"):
+                found.setdefault(name, []).append(text)
+            elif name in found:
+                raise BadRequest("The query has a parameter more than once.")
+            else:
+                found[name] = text
+        return found
+
+    def _query_pairs(self) -> list[tuple[str, str]]:
         try:
             return parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=32)
         except ValueError:

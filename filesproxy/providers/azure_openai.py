@@ -14,7 +14,7 @@ from ..calls import Call, Json, Provider, Setting, Target
 from ..errors import BadRequest
 from ..operations import checked_id
 from .openai import OPENAI, error_object
-from .toolkit import AUTH, auth_header, file_list, file_object, need, sliced, translated
+from .toolkit import AUTH, auth_header, file_list, file_object, need, own_list, sliced, translated
 
 # Azure's file statuses that OpenAI does not have (FileState in Azure's specification).
 _STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
@@ -78,9 +78,11 @@ def authorize(call: Call, target: Target) -> Call:
 
 
 def _query(call: Call, target: Target) -> Mapping[str, Any]:
+    known: Mapping[str, Any] = {name: text for name, text in call.query.items() if name != "api-version"}
     if _is_v1(target):
-        return call.query
-    known = {name: text for name, text in call.query.items() if call.operation != "list_files" or name == "purpose"}
+        return known
+    if call.operation == "list_files":  # its pages are cut here, so what cannot be cut is refused before the call
+        known = {name: text for name, text in own_list(call).query.items() if name == "purpose"}
     return {**known, "api-version": target.settings["api_version"]}
 
 

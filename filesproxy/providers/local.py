@@ -9,6 +9,7 @@ from typing import Any
 from ..calls import Call, Provider, Setting, Target
 from ..operations import FILE_OPERATIONS, PASSED_THROUGH
 from .openai import OPENAI
+from .toolkit import file_list, own_list, translated
 
 
 def _folder(text: str) -> str:
@@ -34,7 +35,10 @@ LOCAL: Provider = {
     **OPENAI,
     "base_url": base_url,
     "authorize": unchanged,
-    "operations": {name: OPENAI["operations"][name] for name in FILE_OPERATIONS},
+    "operations": {
+        **{name: OPENAI["operations"][name] for name in FILE_OPERATIONS},
+        "list_files": translated(own_list, file_list),
+    },
     "unsupported": dict.fromkeys(("create_chat_completion", *PASSED_THROUGH), "The local store keeps files only."),
     "client_headers": (),
     "settings": (

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..calls import Answer, Call, Operation, Send, Setting, Target
 from ..wire.json_fields import need, unusable
-from ..wire.lists import Page, deletion, file_list, file_object, page, rest_after, sliced, walked
+from ..wire.lists import Page, deletion, file_list, file_object, own_list, page, rest_after, sliced, walked
 
 __all__ = [
     "AUTH",
@@ -20,6 +20,7 @@ __all__ = [
     "file_list",
     "file_object",
     "need",
+    "own_list",
     "page",
     "rest_after",
     "sliced",

@@ -17,8 +17,16 @@ _LIMIT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _PURPOSE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def list_query(query: dict[str, str]) -> dict[str, str]:
-    """The parameters of a list request that the contract has. BadRequest for an invalid value."""
+def own_list(call: Call) -> Call:
+    """The call of a list that the gateway makes itself, with checked parameters. Raises as `list_query` does."""
+    return call._replace(query=list_query(call.query))
+
+
+def list_query(query: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of a list request that the contract has. BadRequest for an invalid value.
+
+    Only for lists that the gateway makes: a provider that makes its own judges its own parameters.
+    """
     known = {name: query[name] for name in ("purpose", "limit", "after", "order") if query.get(name)}
     if "limit" in known and not (_LIMIT.fullmatch(known["limit"]) and 1 <= int(known["limit"]) <= MAX_LIMIT):
         raise BadRequest(f"'limit' must be a whole number from 1 to {MAX_LIMIT}.", param="limit")
@@ -78,6 +86,7 @@ def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
     """
 
     def operation(call: Call, send: Send) -> Answer:
+        call = own_list(call)
         limit, purpose = int(call.query.get("limit", MAX_LIMIT)), call.query.get("purpose")
         if call.query.get("order") == "asc":
             every = _bounded(pages(call._replace(query={}), send))
@@ -119,7 +128,8 @@ _NO_AFTER = "The list has no file with the id in 'after'."
 
 
 def sliced(data: list[Json], query: Mapping[str, Any]) -> Json:
-    """The requested page of a provider's complete list. BadRequest if the list does not have `after`."""
+    """The requested page of a provider's complete list. BadRequest for a parameter that is invalid or not in it."""
+    query = list_query(query)
     newest_first = query.get("order", "desc") == "desc"
     return _cut(sorted(data, key=lambda file: need(file, "created_at", int), reverse=newest_first), query)
 

@@ -42,6 +42,14 @@ CREDENTIALS = [
     ({"authorization": "Bearer sk-a", "x_portkey_api_key": "pk"}, "sk-a"),
     ({"authorization": "Bearer OPENAI_API_KEY", "x_portkey_api_key": "pk"}, "pk"),
     ({"authorization": "Bearer DUMMY-KEY"}, ""),
+    # what the vendors' own test-suites send: a token is all the visible text after the scheme
+    ({"authorization": "Bearer My API Key"}, "My API Key"),
+    ({"authorization": "bearer   My  Admin API Key  "}, "My  Admin API Key"),
+    ({"authorization": "Bearer Bearer sk-a"}, "Bearer sk-a"),
+    ({"authorization": 'Bearer {"token": "a"} ~!'}, '{"token": "a"} ~!'),
+    ({"authorization": "Bearer " + "a " * 2047 + "ab"}, "a " * 2047 + "ab"),
+    ({"authorization": "Bearer "}, ""),
+    ({"x_portkey_api_key": " My API Key "}, "My API Key"),
     ({"authorization": "Bearer dummy-key"}, "dummy-key"),
     ({"authorization": "Basic dXNlcjpwYXNz", "x_portkey_api_key": "pk"}, "pk"),
     ({"authorization": "Basic dXNlcjpwYXNz"}, ""),
@@ -54,6 +62,9 @@ CREDENTIALS = [
     ({"authorization": "Bearer sk-a", "x_portkey_api_key": "fp_gateway"}, "sk-a"),
     ({"authorization": "Bearer fp_gateway", "x_portkey_api_key": "pk"}, "pk"),
     ({"authorization": "Bearer fp_one", "x_portkey_api_key": "fp_two"}, ""),
+    ({"authorization": "Bearer Bearer fp_gateway"}, ""),
+    ({"authorization": "Bearer sk-a fp_gateway", "x_portkey_api_key": "pk"}, "pk"),
+    ({"x_portkey_api_key": "mine: fp_gateway"}, ""),
     ({"api_key": "a", "x_api_key": "b", "cookie": "c", "proxy_authorization": "Bearer d"}, ""),
 ]
 
@@ -67,7 +78,7 @@ def test_credential_is_taken_from_the_header_that_the_caller_meant(headers, cred
 
 @pytest.mark.parametrize(
     "value",
-    ["Bearer a,b", "Bearer a, Bearer b", "Bearer a b", "Bearer a\tb", "Bearer é", "Bearer a\r\nb", "Bearer a\0",
+    ["Bearer a,b", "Bearer a, Bearer b", "Bearer a\tb", "Bearer é", "Bearer a\r\nb", "Bearer a\0",
      "Bearer " + "a" * 4097, "Bearer ,", "bearer a,bearer a", "Basic eDp5,Bearer a", "Bearer a,Basic eDp5"],
 )  # fmt: skip
 @pytest.mark.parametrize("keys", [(), KEYS], ids=["no_keys", "keys"])
@@ -78,7 +89,7 @@ def test_repeated_or_malformed_bearer_is_400_and_not_quoted(value, keys):
     assert value[7:] not in refused.value.message.split()
 
 
-@pytest.mark.parametrize("value", ["a,b", "a b", "é", "a\r\nb"])
+@pytest.mark.parametrize("value", ["a,b", "a, b", "é", "a\r\nb"])
 @pytest.mark.parametrize("keys", [(), KEYS], ids=["no_keys", "keys"])
 def test_repeated_portkey_key_is_400_even_together_with_a_valid_bearer(value, keys):
     with pytest.raises(BadRequest) as refused:
@@ -482,3 +493,34 @@ def test_page_of_another_site_is_403_even_without_an_origin(site):
 @pytest.mark.parametrize("site", ["none", "same-origin"])
 def test_browser_on_this_machine_is_admitted(site):
     require_this_machine(request(host="localhost:8787", sec_fetch_site=site, origin="http://localhost:8787"))
+
+
+@pytest.mark.parametrize(
+    "provider,headers,sent",
+    [
+        ("openai", {"authorization": "Bearer My API Key"}, {"authorization": "Bearer My API Key"}),
+        ("openai", {"x-portkey-api-key": "My API Key"}, {"authorization": "Bearer My API Key"}),
+        ("azure-openai", {"api-key": "example API key"}, {"api-key": "example API key"}),
+        ("azure-openai", {"x-portkey-azure-ad-token": "an AD token"}, {"authorization": "Bearer an AD token"}),
+        ("anthropic", {"x-api-key": "my anthropic key"}, {"x-api-key": "my anthropic key"}),
+        ("anthropic", {"authorization": "Bearer my anthropic key"}, {"x-api-key": "my anthropic key"}),
+    ],
+)
+def test_credential_with_inner_spaces_goes_upstream_unchanged_from_whichever_header(
+    provider, headers, sent, client, upstream
+):
+    upstream.answers({**FILE, "size_bytes": 1, "mime_type": "a/b", "created_at": "2026-01-01T00:00:00Z"})
+    named = {"x-portkey-provider": provider, "x-portkey-azure-resource-name": "acme", **headers}
+    client.get("/v1/files/file-1/content", headers=named)
+    got = {name: text for name, text in upstream.calls[0].headers.items() if name in CREDENTIAL_HEADERS}
+    assert got == sent
+
+
+CREDENTIAL_HEADERS = ("authorization", "api-key", "x-api-key")
+
+
+def test_gateway_key_of_several_words_is_a_key_and_no_credential():
+    keys = (Key("words", (hashed("My API Key"),), ("*",), ("*",), True),)
+    assert authenticate(request(authorization="Bearer My API Key"), keys) == Caller(keys[0])
+    alone = authenticate(request(x_portkey_api_key="My API Key", authorization="Bearer of My API Key"), keys)
+    assert alone.credential == "of My API Key"  # the words of a key in other text are not the key

@@ -57,7 +57,7 @@ def test_empty_content_type_is_ignored():
 
 def test_missing_optional_keys_have_defaults():
     bare = Request({"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()})
-    assert (bare.path, bare.query(), bare.client_address, bare.headers) == ("", {}, "", {})
+    assert (bare.path, bare.parameters(), bare.client_address, bare.headers) == ("", {}, "", {})
 
 
 @pytest.mark.parametrize("raw", ["/v1/files/a%2Fb", "/v1/files/a%2fb?x=1", "http://h/v1/files/%2F"])
@@ -83,13 +83,14 @@ QUERIES = {
     "&&a=1&": {"a": "1"},
     "a=1;b=2": {"a": "1;b=2"},
     "a=%ff": {"a": "\ufffd"},
-    "a[]=1": {"a[]": "1"},
+    "a[]=1": {"a[]": ["1"]},
+    "api-version=1&page.size=2&_3=4": {"api-version": "1", "page.size": "2", "_3": "4"},
 }
 
 
 @pytest.mark.parametrize("text", QUERIES)
 def test_query_is_decoded_like_a_form(text):
-    assert request(QUERY_STRING=text).query() == QUERIES[text]
+    assert request(QUERY_STRING=text).parameters() == QUERIES[text]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_query_is_decoded_like_a_form(text):
 )
 def test_query_that_repeats_or_has_too_many_parameters_is_400(text):
     with pytest.raises(BadRequest):
-        request(QUERY_STRING=text).query()
+        request(QUERY_STRING=text).parameters()
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -176,3 +176,18 @@ def test_double_that_comes_after_the_pool_has_looked_is_not_the_answer_to_the_ne
         body.close()
         transport.close()
         assert until(lambda: upstream.connections == 2)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_mock_server_that_answers_each_call_with_the_example_of_the_specification_can_be_used(method):
+    def script(peer):
+        for _ in requests_of(peer):
+            peer.send(answer({**FILE, "id": "string", "deleted": True}))
+
+    with Upstream(script) as upstream:
+        config = {"provider:compat": {"kind": "openai", "base_url": upstream.url}}
+        with served(create_app(config)) as server:
+            headers = {"x-portkey-provider": "compat", "authorization": "Bearer My API Key"}
+            for _ in range(3):
+                reply = ask(server.server_port, request(method, "/v1/files/file_id", headers=headers))
+                assert (reply.status, json.loads(reply.body)["id"]) == (200, "string")
