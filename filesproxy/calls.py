@@ -172,7 +172,7 @@ class _TargetFields(NamedTuple):
 class Target(_Opaque, _TargetFields):
     """Where one request goes: provider, base URL, settings, credentials, and for which owner.
 
-    - `is_saved`: the credentials are the gateway's, not the caller's.
+    - `is_saved`: the credentials are the gateway's, not the caller's. There are none if the host asks for none.
     - `owner`: whose kept files the request may see. It is the name of the gateway key.
     - `secrets`: the current credentials. The exchange sets them before it calls `authorize`.
     """

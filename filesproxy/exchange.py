@@ -9,6 +9,7 @@ import gzip
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -280,7 +281,8 @@ class _TrackedKeptFiles:
 
 def _refusal(answer: Answer, target: Target) -> UpstreamError:
     if target.is_saved and answer.status in (401, 403):  # the caller's own key is not at fault
-        return UpstreamError("The provider refused the saved credential.", code="upstream_credential_rejected")
+        refused = "refused the saved credential" if target.secrets else "asks for a credential, and none is saved"
+        return UpstreamError(f"The provider {refused}.", code="upstream_credential_rejected")
     if answer.status < 400:
         return UpstreamError("The provider redirects, which the gateway never follows.", code="upstream_redirect")
     text = _reason(answer)

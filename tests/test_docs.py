@@ -236,7 +236,7 @@ def test_version_is_the_same_everywhere():
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "ini")])
 def test_ini_example_is_a_configuration(page, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-a")
     (tmp_path / "secret").write_text("azure-key\n", "ascii")
     for each in blocks(page, "ini"):
         example = each.text.replace("/run/secrets/azure", str(tmp_path / "secret"))

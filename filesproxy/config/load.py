@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..providers.table import Scope, check_table, scope_of, settings_of
 from ..transports.https import tls
 from .ini import Source, read
-from .settings import is_name, known_settings, parsed
+from .settings import NO_CREDENTIAL, is_name, is_saved, known_settings, parsed
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
 # Kubernetes sets these variables for every service, so one called `filesproxy` sets some that are not settings.
@@ -172,7 +172,10 @@ def _provider_problems(
         yield f"{source.place(section, name)}: a provider of kind {own['kind']} has no setting {name}."
     for name in _missing(own, table):
         yield f"{source.place(section)} needs the setting {name}."
-    if problem := kind.get("check_settings", _address_problem)(own):
+    if given.get("credential") is NO_CREDENTIAL and "base_url" not in given:
+        place = source.place(section, "credential")
+        yield f"{place}: credential = none needs the base_url of a host that asks for none."
+    elif problem := kind.get("check_settings", _address_problem)(own):
         yield f"{source.place(section)}: {problem}"
     if not set(given).isdisjoint(tls.SETTINGS):
         yield from _trust_problems(source, section, own)
@@ -226,8 +229,10 @@ def _problems_together(
         needs = "".join(f"; {name} needs {' and '.join(required)}" for name, required in absent)
         yield f"{place}: default_provider must be none or one of {named}{needs}."
     saved = {name: own["credential"] for name, own in providers.items() if own["credential"]}
+    # A client certificate is a credential too, which a saved provider shows for its callers.
+    certified = [name for name, own in providers.items() if is_saved(own) and own["client_cert"]]
     if not keys and not settings["open_access"]:
-        for name in saved:
+        for name in sorted({*saved, *certified}):
             place = source.place(f"provider:{name}", "credential")
             yield f"{place}: a saved credential needs a [key:NAME], or open_access = yes."
     seen: set[str] = set()
@@ -247,7 +252,7 @@ def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...])
     found = []
     for name, own in providers.items():
         users = [key.name for key in keys if key.may_use(name)]
-        if own["credential"] and len(users) > 1:
+        if is_saved(own) and len(users) > 1:
             found.append(f"The keys {', '.join(users)} share the files of the saved provider {name}.")
         if own["credential"] and _PLAIN_HTTP.match(own["base_url"]):
             found.append(f"The saved provider {name} sends its credential over plain http.")

@@ -18,6 +18,9 @@ from ..wire import urls
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,4096}")
+#: `credential = none`: the provider is saved, and its host asks for no credential. Told apart by identity.
+NO_CREDENTIAL = Secret()
+MIN_CREDENTIAL = 8  # characters: a shorter word is redacted wherever an answer happens to contain it
 
 
 def is_name(text: str) -> bool:
@@ -87,14 +90,26 @@ def _yes(text: str) -> bool:
 
 
 def credential(text: str) -> Secret:
-    """A credential: `env:NAME`, `file:/path` or the literal itself; one word of visible ASCII characters."""
+    """A credential: `env:NAME`, `file:/path` or the literal itself; one word of visible ASCII characters.
+
+    NO_CREDENTIAL for the literal `none`. ValueError for a word that is too short to be redacted without harm.
+    """
+    if text == "none":
+        return NO_CREDENTIAL
     if text.startswith("env:"):
         text = os.environ.get(text[4:], "")
     elif text.startswith("file:"):
         text = _content(text[5:])
     if not _CREDENTIAL.fullmatch(text):
         raise ValueError("env:NAME of a variable that is set, file:/path that can be read, or one word of ASCII")
+    if len(text) < MIN_CREDENTIAL:
+        raise ValueError(f"{MIN_CREDENTIAL} characters or more, or `none` for a host that asks for no credential")
     return Secret(text)
+
+
+def is_saved(own: Mapping[str, Any]) -> bool:
+    """Whether a provider with these settings is a saved one: with a credential, or with `credential = none`."""
+    return bool(own["credential"]) or own["credential"] is NO_CREDENTIAL
 
 
 def _content(path: str) -> str:
@@ -153,7 +168,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
     Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", *_PROVIDER),
     Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", *_PROVIDER),
-    Setting("credential", Secret(), credential, "saved credential: `env:NAME`, `file:/path` or a literal", *_PROVIDER),
+    Setting(
+        "credential",
+        Secret(),
+        credential,
+        "saved credential: `env:NAME`, `file:/path`, a literal, or `none`",
+        *_PROVIDER,
+    ),
     Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while the key changes", *_KEY),
     Setting("providers", (), _words, "saved providers this key may use, or `*`", *_KEY),
     Setting("operations", ("*",), _operations, "operations this key may use, or `*`", *_KEY),

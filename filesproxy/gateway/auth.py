@@ -62,7 +62,7 @@ def presented_in(headers: Mapping[str, str], name: str) -> str:
 
 
 def own_credential(token: str, keys: Sequence[Key]) -> Secret:
-    """The token as the caller's own credential; "" if a gateway key, whoever's, is in it: none is ever sent upstream."""
+    """The token as the caller's own credential; "" if a gateway key, whoever's, is in it: none goes upstream."""
     words = [token, *token.split(" ")] if " " in token else [token]
     is_key = any(word.startswith(GATEWAY_KEY_PREFIX) or _matching(word, keys) for word in words)
     return Secret("" if is_key else token)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..calls import Provider, Setting, Target
 from ..config.load import Config, Key
+from ..config.settings import is_saved
 from ..errors import BadRequest, Forbidden, Unauthorized
 from ..providers.table import Scope
 from ..redaction import Secret, single_credential
@@ -46,20 +47,20 @@ def resolve(
     if settings is None:
         raise BadRequest(_UNKNOWN if named else _UNNAMED, param=param, code="unknown_provider")
     provider = providers[settings["kind"]]
-    secret, is_saved = Secret(), False
+    secret, uses_saved = Secret(), False
     if provider.get("keyless"):
         _check_caller(name, head, caller)
-    elif settings["credential"] and (is_slug or not named):
+    elif is_saved(settings) and (is_slug or not named):
         _check_caller(name, head, caller)
         _check_scope(head, config.scope)
-        secret, is_saved = settings["credential"], True
+        secret, uses_saved = settings["credential"], True
     elif is_slug:
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
     credentials = single_credential(secret)
     target = Target(
-        name, provider, settings["base_url"], settings, credentials, is_saved, caller.name, credentials.now()
+        name, provider, settings["base_url"], settings, credentials, uses_saved, caller.name, credentials.now()
     )
     base_url = provider["base_url"]
     return target._replace(base_url=base_url(target)) if callable(base_url) else target

@@ -23,7 +23,9 @@ _PROJECTOR = " The model host needs a projector for this model (llama.cpp: --mmp
 
 
 def bearer(call: Call, target: Target) -> Call:
-    """The call with the credential as a bearer token (RFC 6750 §2.1)."""
+    """The call with the credential as a bearer token (RFC 6750 §2.1); unchanged for a host without credentials."""
+    if not target.secret:
+        return call
     return call._replace(headers={**call.headers, "authorization": f"Bearer {target.secret}"})
 
 

@@ -59,7 +59,12 @@ AUTH = Setting(
 
 
 def auth_header(target: Target, key_header: str) -> dict[str, str]:
-    """The one header that authenticates a call, for a provider with the setting `auth`: bearer token or API key."""
+    """The one header that authenticates a call, for a provider with the setting `auth`: bearer token or API key.
+
+    Empty for a host that asks for no credential.
+    """
+    if not target.secret:
+        return {}
     if target.settings["auth"] == "bearer":
         return {"authorization": f"Bearer {target.secret}"}
     return {key_header: target.secret}

@@ -10,7 +10,7 @@ from configurations import SECRET, config, hashed, refusal, written
 
 from filesproxy import create_app
 from filesproxy.config.load import Key
-from filesproxy.config.settings import known_settings
+from filesproxy.config.settings import is_saved, known_settings
 from filesproxy.providers import PROVIDERS
 
 KEY = {"sha256": hashed("fp_a"), "providers": "*"}
@@ -329,3 +329,24 @@ def test_repr_of_a_configuration_shows_no_credential():
     source = {"filesproxy": {"proxy": f"http://u:{SECRET}@proxy.example"}, "provider:openai": {"credential": SECRET},
               "key:a": KEY}  # fmt: skip
     assert SECRET not in repr(config(source))
+
+
+VLLM = {"kind": "openai", "base_url": "http://127.0.0.1:8000/v1", "credential": "none"}
+
+
+def test_saved_provider_without_a_credential_needs_no_key_and_no_open_access():
+    found = config({"provider:vllm": VLLM})
+    assert is_saved(found.providers["vllm"]) and found.providers["vllm"]["credential"] == ""
+    assert not is_saved(found.providers["openai"])
+
+
+@pytest.mark.parametrize("section", ["openai", "anthropic"])
+def test_provider_without_a_credential_names_its_host(section):
+    message = refusal({f"provider:{section}": {"credential": "none"}})
+    assert message == f"[provider:{section}]: credential = none needs the base_url of a host that asks for none."
+
+
+@pytest.mark.parametrize("credential", ["file", "null", "x", "ollama", "sk-1234"])
+def test_credential_that_answers_could_contain_by_chance_is_refused_with_the_way_out(credential):
+    message = refusal({"provider:vllm": {**VLLM, "credential": credential}}, secret=f" {credential} ")
+    assert "8 characters or more, or `none` for a host that asks for no credential" in message

@@ -48,7 +48,7 @@ GOOD = {
     "open_access": [("yes", True), ("no", False)],
     "kind": [("openai", "openai"), ("azure-openai", "azure-openai")],
     "base_url": [("https://a.example/v1/", "https://a.example/v1"), ("http://[::1]:8000", "http://[::1]:8000")],
-    "credential": [("sk-a", "sk-a"), ("a=b;c#d%e", "a=b;c#d%e"), ("env:A_CREDENTIAL", "sk-of-the-environment"),
+    "credential": [("sk-a-b-c", "sk-a-b-c"), ("a=b;c#d%e", "a=b;c#d%e"), ("env:A_CREDENTIAL", "sk-of-the-environment"),
                    ("file:{credential}", "sk-of-a-file"), ("a" * 4096, "a" * 4096), ("environment", "environment")],
     "resource": [("my-resource", "my-resource"), ("A" * 64, "A" * 64)],
     "api_version": [("v1", "v1"), ("2024-10-21", "2024-10-21"), ("2025-04-01-preview", "2025-04-01-preview")],
@@ -98,7 +98,9 @@ BAD = {
                  "https://a b", "https://é.example", "https://a.example:x", "https://a.example:0",
                  "https://a.example:99999",
                  "https://[::1", "https://a.example/\\x/ y", "file:///etc/passwd", "javascript:alert(1)", "local:"],
-    "credential": ["", SECRET + " b", SECRET + "\tb", SECRET + "é", SECRET + "\0", SECRET + "\x7f", "a" * 4097,
+    "credential": ["", "x", "file", "null", "None", "NONE", "ollama", "sk-1234", "env:A_SHORT_ONE", "env:NONE",
+                   "file:{short}",
+                   SECRET + " b", SECRET + "\tb", SECRET + "é", SECRET + "\0", SECRET + "\x7f", "a" * 4097,
                    "env:", "env:UNSET_" + SECRET, "env:AN_EMPTY_VARIABLE", "env:TWO_WORDS", "env:A_CREDENTIAL ",
                    "file:", "file:/nonexistent/" + SECRET, "file:/", "file:{empty}", "file:{two_lines}",
                    "file:{binary}", "file:{long}"],
@@ -115,6 +117,7 @@ FILES = {
     "file": (Path(__file__).parent.parent / "ca.pem").read_bytes(),
     "credential": b"sk-of-a-file\n",
     "empty": b"\n",
+    "short": b"hunter2\n",
     "two_lines": b"sk-canary-0123\nsk-canary-0123\n",
     "binary": b"\xff\xfe" + SECRET.encode("utf-16-le"),
     "long": SECRET.encode() * 400,
@@ -124,7 +127,13 @@ FILES = {
 @pytest.fixture
 def filled(tmp_path, monkeypatch):
     """A function that puts paths of real files into a text. The variables that the tables name are set."""
-    for name, text in (("A_CREDENTIAL", "sk-of-the-environment"), ("AN_EMPTY_VARIABLE", ""), ("TWO_WORDS", "a b")):
+    for name, text in (
+        ("A_CREDENTIAL", "sk-of-the-environment"),
+        ("AN_EMPTY_VARIABLE", ""),
+        ("TWO_WORDS", "a b"),
+        ("A_SHORT_ONE", "sk-1234"),
+        ("NONE", "none"),
+    ):
         monkeypatch.setenv(name, text)
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)

@@ -347,3 +347,65 @@ def test_other_errors_with_a_saved_credential_keep_their_status(status, make_cli
     assert (
         make_client(WITH_KEY).get("/v1/files/file-1", headers=headers, status=status).json["error"]["message"] == "No."
     )
+
+
+# Hosts that ask for no credential, such as vLLM and Ollama: `credential = none`.
+WITHOUT_CREDENTIAL = {
+    "openai": ({"kind": "openai", "base_url": "https://vllm.example/v1"}, {}),
+    "azure-openai": ({"kind": "azure-openai", "base_url": "https://vllm.example/openai"}, {}),
+    "azure_bearer": ({"kind": "azure-openai", "base_url": "https://vllm.example/openai", "auth": "bearer"}, {}),
+    "anthropic": (
+        {"kind": "anthropic", "base_url": "https://vllm.example/v1"},
+        {"anthropic-version": "2023-06-01"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_CREDENTIAL)
+def test_host_without_a_credential_gets_none_not_even_the_callers(kind, make_client, upstream, access_log):
+    section, headers = WITHOUT_CREDENTIAL[kind]
+    config = {
+        "key:team": {"sha256": hashed("fp_team"), "providers": "*"},
+        "provider:vllm": {**section, "credential": "none"},
+    }
+    upstream.chunks = [b"none of the content is redacted"]
+    sent = {"x-portkey-api-key": "fp_team", "x-portkey-provider": "@vllm", "authorization": "Bearer sk-caller"}
+    answer = make_client(config).get("/v1/files/file-1/content", headers=sent)
+    assert answer.text == "none of the content is redacted"
+    assert {name: text for name, text in upstream.calls[0].headers.items() if name != "anthropic-beta"} == headers
+    assert not list(upstream.targets[0].credentials) and access_log()[0]["provider"] == "@vllm"
+
+
+NONE = {"provider:vllm": {"kind": "openai", "base_url": "http://127.0.0.1:8000/v1", "credential": "none"}}
+
+
+def test_host_without_a_credential_is_named_by_slug_model_and_default_but_by_no_plain_name(make_client, upstream):
+    upstream.answers({"choices": []})
+    client, chat = make_client(NONE), {"model": "@vllm/llama", "messages": [{"role": "user", "content": "hi"}]}
+    client.post_json("/v1/chat/completions", chat)
+    client.post_json("/v1/chat/completions", {**chat, "model": "llama"}, headers={"x-portkey-virtual-key": "vllm"})
+    make_client({**NONE, "filesproxy": {"default_provider": "vllm"}}).get("/v1/batches/batch_1")
+    assert [target.name for target in upstream.targets] == ["vllm"] * 3
+    assert [call.headers for call in upstream.calls] == [{}] * 3
+    client.get("/v1/batches/batch_1", headers={"x-portkey-provider": "vllm"}, status=401)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"origin": "http://evil.example"}, {"x-forwarded-for": "1.2.3.4"}, {"host": "a.example"}]
+)
+def test_host_without_a_credential_is_for_this_machine_only_where_there_are_no_keys(odd, make_client, upstream):
+    make_client(NONE).get("/v1/files", headers={"x-portkey-provider": "@vllm", **odd}, status=403)
+    assert upstream.calls == []
+
+
+def test_host_without_a_credential_is_only_for_keys_that_list_it(make_client, upstream):
+    config = {**NONE, "key:team": {"sha256": hashed("fp_team"), "providers": "openai"}}
+    headers = {"x-portkey-provider": "@vllm", "x-portkey-api-key": "fp_team"}
+    make_client(config).get("/v1/files", headers=headers, status=403)
+    assert upstream.calls == []
+
+
+def test_host_that_asks_for_a_credential_after_all_is_502_with_the_cause(make_client, upstream):
+    upstream.answers({"error": "no"}, 401)
+    answer = make_client(NONE).get("/v1/files", headers={"x-portkey-provider": "@vllm"}, status=502).json["error"]
+    assert answer["message"] == "The provider asks for a credential, and none is saved."

@@ -248,6 +248,13 @@ def test_unusable_certificate_stops_the_start_with_its_place_and_without_its_con
         assert "password" in refused.value.message
 
 
+def test_certificate_of_a_host_without_a_credential_needs_a_key_as_a_credential_does(pair):
+    section_of_it = section(1, credential="none", client_cert=pair.cert, client_key=pair.key)
+    with pytest.raises(ConfigError, match=r"needs a \[key:NAME\], or open_access = yes"):
+        create_app({"provider:compat": section_of_it})
+    create_app({"filesproxy": OPEN, "provider:compat": section_of_it})
+
+
 def test_key_with_a_password_asks_nobody(tmp_path, locked):
     """OpenSSL would ask on the terminal, and wait there; a terminal of its own shows that nobody is asked."""
     path = tmp_path / "filesproxy.ini"
