@@ -257,7 +257,8 @@ class Provider(_Required, total=False):
     required_form_fields: tuple[str, ...]
     #: client headers that are passed on; also read with an `x-portkey-` prefix
     client_headers: tuple[str, ...]
-    #: client headers that hold a list of words, such as betas; both spellings are merged and passed on
+    #: client headers that hold a list of words, such as betas; both spellings are merged and passed on, also with a
+    #: saved provider
     list_headers: tuple[str, ...]
     #: the client header that names the model, if the model is part of the URL
     model_header: str

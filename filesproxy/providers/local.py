@@ -41,6 +41,7 @@ LOCAL: Provider = {
     },
     "unsupported": dict.fromkeys(("create_chat_completion", *PASSED_THROUGH), "The local store keeps files only."),
     "client_headers": (),
+    "list_headers": (),
     "settings": (
         Setting("folder", "", _folder, "where `local` keeps its files; empty: there is no `local`", provider=True),
     ),

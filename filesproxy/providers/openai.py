@@ -111,6 +111,7 @@ OPENAI: Provider = {
     "form_fields": ("purpose", "expires_after[anchor]", "expires_after[seconds]"),
     "required_form_fields": ("purpose",),
     "client_headers": ("openai-organization", "openai-project"),
+    "list_headers": ("openai-beta",),
     "scope_prefixes": ("x-portkey-openai-",),
     "answer_headers": ("openai-processing-ms", "openai-version"),
     # A compatible host may be a gateway, which passes on the headers of the provider that it calls.

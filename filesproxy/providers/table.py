@@ -93,7 +93,7 @@ def read_headers(table: Mapping[str, Provider]) -> frozenset[str]:
     """Every header of a client that these providers read, in both spellings, except those under a scope prefix."""
     lists = {name for entry in table.values() for name in entry.get("list_headers", ())}
     scope = scope_of(table)
-    return scope.headers | scope.model_headers | lists | {f"x-portkey-{name}" for name in lists}
+    return scope.headers | scope.without_effect | lists | {f"x-portkey-{name}" for name in lists}
 
 
 class Scope(NamedTuple):
@@ -101,11 +101,11 @@ class Scope(NamedTuple):
 
     headers: frozenset[str]
     prefixes: tuple[str, ...]
-    model_headers: frozenset[str]  # they name a model, not an account
+    without_effect: frozenset[str]  # they begin like the others, but name a model or betas, not an account
 
     def has(self, header: str) -> bool:
         """Whether this header is one of them."""
-        return header in self.headers or (header.startswith(self.prefixes) and header not in self.model_headers)
+        return header in self.headers or (header.startswith(self.prefixes) and header not in self.without_effect)
 
 
 def scope_of(table: Mapping[str, Provider]) -> Scope:
@@ -121,5 +121,6 @@ def scope_of(table: Mapping[str, Provider]) -> Scope:
     return Scope(
         (named | portkey) - {"x-portkey-api-key"},
         (*FOREIGN_SCOPE_PREFIXES, *dict.fromkeys(own_prefixes)),
-        frozenset(entry["model_header"] for entry in table.values() if "model_header" in entry),
+        frozenset(entry["model_header"] for entry in table.values() if "model_header" in entry)
+        | {f"x-portkey-{name}" for entry in table.values() for name in entry.get("list_headers", ())},
     )

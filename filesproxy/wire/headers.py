@@ -26,7 +26,7 @@ _SINGLE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,4096}")
 _NO_CODINGS = frozenset({"", "identity", "none", "null", "7bit", "8bit", "binary", "utf-8", "utf8"})
 
 MAX_WORDS = 32  # of a list; each of a provider's betas is one
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")  # OpenAI's betas have a version: assistants=v2
 
 _HEADER_DEFECTS = (
     FirstHeaderLineIsContinuationDefect,

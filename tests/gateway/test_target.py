@@ -280,7 +280,7 @@ def test_header_that_changes_address_or_scope_of_a_saved_provider_is_400(header,
 
 
 @pytest.mark.parametrize("header", ["x-portkey-azure-deployment-id", "x-portkey-metadata", "x-portkey-trace-id",
-                                    "x-portkey-retry", "user-agent", "x-stainless-lang", "openai-beta"])  # fmt: skip
+                                    "x-portkey-retry", "user-agent", "x-stainless-lang", "anthropic-beta"])  # fmt: skip
 def test_header_that_changes_neither_is_accepted_and_not_sent_on(header, make_client, upstream):
     upstream.answers(FILE)
     headers = {"x-portkey-provider": "@openai", "x-portkey-api-key": "fp_team", header: "value-1"}

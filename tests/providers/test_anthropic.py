@@ -268,9 +268,9 @@ def test_every_call_of_a_saved_provider_has_only_the_saved_key(make_client, upst
 
 
 def test_oauth_token_is_sent_as_bearer_and_not_as_a_key(make_client, upstream):
-    config = {**SAVED, "provider:anthropic": {"credential": "token", "auth": "bearer"}}
+    config = {**SAVED, "provider:anthropic": {"credential": "a-token-1", "auth": "bearer"}}
     for sent in all_five(make_client(config), upstream, BY_SLUG):
-        assert sent["authorization"] == "Bearer token" and "x-api-key" not in sent
+        assert sent["authorization"] == "Bearer a-token-1" and "x-api-key" not in sent
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,42 @@ def test_headers_of_azure_are_ignored(client, upstream):
     client.get("/v1/files/file-1", headers={**OPENAI, **azure})
     (call,) = upstream.calls
     assert (call.url, call.headers) == (f"{URL}/file-1", {"authorization": "Bearer sk-caller"})
+
+
+BETAS = {
+    "own_spelling": ({"openai-beta": "assistants=v2"}, "assistants=v2"),
+    "portkeys_spelling": ({"x-portkey-openai-beta": "assistants=v2"}, "assistants=v2"),
+    "both_merged": (
+        {"openai-beta": "assistants=v2, realtime=v1", "x-portkey-openai-beta": "responses_multi_agent=v1,realtime=v1"},
+        "assistants=v2,realtime=v1,responses_multi_agent=v1",
+    ),
+    "empty": ({"openai-beta": " , "}, None),
+    "gateway_key": ({"openai-beta": "assistants=v2,fp_team"}, "assistants=v2"),
+}
+CALLERS = {
+    "plain": {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller"},
+    "saved": {"x-portkey-provider": "@saved"},
+    "azure_plain": {"x-portkey-provider": "azure-openai", "api-key": "a-key", "x-portkey-azure-resource-name": "acme"},
+    "azure_saved": {"x-portkey-provider": "@azure"},
+}
+SAVED_BETAS = {
+    "filesproxy": {"open_access": "yes"},
+    "provider:saved": {"kind": "openai", "credential": "sk-saved"},
+    "provider:azure": {"kind": "azure-openai", "credential": "sk-azure", "resource": "acme"},
+}
+
+
+@pytest.mark.parametrize("who", CALLERS)
+@pytest.mark.parametrize("name", BETAS)
+@pytest.mark.parametrize("path", ["/v1/files/file-1", "/v1/batches/batch_1", "/v1/files/file-1/content"])
+def test_betas_are_passed_on_whoever_pays(path, name, who, make_client, upstream):
+    headers, expected = BETAS[name]
+    upstream.answers({"id": path.split("/")[3], "bytes": 1})
+    make_client(SAVED_BETAS).get(path, headers={**CALLERS[who], **headers})
+    assert upstream.calls[0].headers.get("openai-beta") == expected
+
+
+@pytest.mark.parametrize("value", ["assistants v2", "a=é", "a;b", ",".join(f"b{n}=v1" for n in range(40))])
+def test_beta_that_is_not_a_list_of_words_is_400(value, client, upstream):
+    refused = client.get("/v1/files", headers={**OPENAI, "openai-beta": value}, status=400).json["error"]
+    assert refused["param"] == "openai-beta" and upstream.calls == []

@@ -95,5 +95,11 @@ def test_scope_has_every_header_that_could_change_account_or_address():
     for header in ("openai-project", "x-portkey-openai-organization", "x-portkey-azure-resource-name", "api-key",
                    "x-portkey-azure-anything", "x-portkey-aws-region", "x-portkey-vertex-project-id"):  # fmt: skip
         assert scope.has(header), header
-    for header in ("x-portkey-azure-deployment-id", "x-portkey-api-key", "x-portkey-provider", "authorization"):
+    for header in (
+        "x-portkey-azure-deployment-id",
+        "x-portkey-openai-beta",
+        "x-portkey-api-key",
+        "x-portkey-provider",
+        "authorization",
+    ):
         assert not scope.has(header), header
