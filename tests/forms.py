@@ -15,8 +15,10 @@ CORPUS = Path(__file__).parent / "corpus" / "multipart"
 VALID = sorted(path.stem for path in (CORPUS / "valid").glob("*.http"))
 INVALID = sorted(path.stem for path in (CORPUS / "invalid").glob("*.http"))
 INSERTS = (b"\r", b"\n", b"\r\n", b"\r\n\r\n", b'"', b"\\", b"\0", b";", b":", b"%22", b"--", b" ", b"\t", b"\xff",
-           b"=", b"Content-Disposition: form-data; name=x\r\n", b"Content-Type: a/b\r\n", b"filename*=utf-8''%41",
-           b"\xc3\xa9")  # fmt: skip
+           b"=", b";;", b" ; ", b"=?utf-8?B?w6k=?=", b"=?utf-8?Q?=0D?=", b"Content-Transfer-Encoding: base64\r\n",
+           b"Content-Transfer-Encoding: 8bit \r\n", b"Content-Encoding: gzip\r\n", b"Content-Type: */*\r\n",
+           b"Content-Disposition: form-data; name=x\r\n", b"Content-Type: a/b\r\n", b"filename*=utf-8''%41",
+           "filename*=i\u017fo-8859-1''a".encode(), b"\xc3\xa9")  # fmt: skip
 
 
 def reader(body, sizes=()):

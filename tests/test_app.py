@@ -84,6 +84,44 @@ def test_fault_before_the_file_is_400_and_nothing_is_sent(name, client, upstream
     assert upstream.calls == []
 
 
+@pytest.mark.parametrize("header", ["Content-Transfer-Encoding: base64", "content-transfer-encoding:Quoted-Printable ",
+                                    "Content-Transfer-Encoding: x-gzip64", "Content-Encoding: gzip"])  # fmt: skip
+@pytest.mark.parametrize("name", ["file", "purpose"])
+def test_part_whose_bytes_are_encoded_is_a_400_that_names_the_header(name, header, client, upstream):
+    """What a part's bytes mean is never left to chance: as they are, or refused. The base64 text was the file."""
+    body = UPLOAD.replace(f'name="{name}"'.encode(), f'name="{name}"\r\n{header}\r\nX-A: "'.encode())
+    error = post(client, body, 400).json["error"]
+    assert (error["param"], error["code"]) == (header.partition(":")[0].lower(), "invalid_multipart")
+    assert error["param"] in error["message"] and upstream.uploads == []
+
+
+NAMES = {
+    b"filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt": "é.txt",  # .NET
+    b'filename="=?utf-8?B?w6kudHh0?="': "é.txt",  # PowerShell, Delphi
+    b'filename="=?Windows-1252?Q?=E9_=80.txt?="': "é €.txt",
+    b'filename="=?utf-8?Q?a?= =?iso-8859-1?Q?=E9?="': "aé",
+    b"filename=\"plain.txt\"; filename*=utf-8''%C3%A9.txt": "plain.txt",
+}
+
+
+@pytest.mark.parametrize("disposition", NAMES)
+def test_file_name_is_what_a_person_would_read(disposition, client, upstream):
+    """A name of encoded words (RFC 2047) is read from filename*, or decoded; a legible one stays as it is."""
+    upstream.answers(FILE)
+    post(client, UPLOAD.replace(b'filename="a.jsonl"', disposition))
+    assert upstream.calls[0].upload.filename == NAMES[disposition]
+
+
+def test_boundary_of_80_characters_is_taken(client, upstream):
+    """Ruby's SDKs send one; RFC 2046 says 70."""
+    upstream.answers(FILE)
+    long = "x" * 80
+    post(
+        client, form(("purpose", "batch"), ("file", "a", "", b"x"), boundary=long), **{"content-type": form_type(long)}
+    )
+    assert upstream.uploads == [b"x"]
+
+
 AFTER_THE_FILE = {
     "no_purpose": form(("file", "a", "", b"x")),
     "second_file": form(("purpose", "batch"), ("file", "a", "", b"x"), ("file", "b", "", b"y")),

@@ -181,7 +181,7 @@ def _content_length(environ: WSGIEnvironment) -> int | None:
         if not environ.get("wsgi.input_terminated"):
             raise LengthRequired("This server cannot decode a chunked request body; send a Content-Length.")
         return None
-    text = environ.get("CONTENT_LENGTH") or "0"
+    text = (environ.get("CONTENT_LENGTH") or "0").strip(" \t")  # some servers leave it there (RFC 9110 §5.5)
     if not _LENGTH.fullmatch(text):
         raise BadRequest("The Content-Length is not a number of bytes.")
     return int(text)

@@ -40,6 +40,8 @@ MAX_HEAD_BYTES = 65536
 _log = logging.getLogger("filesproxy")
 # The origin in a target in absolute form (RFC 9112 §3.2.2). It is dropped: only Host is checked.
 _ORIGIN = re.compile(r"\Ahttps?://[^/?]*", re.IGNORECASE)
+_EMPTY_LINES = (b"\r\n", b"\n")
+_FIELD_NAME = re.compile(rb"[!-9;-~]+:")
 _REQUEST_LINE = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[1-9][.][0-9]+\r?\n")  # RFC 9112 §3
 
 
@@ -134,7 +136,9 @@ class Handler(WSGIRequestHandler):
         plain, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment, arg-type]
         self.server.silent.add(self.connection)
         try:
-            self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
+            while (line := self.rfile.readline(MAX_HEAD_BYTES)) in _EMPTY_LINES:  # RFC 9112 §2.2: from old clients
+                pass
+            self.raw_requestline = line
         finally:
             self.server.silent.discard(self.connection)
         if self.raw_requestline and not _REQUEST_LINE.fullmatch(self.raw_requestline):
@@ -260,7 +264,11 @@ class _Gateway(ServerHandler):
 
 
 class _Head:
-    """The stream while a request head is read: at most 64 KiB, without a bare CR or a NUL."""
+    """The stream while a request head is read: at most 64 KiB, without a bare CR or a NUL.
+
+    White space at the end of a field line is dropped (RFC 9110 §5.5), since `email` leaves it in the value. Other lines
+    keep theirs: white space alone folds the line before it, and without it would be the end of the head.
+    """
 
     def __init__(self, stream: BufferedReader) -> None:
         self._stream = stream
@@ -274,9 +282,10 @@ class _Head:
             raise _HeadTooLarge(f"The request head is larger than {MAX_HEAD_BYTES} bytes.")
         if not line.endswith(b"\n") and (line or self._left < MAX_HEAD_BYTES):
             raise BadRequest("The request head was cut off.")
-        if b"\r" in line.rstrip(b"\r\n") or b"\0" in line or line.endswith(b"\r\r\n"):
+        text = line.rstrip(b"\r\n")
+        if b"\r" in text or b"\0" in line or line.endswith(b"\r\r\n"):
             raise BadRequest("The request head contains a bare CR or a NUL.")
-        return line
+        return text.rstrip(b" \t") + line[len(text) :] if _FIELD_NAME.match(line) else line
 
     def close(self) -> None:
         """Close the stream."""

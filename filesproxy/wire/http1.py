@@ -84,7 +84,7 @@ class AnswerReader:
     def _frame(self, length: str | None, coding: str | None) -> None:
         """Determine how the body ends (RFC 9112 §6.3)."""
         is_bad = bool(coding is not None and (length is not None or coding.lower() != "chunked"))
-        if self.status == 101 or is_bad or not (length is None or _LENGTH.fullmatch(length.rstrip(" \t"))):
+        if self.status == 101 or is_bad or not (length is None or _LENGTH.fullmatch(length)):
             raise _broken()
         if self.status in (204, 304):
             return
@@ -146,7 +146,7 @@ def _headers(lines: list[str]) -> list[tuple[str, str]]:
     for line in lines:
         name, colon, value = line.partition(":")
         if colon and _NAME.fullmatch(name):
-            headers.append((name.lower(), value.lstrip(" \t")))
+            headers.append((name.lower(), value.strip(" \t")))  # OWS (RFC 9110 §5.5)
         elif headers and line[0] in " \t":
             name, value = headers.pop()
             headers.append((name, f"{value}\r\n{line}"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from email.errors import HeaderParseError
+from email.header import decode_header
 from email.message import Message
 from email.parser import HeaderParser
 from functools import lru_cache
@@ -20,15 +22,29 @@ from ..errors import MultipartError
 MAX_HEADER_LINES = 32  # of a part; the contract has two, and `email` takes up to 100 us for each
 BLOCK_BYTES = 1 << 20  # of one read; gunicorn 27 receives directly into a buffer of this size
 
-# RFC 2046 §5.1.1: 1 to 70 characters, of which the last is not a space.
-_BOUNDARY = re.compile(r"[0-9a-zA-Z'()+_,\-./:=? ]{0,69}[0-9a-zA-Z'()+_,\-./:=?]")
-# A parameter (RFC 9110 §5.6.6). Each alternative starts with a different character, so matching is linear.
-_PARAMETER = re.compile(r'[ \t]*;[ \t]*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";]*)')
+# RFC 2046 §5.1.1, which ends at 70 characters; Ruby's SDKs send 80, and other parsers take 256. The last is no space.
+_BOUNDARY = re.compile(r"[0-9a-zA-Z'()+_,\-./:=? ]{0,255}[0-9a-zA-Z'()+_,\-./:=?]")
+# A parameter after its semicolons; between two of them there may be none (RFC 9110 §5.6.6). Each alternative starts
+# with a different character, so matching is linear.
+_PARAMETER = re.compile(r'[ \t]*;[ \t;]*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";]*)')
 _MEDIA_TYPE = re.compile(r"[!#$&\-^_.+0-9A-Za-z]+/[!#$&\-^_.+0-9A-Za-z]+")
 _HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:")  # `email` takes any other line for the start of the body
 _CHARSET = re.compile(r"[A-Za-z0-9._:\-]{1,40}")
-# The charsets that RFC 8187 §3.2.1 requires.
-_EXTENDED = re.compile(r"(?i:(utf-8|iso-8859-1))'[^']*'(.*)", re.DOTALL)
+# The charsets that RFC 8187 §3.2.1 requires. Only ASCII: by Unicode's rules, `i` would match `ı` and `s` match `ſ`,
+# whose charset no codec has.
+_EXTENDED = re.compile(r"(?ai:(utf-8|iso-8859-1))'[^']*'(.*)", re.DOTALL)
+# Encoded words and nothing else (RFC 2047 §2), in a charset for text: Python has codecs for other things too.
+_WORD = (
+    r"=\?(?:utf-8|us-ascii|iso-8859-[0-9]{1,2}|windows-125[0-8]|koi8-[ru]|gb2312|gbk|gb18030|big5|euc-jp|euc-kr"
+    r"|shift_jis|iso-2022-jp)(?:\*[a-z0-9-]{1,20})?\?(?:q\?[!->@-~]*|b\?[a-z0-9+/]*={0,2})\?="
+)
+_ENCODED_WORDS = re.compile(rf"(?ai:{_WORD}(?:[ \t]*{_WORD})*)")
+_LANGUAGE = re.compile(r"(=\?[^?*]+)\*[^?]*(?=\?)")  # of an encoded word (RFC 2231 §5), which `email` does not read
+# What these headers of a part may say: its bytes are as they are (RFC 2045 §6.2, RFC 9110 §8.4).
+_AS_THEY_ARE = {
+    "content-transfer-encoding": ("", "7bit", "8bit", "binary"),
+    "content-encoding": ("", "identity"),
+}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -46,7 +62,7 @@ def boundary_of(content_type: str) -> bytes:
     _, parameters = parse_header(content_type)
     boundary = parameters.get("boundary", "")
     if not _BOUNDARY.fullmatch(boundary):
-        raise MultipartError("The Content-Type has no valid boundary of 1 to 70 characters (RFC 2046).")
+        raise MultipartError("The Content-Type has no valid boundary of 1 to 256 characters (RFC 2046).")
     return boundary.encode("ascii")
 
 
@@ -177,6 +193,10 @@ def _described(block: bytes) -> tuple[str, str | None, str]:
     disposition, parameters = parse_header(_only(headers, "content-disposition"))
     if disposition != "form-data" or "name" not in parameters:
         raise MultipartError("A part has no Content-Disposition: form-data with a name (RFC 7578 §4.2).")
+    for name, meanings in _AS_THEY_ARE.items():
+        if _only(headers, name).strip(" \t").lower() not in meanings:
+            message = f"A part has a {name} that says its bytes are encoded; send them as they are."
+            raise MultipartError(message, param=name)
     return parameters["name"], _filename(parameters), _media_type(_only(headers, "content-type"))
 
 
@@ -203,21 +223,40 @@ def _only(headers: Message, name: str) -> str:
 
 
 def _media_type(value: str) -> str:
-    media_type, parameters = parse_header(value or "application/octet-stream")
+    """The part's type, with its charset. RFC 7578 §4.4: it is optional, so one that is not a type counts as none."""
+    media_type, _, _ = value.partition(";")
+    media_type = media_type.strip(" \t")
     if not _MEDIA_TYPE.fullmatch(media_type):
-        raise MultipartError("A part has a Content-Type that is not a media type.")
-    charset = parameters.get("charset", "")
-    return f"{media_type}; charset={charset}" if _CHARSET.fullmatch(charset) else media_type
+        return "application/octet-stream"
+    try:
+        charset = parse_header(value)[1].get("charset", "")
+    except MultipartError:
+        charset = ""
+    return f"{media_type.lower()}; charset={charset}" if _CHARSET.fullmatch(charset) else media_type.lower()
 
 
 def _filename(parameters: dict[str, str]) -> str | None:
-    """The file name. `filename*`, which RFC 7578 §4.2 forbids, is read only if there is no `filename`."""
-    name = parameters.get("filename")
-    if name is None and "filename*" in parameters:
-        name = _extended(parameters["filename*"])
+    """The file name. `filename*`, which RFC 7578 §4.2 forbids, is read if there is no other legible name.
+
+    .NET sends it beside a `filename` of encoded words (RFC 2047); other clients send those alone.
+    """
+    name, extended = parameters.get("filename"), parameters.get("filename*")
+    if name is not None and _ENCODED_WORDS.fullmatch(name):
+        found = _EXTENDED.fullmatch(extended or "")
+        name = _extended(found[0]) if found else _decoded_words(name)
+    elif name is None and extended is not None:
+        name = _extended(extended)
     if name and _CONTROL.search(name):
         raise MultipartError("A file name contains control characters.")
     return name
+
+
+def _decoded_words(name: str) -> str:
+    """The text of encoded words; the same text if they do not decode."""
+    try:
+        return "".join(text.decode(charset) for text, charset in decode_header(_LANGUAGE.sub(r"\1", name)))
+    except (HeaderParseError, UnicodeError, LookupError):
+        return name
 
 
 def _extended(value: str) -> str:

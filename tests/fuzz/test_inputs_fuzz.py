@@ -265,9 +265,13 @@ def valid_answer(rng):
     if status.startswith(b"204"):
         body, framing = b"", "close"
     if framing == "length":
-        lines.insert(rng.randint(1, len(lines)), rng.choice((b"Content-Length: %d", b"content-length:%d")) % len(body))
+        lines.insert(
+            rng.randint(1, len(lines)), rng.choice((b"Content-Length: %d", b"content-length:%d\t ")) % len(body)
+        )
     elif framing == "chunked":
-        lines.insert(rng.randint(1, len(lines)), b"Transfer-Encoding: " + rng.choice((b"chunked", b"Chunked")))
+        lines.insert(
+            rng.randint(1, len(lines)), b"Transfer-Encoding: " + rng.choice((b"chunked", b"Chunked", b"\tchunked \t"))
+        )
         body = chunks_of(body, rng)
     before = rng.choice(
         (b"", b"", b"", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -407,12 +411,13 @@ def test_header_that_is_well_written_is_read_as_it_was_meant():
             value = "".join(rng.choice(anything) for _ in range(rng.randint(0, 12)))
             plain = re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", value) and rng.random() < 0.7
             text += (
-                rng.choice((";", "; ", " ;\t"))
+                rng.choice((";", "; ", " ;\t", ";;", "; ;\t; "))
                 + rng.choice((name, name.upper()))
                 + "="
                 + (value if plain else quoted(value))
             )
             meant[name] = value
+        text += rng.choice(("", ";", " ; "))
         head, parameters = parse_header(text)
         assert head == text.partition(";")[0].strip().lower()
         assert {name.lower(): value for name, value in parameters.items()} == meant or "\\" in text, text
@@ -422,7 +427,7 @@ def test_boundary_that_is_allowed_is_read_as_it_was_meant():
     allowed = string.ascii_letters + string.digits + "'()+_,-./:=? "
     for number in range(CASES // 4):
         rng = random.Random((SEED + 4) * 1_000_003 + number)
-        meant = "".join(rng.choice(allowed) for _ in range(rng.randint(1, 70)))
+        meant = "".join(rng.choice(allowed) for _ in range(rng.choice((1, 40, 70, 80, 256))))
         text = f'multipart/form-data; charset=utf-8; boundary="{meant}"'
         if meant.endswith(" "):
             with pytest.raises(MultipartError):

@@ -173,11 +173,18 @@ TYPES = {
 
 
 @pytest.mark.parametrize("name", [name for name in TYPES if name != "pdf"])
-@pytest.mark.parametrize("sent", ["application/octet-stream", "Application/Octet-Stream", ""])
+@pytest.mark.parametrize("sent", ["application/octet-stream", "Application/Octet-Stream", "", "*/*", "image/*", "jsonl",
+                                  "undefined"])  # fmt: skip
 def test_type_is_taken_from_the_extension_if_the_client_sends_octet_stream_or_none(name, sent, client, upstream):
     upstream.answers(FILE)
     upload(client, ("file", name, sent, b"x"))
     assert sent_parts(upstream) == [("file", name, TYPES[name])]
+
+
+def test_charset_of_octets_does_not_make_them_a_type(client, upstream):
+    upstream.answers(FILE)
+    upload(client, ("file", "a.csv", "application/octet-stream; charset=binary", b"hello"))
+    assert upstream.calls[0].upload.content_type == "text/csv"
 
 
 def test_type_that_the_client_sends_is_kept(client, upstream):

@@ -223,6 +223,17 @@ BAD_HEADS = {
     "bare_cr_in_request_line": b"GET /\rx HTTP/1.1\r\nhost: a\r\n\r\n",
     "nul_in_request_line": b"GET /\0 HTTP/1.1\r\nhost: a\r\n\r\n",
     "folded": LINE + b"a: b\r\n c\r\n\r\n",
+    "folded_by_white_space_alone": LINE + b"a: b\r\n \t \r\ncontent-length: 5\r\n\r\nhello",
+    "white_space_before_a_name": LINE + b" content-length: 5 \r\n\r\nhello",
+    "white_space_alone_before_the_end": LINE + b"content-length: 5\r\n \r\n\r\nhello",
+    "length_with_a_form_feed": LINE + b"content-length: 5\x0c\r\n\r\nhello",
+    "length_with_a_no_break_space": LINE + b"content-length: 5\xa0\r\n\r\nhello",
+    "length_with_a_blank_inside": LINE + b"content-length: 5 5\r\n\r\nhello",
+    "coding_with_a_vertical_tab": LINE + b"transfer-encoding: chunked\x0b \r\n\r\n0\r\n\r\n",
+    "coding_with_a_comma": LINE + b"transfer-encoding: chunked, \r\n\r\n0\r\n\r\n",
+    "coding_and_length_with_blanks": LINE + b"content-length: 5 \r\ntransfer-encoding: chunked \r\n\r\nhello",
+    "white_space_before_the_request_line": b" \r\n" + LINE + b"\r\n",
+    "white_space_after_the_request_line": b"GET / HTTP/1.1 \r\nhost: a\r\n\r\n",
     "folded_with_tab": LINE + b"a: b\r\n\tx-evil: 1\r\n\r\n",
     "first_line_folded": b"GET / HTTP/1.1\r\n host: a\r\n\r\n",
     "no_colon": LINE + b"no colon here\r\nx-a: 1\r\n\r\n",
@@ -236,6 +247,35 @@ BAD_HEADS = {
     "odd_version": b"GET / HTTP/x.1\r\nhost: a\r\n\r\n",
     "other_protocol": b"GET / ICY/1.1\r\nhost: a\r\n\r\n",
 }
+
+
+BLANKS = {
+    "length": b"content-length: \t5 \t\r\n\r\nhello",
+    "chunks": b"transfer-encoding:chunked \t\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "others": b"x-a: \r\ncontent-type:\t \r\nconnection: close \r\ncontent-length:5\t\r\n\r\nhello",
+}
+
+
+@pytest.mark.parametrize("name", BLANKS)
+@pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n", b"\n"])
+def test_white_space_round_a_value_and_empty_lines_before_a_request_mean_nothing(name, before):
+    """RFC 9110 §5.5 (SP and HTAB are not part of a value), RFC 9112 §2.2; a `Content-Length: 12 ` was a 400."""
+    with served(echo) as server:
+        reply = ask(server.server_port, before + LINE.replace(b"host: a", b"host: a \t") + BLANKS[name])
+    assert (reply.status, reply.body) == (200, b"hello")
+
+
+def test_value_reaches_the_application_without_the_white_space_round_it():
+    seen = []
+
+    def application(environ, start_response):
+        seen.append({name: environ.get(name) for name in ("HTTP_X_A", "HTTP_HOST", "CONTENT_TYPE", "CONTENT_LENGTH")})
+        return unread(environ, start_response)
+
+    with served(application) as server:
+        ask(server.server_port, b"GET / HTTP/1.1\r\nHost:a\t\r\nX-A: b \t c \t \r\nContent-Type: a/b \r\n"
+                                b"Content-Length: 0 \r\n\r\n")  # fmt: skip
+    assert seen == [{"HTTP_X_A": "b \t c", "HTTP_HOST": "a", "CONTENT_TYPE": "a/b", "CONTENT_LENGTH": "0"}]
 
 
 @pytest.mark.parametrize("name", BAD_HEADS)

@@ -126,7 +126,10 @@ def test_endless_preamble_epilogue_headers_or_boundary_line_is_refused_early():
 BOUNDARIES = {
     "multipart/form-data; boundary=abc": b"abc",
     'multipart/form-data; charset=utf-8; Boundary="a b"': b"a b",
-    "multipart/form-data;boundary=" + "x" * 70: b"x" * 70,
+    "multipart/form-data;boundary=" + "x" * 256: b"x" * 256,
+    "multipart/form-data;;boundary=b": b"b",
+    "multipart/form-data; ; boundary=b; ": b"b",
+    "multipart/form-data ;\t;charset=utf-8 ;;boundary=b ;": b"b",
     'multipart/form-data; boundary="\'()+_,-./:=?"': b"'()+_,-./:=?",
     "multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW;": b"----WebKitFormBoundary7MA4YWxkTrZu0gW",
 }
@@ -139,7 +142,7 @@ def test_boundary_of_a_content_type(content_type):
 
 @pytest.mark.parametrize(
     "parameters",
-    ["", "; boundary=", '; boundary=""', "; boundary=" + "x" * 71, '; boundary="a "', "; boundary=a; boundary=b",
+    ["", "; boundary=", '; boundary=""', "; boundary=" + "x" * 257, '; boundary="a "', "; boundary=a; boundary=b",
      "; boundary=a; BOUNDARY=a", '; boundary="a', "; boundary=a b", '; boundary="a\\"b"', "; boundary=é",
      '; boundary="é"', "; boundary=a*b", '; boundary="a\r\nb"', "; boundary=a\0", "; boundary*=utf-8''a",
      ",boundary=a", "; boundary=a, b"],
@@ -157,6 +160,7 @@ HEADERS = {
     'x; a="\\"\\\\\\c"': ("x", {"a": '"\\\\c'}),
     'x; a=""; b=': ("x", {"a": "", "b": ""}),
     "x; a=1;;; \t": ("x", {"a": "1"}),
+    "x;; a=1; ;\t;b=2": ("x", {"a": "1", "b": "2"}),
     "x ;": ("x", {}),
     ";a=b": ("", {"a": "b"}),
     "x; a=b=c": ("x", {"a": "b=c"}),
@@ -172,7 +176,7 @@ def test_header_and_its_parameters(value):
 @pytest.mark.parametrize(
     "value",
     ["x; a", "x; =b", "x; a=b c", 'x; a="b', 'x; a="b"c', "x; a=b; a=c", "x; a=b; A=b", 'x; a=b"c"', "x; a =b",
-     "x; a= b", "x; é=b", "x;; a=b", 'x; a="b\nc"\\'],
+     "x; a= b", "x; é=b", "x;, a=b", "x,; a", 'x; a="b\nc"\\'],
 )  # fmt: skip
 def test_malformed_header_is_an_error(value):
     with pytest.raises(MultipartError):

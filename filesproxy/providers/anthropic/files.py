@@ -51,7 +51,7 @@ def prepared_upload(call: Call) -> Call:
     assert upload is not None
     if not _NAME.fullmatch(_WHATWG.sub('"', upload.filename)):
         raise BadRequest('Anthropic needs file names of 1 to 255 characters without < > : " | ? * \\ /.', param="file")
-    if upload.content_type == "application/octet-stream":
+    if upload.content_type.partition(";")[0] == "application/octet-stream":
         upload.content_type = _TYPES.get(upload.filename.rpartition(".")[2].lower(), upload.content_type)
     upload.sent_fields = _sent_fields
     return with_files_beta(call)
