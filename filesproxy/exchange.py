@@ -82,6 +82,7 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
         relayed_body = answer.body
         return answer
     except UpstreamError as error:
+        _redact_error(error, target.credentials)
         is_begun = send.has_sent_content or (call.upload is not None and call.upload.is_begun)
         if is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
             error.headers.setdefault("x-should-retry", "false")
@@ -138,9 +139,7 @@ class EventStream:
         try:
             block = next(self._events)
         except FilesproxyError as error:
-            error.message = redact(error.message, self._secrets)
-            error.param = error.param and redact(error.param, self._secrets)
-            error.code = error.code and redact(error.code, self._secrets)
+            _redact_error(error, self._secrets)
             if not self._begun:
                 raise
             self.error = error.code or type(error).__name__
@@ -153,6 +152,14 @@ class EventStream:
         """Close every body."""
         for body in self._bodies:
             body.close()
+
+
+def _redact_error(error: FilesproxyError, secrets: Iterable[Secret]) -> None:
+    """Remove the secrets from an error that may quote the provider."""
+    error.message = redact(error.message, secrets)
+    error.args = (error.message,)
+    error.param = error.param and redact(error.param, secrets)
+    error.code = error.code and redact(error.code, secrets)
 
 
 def _without_secrets(events: bytes, secrets: Iterable[Secret]) -> bytes:

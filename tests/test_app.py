@@ -167,6 +167,34 @@ def test_upload_that_is_not_a_form_is_415(client, upstream):
     assert answer.json["error"]["param"] == "content-type"
 
 
+def test_file_in_an_envelope_is_the_file(client, upstream):
+    """SiliconFlow's form; the upload was a 502 after the file had been stored."""
+    upstream.answers({"code": 20000, "message": "Ok", "status": True, "data": {**FILE, "bytes": None}})
+    assert post(client, UPLOAD).json == FILE
+    upstream.answers({"code": 20000, "message": "Ok", "status": True, "data": {"object": "list", "data": [FILE]}})
+    assert client.get("/v1/files", headers=OPENAI).json["data"] == [FILE]
+    upstream.answers({"code": 20000, "message": "Ok", "data": {"id": "file-1", "deleted": True}})
+    assert client.delete("/v1/files/file-1", headers=OPENAI).json["deleted"] is True
+
+
+def test_failure_with_status_200_is_a_502_that_says_why(client, upstream):
+    upstream.answers({"code": 20015, "message": "No room for sk-caller.", "data": None})
+    answer = post(client, UPLOAD, 502)
+    error = answer.json["error"]
+    assert (error["code"], answer.headers["x-should-retry"]) == ("upstream_invalid_answer", "false")
+    assert "No room for [redacted]." in error["message"]
+    client.get("/v1/files", headers=OPENAI, status=502)
+    client.delete("/v1/files/file-1", headers=OPENAI, status=502)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b'{"deleted": true}', b" \n", b'{"object": "file"}'])
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_deletion_without_an_id_in_its_answer_has_the_id_of_the_request(body, status, client, upstream):
+    upstream.status, upstream.chunks = status, [body]
+    answer = client.delete("/v1/files/file-1", headers=OPENAI)
+    assert (answer.status_int, answer.json) == (200, {"id": "file-1", "object": "file", "deleted": True})
+
+
 def test_list_passes_its_parameters_and_completes_the_envelope(client, upstream):
     upstream.answers({"object": "list", "data": [FILE, {**FILE, "id": "file-2"}]})
     query = "?purpose=batch&limit=2&after=file-0&order=asc&pretty=1"

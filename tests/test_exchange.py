@@ -78,7 +78,9 @@ def refusal(*answers, call=CALL, where=None, error=UpstreamError):
 def test_json_answer_is_read_translated_and_closed():
     transport = Transport((200, [b'{"id": "fi', b'le-1"}'], {"x-request-id": "r"}))
     answer = perform(transport)
-    assert answer == Answer(200, {"x-request-id": "r"}, {"id": "file-1", "object": "file", "status": "processed"})
+    assert answer == Answer(
+        200, {"x-request-id": "r"}, {"id": "file-1", "object": "file", "bytes": 0, "status": "processed"}
+    )
     assert transport.bodies[0].closings == 1
     assert transport.calls[0].url == "https://api.openai.com/v1/files/file-1"
     assert transport.calls[0].headers == {"authorization": "Bearer sk-secret"}
@@ -291,6 +293,8 @@ def test_credential_in_an_errors_message_is_redacted():
     error = {"message": "Bad key sk-secret!", "type": "t", "param": "p", "code": "c"}
     refused = refusal((401, json.dumps({"error": error}).encode()))
     assert refused.message == "Bad key [redacted]!"
+    failed = refusal((200, b'{"code": 50001, "message": "Bad key sk-secret!", "data": null}'))
+    assert "Bad key [redacted]!" in failed.message
     gzipped = gzip.compress(json.dumps({"error": {"message": "sk-secret"}}).encode())
     assert refusal((401, gzipped, {"content-encoding": "gzip"})).message == "[redacted]"
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..calls import Call, Json, Provider, Setting, Target
-from ..errors import BadRequest
+from ..calls import Answer, Call, Json, Provider, Send, Setting, Target
+from ..errors import BadRequest, InvalidAnswer
 from ..operations import checked_id
 from .openai import OPENAI, error_object
-from .toolkit import AUTH, auth_header, file_list, file_object, need, own_list, sliced, translated
+from .toolkit import AUTH, auth_header, completed, file_object, listing, own_list, sliced, translated
 
 # Azure's file statuses that OpenAI does not have (FileState in Azure's specification).
 _STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
@@ -94,19 +94,22 @@ def path(call: Call, target: Target) -> str:
 
 
 def azure_file(obj: Any, call: Call) -> Json:
-    """A file object with one of OpenAI's three statuses. If Azure leaves out `bytes`, it is the size just uploaded."""
+    """A file object with one of OpenAI's three statuses."""
     file = file_object(obj, call)
-    status, size = str(file["status"]), file.get("bytes")
-    if not isinstance(size, int):
-        size = call.upload.size if call.upload else 0  # 0 if unknown: the contract requires a number
+    status = str(file["status"])
     details = {"status_details": status} if status in ("deleting", "deleted") else {}
-    return {**file, "bytes": size, "status": _STATUS.get(status, status), **details}
+    return {**file, "status": _STATUS.get(status, status), **details}
 
 
-def azure_list(obj: Any, call: Call) -> Json:
+def list_files(call: Call, send: Send) -> Answer:
     """A list: Azure's own page (v1), or a page cut out of the dated surface's complete list."""
-    data = [azure_file(item, call) for item in need(obj, "data", list)]
-    return file_list({**obj, "data": data}, call) if "has_more" in obj else sliced(data, call.query)
+    reply = send(call)
+    if isinstance(reply.json, dict) and "has_more" in reply.json:
+        return completed(reply, call, send, azure_file)
+    found = listing(reply.json, call._replace(query={}))
+    if found.has_more:
+        raise InvalidAnswer("The provider's list should be complete, but says that it goes on.")
+    return reply._replace(json=sliced([azure_file(item, call) for item in found.items], call.query))
 
 
 def azure_error(body: Any) -> Json:
@@ -136,7 +139,7 @@ AZURE_OPENAI: Provider = {
     "operations": {
         **OPENAI["operations"],
         "upload_file": translated(answer=azure_file),
-        "list_files": translated(answer=azure_list),
+        "list_files": list_files,
         "retrieve_file": translated(answer=azure_file),
     },
     "form_fields": form_fields,

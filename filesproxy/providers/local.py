@@ -9,7 +9,7 @@ from typing import Any
 from ..calls import Call, Provider, Setting, Target
 from ..operations import FILE_OPERATIONS, PASSED_THROUGH
 from .openai import OPENAI
-from .toolkit import file_list, own_list, translated
+from .toolkit import own_list, translated
 
 
 def _folder(text: str) -> str:
@@ -37,7 +37,7 @@ LOCAL: Provider = {
     "authorize": unchanged,
     "operations": {
         **{name: OPENAI["operations"][name] for name in FILE_OPERATIONS},
-        "list_files": translated(own_list, file_list),
+        "list_files": translated(own_list),
     },
     "unsupported": dict.fromkeys(("create_chat_completion", *PASSED_THROUGH), "The local store keeps files only."),
     "client_headers": (),

@@ -12,7 +12,7 @@ from typing import Any
 from ..calls import Answer, Call, Json, Provider, Send, Target
 from ..operations import PASSED_THROUGH
 from ..wire import sse
-from .toolkit import deletion, file_list, file_object, translated
+from .toolkit import deletion, file_object, listed, translated
 
 # What llama.cpp and Ollama answer, with a 500, to an image that the model has no projector for.
 _UNREADABLE_MEDIA = re.compile(
@@ -101,7 +101,7 @@ OPENAI: Provider = {
     "error": error_object,
     "operations": {
         "upload_file": translated(answer=file_object),
-        "list_files": translated(answer=file_list),
+        "list_files": listed(),
         "retrieve_file": translated(answer=file_object),
         "retrieve_file_content": translated(),
         "delete_file": translated(answer=deletion),

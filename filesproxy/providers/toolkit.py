@@ -10,15 +10,19 @@ from typing import Any
 
 from ..calls import Answer, Call, Operation, Send, Setting, Target
 from ..wire.json_fields import need, unusable
-from ..wire.lists import Page, deletion, file_list, file_object, own_list, page, rest_after, sliced, walked
+from ..wire.listing import by_cursor, completed, listed, listing
+from ..wire.lists import Page, deletion, file_object, own_list, page, rest_after, sliced, walked
 
 __all__ = [
     "AUTH",
     "Page",
     "auth_header",
+    "by_cursor",
+    "completed",
     "deletion",
-    "file_list",
     "file_object",
+    "listed",
+    "listing",
     "need",
     "own_list",
     "page",

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ..calls import Answer, Call, Json, Operation, Send
 from ..errors import BadRequest, InvalidAnswer, UpstreamError
 from ..operations import checked_id
-from .json_fields import need
+from .envelopes import unwrapped
+from .json_fields import need, unusable
 
 MAX_LIMIT = 10_000  # OpenAI's: from 1 to 10,000, which is also the default
 MAX_PAGES = 100  # of one walk through a provider's list
@@ -47,23 +48,30 @@ def checked_purpose(purpose: str) -> str:
 
 
 def file_object(obj: Any, call: Call) -> Json:
-    """A file object with the fields that SDKs need: `id`, `object` and `status`, whatever else it holds.
+    """A file object with the fields that SDKs need: `id`, `object`, `bytes` and `status`, whatever else it holds.
 
-    OpenAI requires `status`. Compatible hosts leave it out; their files can be used immediately, which is `processed`.
+    OpenAI requires `bytes` and `status`. A host that does not know the size gets that of the bytes just relayed, or 0.
+    Compatible hosts leave out the status; their files can be used immediately, which is `processed`.
     """
+    obj = unwrapped(obj)
     file_id = need(obj, "id", str)
-    return {"id": file_id, "object": "file", **obj, "status": obj.get("status") or "processed"}
+    sizes = (whole(obj.get(name)) for name in _SIZES)
+    size = next((size for size in sizes if size is not None), call.upload.size if call.upload else 0)
+    known = {"bytes": size, "object": obj.get("object") or "file", "status": obj.get("status") or "processed"}
+    return {"id": file_id, "object": "file", **obj, **known}
 
 
-def file_list(obj: Any, call: Call) -> Json:
-    """A list of file objects in OpenAI's complete envelope.
+_SIZES = ("bytes", "size_bytes", "size", "file_size")  # what hosts call it
+_DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 
-    Without a boolean `has_more`, openai-python never stops asking and openai-node stops after the first page.
-    """
-    if len(need(obj, "data", list)) > MAX_LIMIT:
-        raise InvalidAnswer("The provider's list is longer than any page.")
-    data = [file_object(item, call) for item in obj["data"]]
-    return {**obj, **page(data, obj.get("has_more") is True)}
+
+def whole(value: Any) -> int | None:
+    """A whole number that is not negative, from any form in which hosts write one; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def page(data: list[Json], has_more: bool) -> Json:
@@ -144,10 +152,17 @@ def _cut(files: list[Json], query: Mapping[str, Any]) -> Json:
 
 
 def deletion(obj: Any, call: Call) -> Json:
-    """OpenAI's answer to a deletion, from one with `deleted`, one with the id alone, or an empty one."""
-    if obj is None:
-        return {"id": call.file_id, "object": "file", "deleted": True}
-    file_id = need(obj, "id", str)
-    if obj.get("deleted") is False:
+    """OpenAI's answer to a deletion, whatever the provider's is: its status is a success, and the call knows the id.
+
+    InvalidAnswer if the answer says that the file was not deleted.
+    """
+    obj = unwrapped(obj)
+    if obj is None or obj is True or obj in ("", []):
+        obj = {}
+    if not isinstance(obj, dict):
+        raise unusable("deleted")
+    if obj.get("deleted") is not None and obj["deleted"] in (False, "false"):
         raise InvalidAnswer("The provider did not delete the file.")
+    given = obj.get("id")
+    file_id = call.file_id if given in (None, "") else str(need(obj, "id", (str, int)))
     return {**obj, "id": file_id, "object": "file", "deleted": True}

@@ -6,7 +6,7 @@ import pytest
 from configurations import MADE, hashed
 from fakes import FILE, form, form_type
 
-from filesproxy.calls import Call, Target, Upload
+from filesproxy.calls import Answer, Call, Target, Upload
 from filesproxy.errors import BadRequest, UpstreamError
 from filesproxy.providers import PROVIDERS
 from filesproxy.providers.azure_openai import (
@@ -14,9 +14,9 @@ from filesproxy.providers.azure_openai import (
     authorize,
     azure_error,
     azure_file,
-    azure_list,
     base_url,
     form_fields,
+    list_files,
 )
 from filesproxy.redaction import Secret
 
@@ -141,6 +141,19 @@ def test_unknown_after_of_a_dated_list_is_400(client, upstream):
     error = client.get("/v1/files?after=file-7", headers=PLAIN, status=400).json["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", "after")
     assert upstream.bodies[0].closed
+
+
+@pytest.mark.parametrize("marks", [{"next_page": "x"}, {"total": 5}, {"pagination": {"next_cursor": "x"}}])
+def test_dated_list_that_is_not_complete_after_all_is_502(marks, client, upstream):
+    upstream.answers({"object": "list", "data": [file(1)], **marks})
+    client.get("/v1/files", headers=PLAIN, status=502)
+
+
+@pytest.mark.parametrize("answer", [{"object": "list", "data": None}, {"object": "list"}])
+@pytest.mark.parametrize("headers", [PLAIN, V1], ids=["dated", "v1"])
+def test_empty_list_may_be_null(answer, headers, client, upstream):
+    upstream.answers(answer)
+    assert client.get("/v1/files", headers=headers).json["data"] == []
 
 
 def test_empty_dated_list_has_a_complete_envelope(client, upstream):
@@ -440,9 +453,10 @@ def test_size_that_azure_gives_is_kept(client, upstream):
 @pytest.mark.parametrize("answer", [{}, [], None, "x", {"id": 5}])
 def test_answer_that_is_not_a_file_is_an_upstream_error(answer):
     call = Call("list_files", "GET", "/files")
-    for translate, value in ((azure_file, answer), (azure_list, {"data": [answer]})):
-        with pytest.raises(UpstreamError):
-            translate(value, call)
+    with pytest.raises(UpstreamError):
+        azure_file(answer, call)
+    with pytest.raises(UpstreamError):
+        list_files(call, lambda again: Answer(200, json={"data": [answer]}))
 
 
 def test_deletion_has_openais_shape(client, upstream):

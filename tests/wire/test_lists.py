@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from filesproxy.calls import Call
-from filesproxy.errors import BadRequest, UpstreamError
-from filesproxy.wire.lists import MAX_LIMIT, checked_purpose, deletion, file_list, file_object, list_query, page, sliced
+from filesproxy.calls import Call, Upload
+from filesproxy.errors import BadRequest, InvalidAnswer, UpstreamError
+from filesproxy.wire.lists import MAX_LIMIT, checked_purpose, deletion, file_object, list_query, page, sliced
 
 CALL = Call("list_files", "GET", "/files")
 FILE = {"id": "file-1", "object": "file", "bytes": 5, "status": "processed"}
@@ -64,6 +64,10 @@ def test_invalid_parameter_is_a_400_that_names_it(name, value):
     assert refused.value.param == name
 
 
+def test_empty_list_has_null_ids():
+    assert page([], False) == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+
+
 def test_limit_is_openais():
     assert MAX_LIMIT == 10_000
 
@@ -81,9 +85,36 @@ def test_purpose_that_is_not_a_word_is_400(purpose):
 
 
 def test_file_object_gets_the_fields_that_sdks_need_and_keeps_the_others():
-    assert file_object({"id": "f"}, CALL) == {"id": "f", "object": "file", "status": "processed"}
+    assert file_object({"id": "f"}, CALL) == {"id": "f", "object": "file", "bytes": 0, "status": "processed"}
     whole = {**FILE, "status": "error", "status_details": None, "expires_at": 7, "x": [1]}
     assert file_object(whole, CALL) == whole
+
+
+SIZES = {
+    "null": ({"bytes": None}, 7),
+    "absent": ({}, 7),
+    "text": ({"bytes": "5"}, 5),
+    "float": ({"bytes": 5.0}, 5),
+    "zero": ({"bytes": 0}, 0),
+    "another_name": ({"bytes": None, "size_bytes": 5}, 5),
+    "size": ({"size": 5}, 5),
+    "negative": ({"bytes": -1}, 7),
+    "half": ({"bytes": 5.5}, 7),
+    "true": ({"bytes": True}, 7),
+    "words": ({"bytes": "5 kB"}, 7),
+    "list": ({"bytes": [5]}, 7),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_size_is_a_whole_number_whatever_the_host_writes(name):
+    """`bytes` is what the host says in any form, else what was just relayed, else 0: OpenAI requires an integer."""
+    given, size = SIZES[name]
+    upload = Upload("a", "a/b", {}, iter([b"1234567"]))
+    assert list(upload) == [b"1234567"]
+    found = file_object({"id": "f", **given}, CALL._replace(upload=upload))["bytes"]
+    assert (found, type(found)) == (size, int)
+    assert file_object({"id": "f", **given}, CALL)["bytes"] == (size if size != 7 else 0)
 
 
 @pytest.mark.parametrize("status", [None, ""])
@@ -95,66 +126,78 @@ def test_file_without_a_status_is_processed(status):
     "obj", [None, [], "file-1", 5, {}, {"id": None}, {"id": 5}, {"id": True}, {"id": ["a"]}, {"ID": "a"}]
 )
 def test_answer_without_an_id_is_a_502_that_names_the_field(obj):
-    for read in (file_object, deletion) if obj is not None else (file_object,):  # valid for a deletion
-        with pytest.raises(UpstreamError, match="'id'") as refused:
-            read(obj, CALL)
-        assert refused.value.code == "upstream_invalid_answer"
+    with pytest.raises(UpstreamError, match="'id'") as refused:
+        file_object(obj, CALL)
+    assert refused.value.code == "upstream_invalid_answer"
 
 
-def test_list_gets_a_complete_envelope():
-    answer = file_list({"data": [{"id": "a"}, {"id": "b"}], "total": 2}, CALL)
-    assert {key: answer[key] for key in ("object", "first_id", "last_id", "has_more", "total")} == {
-        "object": "list", "first_id": "a", "last_id": "b", "has_more": False, "total": 2}  # fmt: skip
-    assert [item["status"] for item in answer["data"]] == ["processed"] * 2
+DELETED = [
+    None,
+    {},
+    {"deleted": True},
+    {"id": "f"},
+    {"id": "f", "deleted": True},
+    {"id": "f", "deleted": None, "type": "file_deleted"},
+    {"id": "f", "object": "thing"},
+    {"id": None, "object": "file", "deleted": True},
+    {"id": "", "success": True},
+    {"deleted": "true"},
+    {"deleted": 1},
+    {"message": "File deleted."},
+    {"status": "deleted"},
+    {"code": 20000, "message": "Ok", "status": True, "data": {"id": "f", "object": "file", "deleted": True}},
+    {"code": 20000, "message": "Ok", "data": None},
+    {"success": True, "result": {"deleted": True}},
+    True,
+    "",
+    [],
+]
 
 
-def test_empty_list_has_null_ids():
-    assert file_list({"data": []}, CALL) == page([], False)
-    assert page([], False) == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
-
-
-@pytest.mark.parametrize(
-    "given,has_more", [(True, True), (False, False), (None, False), ("true", False), (1, False), ({}, False)]
-)
-def test_has_more_is_always_a_boolean(given, has_more):
-    assert file_list({"data": [FILE], "has_more": given}, CALL)["has_more"] is has_more
-
-
-def test_first_and_last_id_are_those_of_the_files_in_the_list():
-    answer = file_list({"data": [FILE], "first_id": "x", "last_id": None}, CALL)
-    assert (answer["first_id"], answer["last_id"]) == ("file-1", "file-1")
-
-
-@pytest.mark.parametrize(
-    "obj",
-    [None, [], {}, {"data": None}, {"data": {}}, {"data": "x"}, {"data": [None]}, {"data": [{}]},
-     {"data": [FILE, "file-2"]}, {"data": [[FILE]]}],
-)  # fmt: skip
-def test_answer_that_is_not_a_list_of_files_is_502(obj):
-    with pytest.raises(UpstreamError):
-        file_list(obj, CALL)
-
-
-@pytest.mark.parametrize(
-    "obj",
-    [{"id": "f"}, {"id": "f", "deleted": True}, {"id": "f", "deleted": None, "type": "file_deleted"},
-     {"id": "f", "object": "thing"}],
-)  # fmt: skip
-def test_deletion_has_openais_shape(obj):
-    answer = deletion(obj, CALL)
+@pytest.mark.parametrize("obj", DELETED)
+def test_deletion_that_did_not_fail_has_openais_shape(obj):
+    """A 2xx is a success unless the answer denies it, and the call knows the id: without one it was a 502."""
+    answer = deletion(obj, CALL._replace(file_id="f"))
     assert (answer["id"], answer["object"], answer["deleted"]) == ("f", "file", True)
 
 
-def test_file_that_was_not_deleted_is_an_error():
-    with pytest.raises(UpstreamError):
-        deletion({"id": "f", "deleted": False}, CALL)
+NOT_DELETED = [
+    {"id": "f", "deleted": False},
+    {"deleted": False},
+    {"id": "f", "deleted": 0},
+    {"deleted": "false"},
+    {"success": False},
+    {"status": "error", "message": "The file is in use."},
+    {"error": {"message": "The file is in use."}},
+    {"error": "The file is in use."},
+    {"code": 50000, "message": "The file is in use.", "data": None},
+    {"code": 50000, "data": {}},
+    {"code": 20000, "data": {"id": "f", "deleted": False}},
+    {"id": ["f"]},
+    {"id": True},
+    False,
+    "The file is in use.",
+    ["f"],
+    5,
+]
+
+
+@pytest.mark.parametrize("obj", NOT_DELETED)
+def test_deletion_that_the_answer_denies_is_an_error(obj):
+    with pytest.raises(InvalidAnswer):
+        deletion(obj, CALL._replace(file_id="f"))
+
+
+def test_deletion_keeps_the_id_of_the_answer_for_the_check_that_it_is_the_one_asked_for():
+    assert deletion({"id": "other"}, CALL._replace(file_id="f"))["id"] == "other"
+    assert deletion({"id": 12}, CALL._replace(file_id="12"))["id"] == "12"
 
 
 def test_arguments_are_not_changed():
-    given = {"data": [{"id": "a"}]}
-    file_list(given, CALL)
-    deletion(given["data"][0], CALL)
-    assert given == {"data": [{"id": "a"}]}
+    given = {"id": "a"}
+    file_object(given, CALL)
+    deletion(given, CALL)
+    assert given == {"id": "a"}
 
 
 def test_file_without_a_purpose_is_in_no_list_of_a_purpose_and_no_failure():
