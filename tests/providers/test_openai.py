@@ -129,7 +129,6 @@ BETAS = {
         "assistants=v2,realtime=v1,responses_multi_agent=v1",
     ),
     "empty": ({"openai-beta": " , "}, None),
-    "gateway_key": ({"openai-beta": "assistants=v2,fp_team"}, "assistants=v2"),
 }
 CALLERS = {
     "plain": {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller"},
