@@ -369,25 +369,38 @@ def test_default_is_newest_first_and_10000(store, folder):
     assert page["has_more"] is True
 
 
-def test_after_that_names_no_file_is_a_place_in_the_order(client, store):
+def test_after_of_a_file_that_is_gone_is_a_place_in_the_order(client, store):
     names = sorted(upload(store)["id"] for _ in range(3))
+    gone, last = f"file-{0:014x}{'a' * 24}", f"file-{'f' * 38}"
     for after, order, expected in (
-        ("zzz", "desc", names[::-1]),
-        ("zzz", "asc", []),
-        ("file-0", "desc", []),
-        ("file-0", "asc", names),
-        (names[1] + "0", "asc", names[2:]),
-        ("file-1", "desc", names[::-1]),
+        (last, "desc", names[::-1]),
+        (last, "asc", []),
+        (gone, "desc", []),
+        (gone, "asc", names),
     ):
         answer = client.get(f"/v1/files?after={after}&order={order}")
         assert [file["id"] for file in answer.json["data"]] == expected, (after, order)
+
+
+NO_IDS = ["zzz", "abc", "file-", "file-0", "file-1", "file-" + "0" * 37, "file-" + "0" * 39, "file-" + "g" * 38, "0" * 38,
+          "FILE-" + "0" * 38, "file-" + "A" * 38, "file_" + "0" * 38, "batch_" + "0" * 38, "assistant-" + "0" * 38,
+          "file-abc123", "file_011CNha8iCJcU1wXNR6q4V8w"]  # fmt: skip
+
+
+@pytest.mark.parametrize("after", NO_IDS)
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_after_that_no_file_of_the_store_can_have_had_is_a_400(after, order, client, store):
+    """It gave an empty list, or the whole first page again: a client that mixes up two stores never noticed."""
+    upload(store)
+    error = client.get(f"/v1/files?after={after}&order={order}", status=400).json["error"]
+    assert (error["param"], error["type"]) == ("after", "invalid_request_error")
 
 
 SHAPES = [
     {"order": order, **purpose, **after}
     for order in ("asc", "desc")
     for purpose in ({}, {"purpose": "batch"})
-    for after in ({}, {"after": f"file-{50:014x}"})
+    for after in ({}, {"after": f"file-{50:014x}{'0' * 24}"})
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from ...calls import Json
 from ...errors import StoreError, StoreFull
 from .blobs import disk_errors
 
+_ID = re.compile(r"file-[0-9a-f]{38}")
 _BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
 _VERSION = 1
 MAX_IDLE = 4  # connections; each has two file descriptors
@@ -30,6 +32,11 @@ CREATE INDEX IF NOT EXISTS by_expiry ON files (expires_at) WHERE expires_at IS N
 CREATE TABLE IF NOT EXISTS stamps (last INTEGER NOT NULL);
 INSERT INTO stamps SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM stamps);
 """
+
+
+def is_id(text: str) -> bool:
+    """Whether a file of a store can have this id, now or before it was deleted."""
+    return bool(_ID.fullmatch(text))
 
 
 class Index:

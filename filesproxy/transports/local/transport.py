@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ...calls import Answer, Call, Json, Target, Upload
-from ...errors import FilesproxyError, NotFound, StoreError
+from ...errors import BadRequest, FilesproxyError, NotFound, StoreError
 from ...wire.lists import MAX_LIMIT, page
 from .blobs import Blobs
-from .index import Index
+from .index import Index, is_id
 
 SWEEP_SECONDS = 600.0  # between two sweeps for expired and abandoned files
 
@@ -72,10 +72,15 @@ class Store:
         return Answer(200, json=_object(row))
 
     def list_files(self, call: Call, owner: str) -> Answer:
-        """The page after the id `after`, newest or oldest first. The file `after` itself may be gone."""
+        """The page after the id `after`, newest or oldest first. BadRequest if no file can ever have had that id.
+
+        The file itself may be gone: its id stays a position in the list, because ids ascend with time.
+        """
         limit = int(call.query.get("limit", MAX_LIMIT))
         newest_first = call.query.get("order", "desc") == "desc"
         purpose, after = call.query.get("purpose"), call.query.get("after")
+        if after and not is_id(after):
+            raise BadRequest("'after' is not the id of a file in this store.", param="after")
         rows = self._index.page(owner, purpose, after, newest_first, limit + 1, self._clock())
         return Answer(200, json=page([_object(row) for row in rows[:limit]], len(rows) > limit))
 
