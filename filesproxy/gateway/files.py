@@ -15,6 +15,7 @@ from ..wire.headers import media_type
 from ..wire.lists import checked_purpose
 from ..wire.multipart import Part, boundary_of, parts
 from ..wire.ranges import conditions
+from .expiry import ANCHOR, SECONDS, in_brackets, is_about_expiry
 from .router import Match
 from .wsgi import FormCheck, Request
 
@@ -22,7 +23,6 @@ MAX_FIELD_BYTES = 65536  # of one form field; the contract's longest one is a pu
 Handler = Callable[[Request, Match, Target, Optional[Json]], Call]
 
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
-_SECONDS = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 
 def call_of(match: Match, **more: Any) -> Call:
@@ -128,7 +128,8 @@ class Form:
         self._check([part.name, part.filename or "", part.content_type], None)
         if part.name == self._name and (part.filename is not None or not self._is_named):
             return True
-        if part.name == self._name or part.filename is not None:
+        is_field = part.filename is None or is_about_expiry(part.name)  # a browser's JSON part has a file name
+        if part.name == self._name or not is_field:
             message = f"The form's only file must be a part '{self._name}' with a file name."
             raise BadRequest(message, param=self._name)
         self._keep(part.name, _text(part))
@@ -138,18 +139,29 @@ class Form:
         if not _FIELD_NAME.fullmatch(name):
             raise BadRequest("The name of a form field may contain only letters, digits and ._-[].")
         self._check([value], name)
-        if name in self._fields or name in self._ignored:
-            raise BadRequest(f"The form has more than one field '{name}'.", param=name)
-        if name not in self._known:
-            self._ignored.append(name)
-            return
-        self._fields[name] = _checked(name, value)
+        for field, text in self._known_as(name, value).items():
+            if field in self._fields or field in self._ignored:
+                raise BadRequest(f"The form has more than one field '{name}'.", param=name)
+            if field in self._known:
+                self._fields[field] = text
+            else:
+                self._ignored.append(field)
+
+    def _known_as(self, name: str, value: str) -> dict[str, str]:
+        """The field, by the names that providers have for it. BadRequest for an expiry that would not be honoured."""
+        is_providers_own = name in self._known and name not in (ANCHOR, SECONDS)
+        if is_providers_own or not is_about_expiry(name):
+            return {name: checked_purpose(value) if name == "purpose" and is_providers_own else value}
+        fields = in_brackets(name, value)
+        if not fields.keys() <= set(self._known):
+            raise BadRequest(f"Files do not expire here: this provider has no '{name}'.", param=name)
+        return fields
 
     def _check_complete(self) -> None:
         for name in self._required:
             if name not in self._fields:
                 raise BadRequest(f"The form has no field '{name}'.", param=name, code=f"missing_{name}")
-        if ("expires_after[anchor]" in self._fields) != ("expires_after[seconds]" in self._fields):
+        if (ANCHOR in self._fields) != (SECONDS in self._fields):
             raise BadRequest("expires_after needs both [anchor] and [seconds].", param="expires_after")
 
 
@@ -163,13 +175,3 @@ def _text(part: Part) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         raise BadRequest("A form field is not UTF-8.") from None
-
-
-def _checked(name: str, value: str) -> str:
-    if name == "purpose":
-        return checked_purpose(value)
-    if name == "expires_after[anchor]" and value != "created_at":
-        raise BadRequest("expires_after[anchor] must be created_at.", param=name)
-    if name == "expires_after[seconds]" and not (_SECONDS.fullmatch(value) and 3600 <= int(value) <= 2_592_000):
-        raise BadRequest("expires_after[seconds] must be a whole number from 3600 to 2592000.", param=name)
-    return value

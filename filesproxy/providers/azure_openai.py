@@ -122,8 +122,9 @@ def azure_error(body: Any) -> Json:
 
 
 def form_fields(target: Target) -> tuple[str, ...]:
-    """The form fields of an upload: the dated surface has no `expires_after`."""
-    return ("purpose", "expires_after[anchor]", "expires_after[seconds]") if _is_v1(target) else ("purpose",)
+    """The form fields of an upload: dated API versions have `expires_after` since 2025-03-01-preview."""
+    has_expiry = _is_v1(target) or target.settings["api_version"][:10] >= "2025-03-01"
+    return ("purpose", "expires_after[anchor]", "expires_after[seconds]") if has_expiry else ("purpose",)
 
 
 def _is_v1(target: Target) -> bool:

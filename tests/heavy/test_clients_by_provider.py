@@ -313,15 +313,16 @@ def test_no_client_sees_a_header_of_azures_own(gateway):
             assert len(response.headers["x-request-id"]) == 32  # Azure's own
 
 
-def test_expiry_reaches_the_surface_that_knows_it_and_is_said_to_be_ignored_by_the_other(gateway, upstreams):
+def test_expiry_reaches_the_surface_that_knows_it_and_is_refused_for_the_other(gateway, upstreams):
     expiry = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "7200"}
-    for provider, ignored in (("@azure-v1", None), ("@azure-dated", "expires_after[anchor], expires_after[seconds]")):
-        response, made = uploaded(gateway, provider, "{}", purpose="batch", **expiry)
-        assert (response.status, response.headers["x-filesproxy-ignored"]) == (200, ignored)
-        assert (made["status"], made["bytes"]) == ("uploaded", 2)
-        assert made.get("expires_at") == (None if ignored else made["created_at"] + 7200)
-        assert response.headers["location"] is None
-        del upstreams[provider].files[made["id"]]
+    response, made = uploaded(gateway, "@azure-v1", "{}", purpose="batch", **expiry)
+    assert (response.status, made["status"], made["bytes"]) == (200, "uploaded", 2)
+    assert made["expires_at"] == made["created_at"] + 7200
+    assert response.headers["location"] is None
+    del upstreams["@azure-v1"].files[made["id"]]
+    response, refused = uploaded(gateway, "@azure-dated", "{}", purpose="batch", **expiry)
+    assert (response.status, refused["error"]["param"]) == (400, "expires_after[anchor]")
+    assert upstreams["@azure-dated"].files == {}
 
 
 def test_status_of_a_file_at_azure_goes_from_uploaded_to_processed(gateway, upstreams):

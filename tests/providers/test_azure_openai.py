@@ -365,17 +365,22 @@ def test_created_becomes_ok_and_its_location_is_not_relayed(client, upstream):
     assert "location" not in answer.headers
 
 
-def test_expires_after_is_not_sent_to_a_dated_surface_and_is_reported(client, upstream):
-    upstream.answers(FILE, 201)
-    answer = post(client, EXPIRING)
-    assert answer.headers["x-filesproxy-ignored"] == "expires_after[anchor], expires_after[seconds]"
-    assert upstream.calls[0].upload.fields == {"purpose": "batch"}
-    assert upstream.uploads == [b"hello"]
+@pytest.mark.parametrize("version", ["2024-10-21", "2024-12-01-preview", "2025-02-01-preview"])
+def test_expiry_is_a_400_for_a_version_that_has_none(version, client, upstream):
+    """The file was stored for ever, and only a header told."""
+    headers = {**PLAIN, "x-portkey-azure-api-version": version}
+    error = post(client, EXPIRING, headers, 400).json["error"]
+    assert (error["param"], error["type"]) == ("expires_after[anchor]", "invalid_request_error")
+    assert "expire" in error["message"] and upstream.calls == []
+    post(client, form(("file", "a", "", b"x"), ("purpose", "batch"), ("expires_after.seconds", "3600")), headers, 400)
+    assert upstream.uploads == []
 
 
-def test_expires_after_is_sent_to_v1(client, upstream):
+@pytest.mark.parametrize("version", ["v1", "2025-03-01-preview", "2025-04-01-preview", "2026-01-01"])
+def test_expiry_is_sent_to_a_version_that_has_it(version, client, upstream):
+    """Microsoft's own examples send it with 2025-03-01-preview."""
     upstream.answers(FILE)
-    answer = post(client, EXPIRING, V1)
+    answer = post(client, EXPIRING, {**PLAIN, "x-portkey-azure-api-version": version})
     assert "x-filesproxy-ignored" not in answer.headers
     assert upstream.calls[0].upload.fields == {
         "purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "3600",
@@ -383,7 +388,7 @@ def test_expires_after_is_sent_to_v1(client, upstream):
 
 
 def test_form_fields_depend_on_the_surface():
-    assert form_fields(target()) == ("purpose",)
+    assert form_fields(target()) == form_fields(target(api_version="2025-02-28")) == ("purpose",)
     assert form_fields(target(api_version="v1")) == ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 

@@ -735,8 +735,8 @@ BROKEN_ANSWERS = {
     "length_and_chunks": b"HTTP/1.1 200 OK\r\n" + FRAME + b"transfer-encoding: chunked\r\n\r\n" + chunked(BODY),
     "gzip_and_chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n" + chunked(BODY),
     "two_codings": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\n" + chunked(BODY),
-    "chunked_and_a_space": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked \r\n\r\n" + chunked(BODY),
-    "chunked_and_a_tab": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\t\r\n\r\n" + chunked(BODY),
+    "chunked_and_a_vertical_tab": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\x0b\r\n\r\n" + chunked(BODY),
+    "chunked_and_a_parameter": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked; a=b\r\n\r\n" + chunked(BODY),
     "chunked_and_a_no_break_space": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\xa0\r\n\r\n" + chunked(BODY),
     "length_and_a_no_break_space": b"HTTP/1.1 200 OK\r\ncontent-length: 5\xa0\r\n\r\n" + BODY,
     "length_after_a_no_break_space": b"HTTP/1.1 200 OK\r\ncontent-length: \xa05\r\n\r\n" + BODY,
@@ -756,6 +756,15 @@ BROKEN_ANSWERS = {
     "nothing": b"",
     "half_a_head": b"HTTP/1.1 200 OK\r\ncontent-le",
 }
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t", b" \t "])
+def test_white_space_round_the_framing_of_an_answer_means_nothing(blank):
+    """RFC 9110 §5.5: SP and HTAB round a value are not part of it; the answer was a 502."""
+    lengths = (b"transfer-encoding", b"chunked", chunked(BODY)), (b"content-length", b"%d" % len(BODY), BODY)
+    for name, value, body in lengths:
+        head = b"HTTP/1.1 200 OK\r\n" + name + b":" + blank + value + blank + b"\r\n\r\n"
+        assert metadata(answering(head + body)).status == 200
 
 
 @pytest.mark.parametrize("name", BROKEN_ANSWERS)
