@@ -165,4 +165,4 @@ def deletion(obj: Any, call: Call) -> Json:
         raise InvalidAnswer("The provider did not delete the file.")
     given = obj.get("id")
     file_id = call.file_id if given in (None, "") else str(need(obj, "id", (str, int)))
-    return {**obj, "id": file_id, "object": "file", "deleted": True}
+    return {"id": file_id, "object": "file", "deleted": True}

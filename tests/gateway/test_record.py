@@ -113,13 +113,6 @@ def test_purpose_that_is_a_credential_is_hidden(saved, upstream, access_log):
     assert access_log()[-1]["purpose"] == "[redacted]"
 
 
-def test_short_secret_of_the_configuration_spoils_no_line(make_client, upstream, access_log):
-    upstream.answers(FILE)
-    client = make_client({"filesproxy": {"open_access": "yes"}, "provider:openai": {"credential": "file"}})
-    line = asked(client, access_log, "GET", "/v1/files/file-1", "")
-    assert line["file_id"] == "file-1" and upstream.calls[0].headers["authorization"] == "Bearer file"
-
-
 BOTH = frozenset({"HTTP_AUTHORIZATION", "HTTP_X_PORTKEY_API_KEY"})
 
 

@@ -79,7 +79,7 @@ HEADS = {
     "retrieve_file": ("GET", "/v1/files/file-1", "GET /v1/files/file-1", "application/json"),
     "content": ("GET", "/v1/files/file-1/content", "GET /v1/files/file-1/content", "*/*"),
     "delete_file": ("DELETE", "/v1/files/file-1", "DELETE /v1/files/file-1", "application/json"),
-    "list_files": ("GET", "/v1/files?limit=2&x=y", "GET /v1/files?limit=2", "application/json"),
+    "list_files": ("GET", "/v1/files?limit=2&x=y", "GET /v1/files?limit=2&x=y", "application/json"),
 }
 
 
