@@ -517,6 +517,8 @@ def _check_file(filename, media_type, is_typed):
         raise _fault("the part `file` has no Content-Type")
     if media_type == "application/octet-stream" and filename.lower().endswith(_KNOWN_SUFFIXES):
         raise _fault(f"{filename!r} was sent as {media_type}")
+    if media_type.partition(";")[0] == "image/jpg":
+        raise _fault(f"{filename!r} was sent as {media_type}, which no block can use")
     if not 1 <= len(filename) <= 255 or _BAD_IN_NAMES.search(filename):
         raise _fault(f"the file name {filename!r} is not allowed")
 
@@ -616,6 +618,7 @@ class _Checks:
             else:
                 self._check_blocks(one["content"], place, one["role"])
         _check_results(messages)
+        _check_prefill(messages[-1])
         if messages[0]["role"] != "user":
             raise Refusal(400, "messages: first message must use the user role")
 
@@ -636,7 +639,7 @@ class _Checks:
             if name in block:
                 _words(block[name], f"{place}.{name}")
         if kind == "text" and not block["text"].strip():
-            raise Refusal(400, f"{place}: text content blocks must contain non-whitespace text")
+            raise _fault(f"{place}: text content blocks must contain non-whitespace text")
         if kind in ("image", "document"):
             self._check_source(block["source"], f"{place}.source", kind)
         elif kind == "container_upload":
@@ -702,24 +705,33 @@ def _check_given(source, place, block):
 def _check_tool_use(block, place):
     if not isinstance(block["input"], dict):
         raise _fault(f"{place}.input: must be an object")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", block["id"]):
-        raise Refusal(400, f"{place}.id: String should match pattern '^[a-zA-Z0-9_-]+$'")
 
 
 def _ids(one, kind, field):
     return [block[field] for block in one["content"] if isinstance(block, dict) and block["type"] == kind]
 
 
+def _check_prefill(last):
+    """Anthropic goes on from an assistant's last message."""
+    block = last["content"][-1] if isinstance(last["content"], list) else {"type": "text", "text": last["content"]}
+    if last["role"] == "assistant" and block["type"] == "text" and block["text"] != block["text"].rstrip():
+        raise _fault("messages: final assistant content cannot end with trailing whitespace")
+
+
 def _check_results(messages):
     """Each tool_use must have its result at the start of the next message. A missing result is the client's fault."""
-    asked = {name for one in messages for name in _ids(one, "tool_use", "id")}
+    asked = [name for one in messages for name in _ids(one, "tool_use", "id")]
     answered = {name for one in messages for name in _ids(one, "tool_result", "tool_use_id")}
+    if len(set(asked)) < len(asked):
+        raise _fault("messages: `tool_use` ids must be unique")
+    if not all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in [*asked, *answered]):
+        raise _fault("messages: String should match pattern '^[a-zA-Z0-9_-]+$'")
     due = []
     for n, one in enumerate([*messages, {"role": "user", "content": []}]):
         given = _ids(one, "tool_result", "tool_use_id")
         if sorted(given) != sorted(due):
             words = f"messages.{n}: `tool_use` ids {due} were found without `tool_result` blocks, there are {given}"
-            raise Refusal(400, words, recorded=asked == answered and len(set(given)) == len(given))
+            raise Refusal(400, words, recorded=set(asked) == answered and len(set(given)) == len(given))
         if any(block["type"] != "tool_result" for block in one["content"][: len(given)]):
             raise _fault(f"messages.{n}: tool_result blocks must come first")
         due = _ids(one, "tool_use", "id")
@@ -738,8 +750,13 @@ def _check_sampling(request):
             raise _fault(f"{name}: {request[name]} is not in 0..1")
     for stop in request.get("stop_sequences", ()):
         _words(stop, "stop_sequences")
+        if stop.isspace():
+            raise _fault("stop_sequences: each stop sequence must contain non-whitespace")
     _fields(request.get("metadata", {}), "metadata", "", "user_id")
-    _words(request.get("metadata", {}).get("user_id", "-"), "metadata.user_id")
+    user_id = request.get("metadata", {}).get("user_id", "-")
+    _words(user_id, "metadata.user_id")
+    if len(user_id) > 256 or re.search(r"\S@\S", user_id):
+        raise _fault("metadata.user_id: is too long, or appears to contain an email address")
     if request.get("service_tier", "auto") not in ("auto", "standard_only"):
         raise _fault(f"service_tier: {request['service_tier']!r}")
     _check_caching(request, "request")
@@ -778,6 +795,8 @@ def _check_tool(tool, place):
         raise _fault(f"{place}.input_schema: must be a schema with its type")
     if schema["type"] != "object":
         raise Refusal(400, f"{place}.input_schema.type: Input should be 'object'")
+    if tool.get("strict"):
+        _check_closed(schema, f"{place}.input_schema")
     if not isinstance(tool.get("description", ""), str) or not isinstance(tool.get("strict", False), bool):
         raise _fault(f"{place}: description or strict has the wrong type")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", tool["name"]):
@@ -809,3 +828,17 @@ def _check_output(config):
         _fields(config["format"], "output_config.format", "type schema")
         if config["format"]["type"] != "json_schema" or not isinstance(config["format"]["schema"], dict):
             raise _fault(f"output_config.format: {config['format']}")
+        _check_closed(config["format"]["schema"], "output_config.format.schema")
+
+
+def _check_closed(schema, place):
+    """Every object must say that it has no other properties. Looks where the test's schemas have others."""
+    if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
+        raise _fault(f"{place}: For 'object' type, 'additionalProperties' must be explicitly set to false")
+    for name, inner in {
+        **schema.get("properties", {}),
+        **schema.get("$defs", {}),
+        "items": schema.get("items"),
+    }.items():
+        if isinstance(inner, dict):
+            _check_closed(inner, f"{place}.{name}")

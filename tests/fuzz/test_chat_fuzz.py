@@ -149,6 +149,10 @@ VALUES = (
     0.5,
     -1e300,
     "",
+    " ",
+    "\n\t",
+    "functions.f:0",
+    "a@b.example",
     "x",
     "a\r\nb",
     "\ud800",
@@ -215,7 +219,8 @@ def mutate(value, rng):
                 parent[key] = nested(parent[key], rng)
                 return value  # deep enough: our own walk is no better than others
         elif isinstance(parent, dict):
-            names = ("type", "file_id", "content", "role", "function", "tool_calls", "index", "text", "x", "", "\ud800")
+            names = ("type", "file_id", "content", "role", "function", "tool_calls", "index", "text", "x", "", "\ud800",
+                     "cache_control", "prompt_cache_breakpoint", "additionalProperties", "allOf")  # fmt: skip
             parent[rng.choice(names)] = copy.deepcopy(rng.choice((*VALUES, parent[key])))
     return value
 
@@ -231,12 +236,12 @@ def cases(seed, source, count):
             continue
 
 
-PLACE = re.compile(r"[a-z_]+(\[\d+\])?((\.[a-z_]+)(\[\d+\])?)*")
+PLACE = re.compile(r"[a-z_]+(\[\d+\])?((\.[A-Za-z_$*]+)(\[\d+\])?)*")
 
 
 def exists(body, place):
     """Whether a place points into a chat: but for its last step, which may be what is missing."""
-    steps = re.findall(r"[a-z_]+|\d+", place)[:-1]
+    steps = re.findall(r"[A-Za-z_$*]+|\d+", place)[:-1]
     for step in steps:
         try:
             body = body[int(step) if step.isdigit() else step]
@@ -279,10 +284,17 @@ def check_request(request):
     assert set(roles) <= {"user", "assistant"} and all(one != other for one, other in zip(roles, roles[1:]))
     for message in request["messages"]:
         kinds = [block["type"] for block in message["content"]]
-        assert kinds and "" not in [block.get("text") for block in message["content"]]
+        assert kinds and all(block["text"].strip() for block in message["content"] if block["type"] == "text")
         if message["role"] == "user":
             assert set(kinds) <= {"text", "image", "document", "container_upload", "tool_result"}
             assert kinds == sorted(kinds, key=lambda kind: kind != "tool_result")
+    blocks = [block for message in request["messages"] for block in message["content"]]
+    used = [block["id"] for block in blocks if block["type"] == "tool_use"]
+    found = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+    assert len(set(used)) == len(used) and all(re.fullmatch("[a-zA-Z0-9_-]+", name) for name in used + found)
+    last = request["messages"][-1]
+    assert last["role"] == "user" or not last["content"][-1].get("text", "x")[-1].isspace()
+    assert all(stop.strip() for stop in request.get("stop_sequences", ()))
     assert 0 <= request.get("temperature", 0) <= 1 and 0 <= request.get("top_p", 0) <= 1
     assert not {"temperature", "top_p"} <= set(request)
 

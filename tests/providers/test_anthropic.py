@@ -909,3 +909,11 @@ def test_query_of_a_chat_is_not_sent(make_client, upstream):
 def test_table_has_a_complete_entry_for_anthropic():
     assert PROVIDERS["anthropic"] is ANTHROPIC
     assert {"base_url", "authorize", "error", "operations"} <= set(ANTHROPIC)
+
+
+@pytest.mark.parametrize("sent", ["image/jpg", "IMAGE/JPG", "image/jpg; q=1", "image/pjpeg"])
+def test_upload_has_the_registered_name_of_its_media_type(sent, client, upstream):
+    """A file that was stored as image/jpg could not be used in any chat."""
+    upstream.answers(FILE)
+    upload(client, ("file", "a.jpg", sent, b"x"))
+    assert sent_parts(upstream) == [("file", "a.jpg", "image/jpeg")]

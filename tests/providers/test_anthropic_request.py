@@ -272,7 +272,13 @@ BAD_FIELDS = [
     ({"stop": {}}, "stop"),
     ({"stop": ["a", 5]}, "stop[1]"),
     ({"stop": [None]}, "stop[0]"),
+    ({"stop": " "}, "stop"),
+    ({"stop": "\n"}, "stop"),
+    ({"stop": ["\n"]}, "stop[0]"),
+    ({"stop": ["END", "\r\n\t "]}, "stop[1]"),
+    ({"stop": ["", "\u00a0"]}, "stop[1]"),
     ({"user": 5}, "user"),
+    ({"cache_control": "ephemeral"}, "cache_control"),
     ({"user": {}}, "user"),
     ({"model": 5}, "model"),
     ({"model": None}, "model"),
@@ -609,8 +615,10 @@ BAD_MESSAGES = [
             "x",
             "[]",
             "5",
-            "null",
+            "null null",
             '"a"',
+            '"null"',
+            "false",
             "NaN",
             '{"a":NaN}',
             '{"a":1e999}',
@@ -632,7 +640,11 @@ BAD_MESSAGES = [
     ([user("a"), {**A, "content_blocks": [{"type": "image"}]}], "messages[1].content_blocks[0]"),
     ([user("a"), {"role": "tool", "content": "x"}], "messages[1].tool_call_id"),
     ([user("a"), {"role": "tool", "tool_call_id": 5, "content": "x"}], "messages[1].tool_call_id"),
-    ([*LOOP[:2], {**LOOP[2], "content": [file(file_id="f")]}], "messages[2].content[0]"),
+    ([*LOOP[:2], {**LOOP[2], "content": [file(file_id="f")]}], "messages[2].content[0].file"),
+    ([*LOOP[:2], {**LOOP[2], "content": [{"type": "input_audio"}]}], "messages[2].content[0]"),
+    ([{**user("a"), "cache_control": 5}], "messages[0].cache_control"),
+    ([{**user("a"), "prompt_cache_breakpoint": "explicit"}], "messages[0].prompt_cache_breakpoint"),
+    ([user([text("a", prompt_cache_breakpoint=True)])], "messages[0].content[0].prompt_cache_breakpoint"),
     ([*LOOP[:2], {**LOOP[2], "content": [{"type": "text"}]}], "messages[2].content[0].text"),
     ([*LOOP[:2], {**LOOP[2], "cache_control": 5}], "messages[2].cache_control"),
 ]
@@ -820,8 +832,8 @@ BAD_PARTS = [
             "data:image/png;base64,a",
             "data:image/png;base64,a===",
             "data:image/png;base64,YQ=",
-            "data:image/png;base64,Y Q==",
-            "data:image/png;base64,YQ==\n",
+            "data:image/png;base64, \n",
+            "data:image/png;base64,Y\u00a0Q==",
             "data:image/png;base64,YQ==YQ==",
             "data:image/png;base64,-_==",
             f"data:image/png;base64;x,{BYTES}",
@@ -840,7 +852,8 @@ BAD_PARTS = [
             "not base64!",
             "data:application/pdf,x",
             "data:application/pdf;base64,",
-            "YQ==\n",
+            "Y\u2028Q==",
+            " \n ",
             "====",
             "YQ",
             f"data:application/zip;base64,{BYTES}",
@@ -961,3 +974,209 @@ def test_text_of_a_data_url_in_another_charset_is_refused():
     assert refused(messages=[user([file(file_data="data:text/plain;charset=utf-16;base64,YQBiAA==")])]) == (
         "messages[0].content[0].file.file_data"
     )
+
+
+# Media types and base64 as they are written
+
+
+SPELLINGS = {
+    "image/jpeg": ["image/jpg", "IMAGE/JPG", " image/jpg ", "image/jpg; q=1", "image/pjpeg", "image/jfif"],
+    "image/png": ["image/x-png"],
+    "application/pdf": ["application/x-pdf", "text/pdf"],
+}
+EACH_SPELLING = [(spelling, kind) for kind, spellings in SPELLINGS.items() for spelling in spellings]
+
+
+@pytest.mark.parametrize("spelling,kind", EACH_SPELLING)
+def test_media_type_has_its_registered_name_wherever_it_is_named(spelling, kind):
+    """image/jpg is what half of the world writes, and Anthropic refuses it."""
+    block = "image" if kind.startswith("image") else "document"
+    inline = {"type": block, "source": {"type": "base64", "media_type": kind, "data": BYTES}}
+    url = f"data:{spelling.partition(';')[0]};base64,{BYTES}"
+    assert blocks({"type": "image_url", "image_url": {"url": url}}) == [inline]
+    assert blocks(file(file_data=url)) == blocks(file(file_data=BYTES, mime_type=spelling)) == [inline]
+    stored = [{"type": block, "source": FILE_SOURCE}]
+    assert blocks(file(file_id="file_1", mime_type=spelling)) == stored
+    assert blocks(file(file_id="file_1"), known={"file_1": spelling}) == stored
+    (remote,) = blocks(file(file_url="https://a.example/a", mime_type=spelling))
+    assert remote["type"] == block
+
+
+WRAPPED = ["YWJj\nZGVm", "YWJj\r\nZGVm\r\n", " YWJjZGVm", "YWJjZGVm\n", "Y W J j\tZGVm", "\n\nYWJj\n\n\nZGVm\n",
+           "YWJj\x0b\x0cZGVm"]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", WRAPPED)
+def test_white_space_in_base64_is_removed(data):
+    """Encoders break lines (RFC 2045 §6.8), and Anthropic refuses them."""
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "YWJjZGVm"}}
+    for url in (f"data:image/png;base64,{data}", f"data:image/png; base64,{data}", f" data:image/png;base64 ,{data}"):
+        assert blocks({"type": "image_url", "image_url": {"url": url}}) == [image]
+        assert blocks(file(file_data=url)) == [image]
+    assert blocks(file(file_data=data, mime_type="image/png")) == [image]
+    (document,) = blocks(file(file_data=data, mime_type=TEXT))
+    assert document["source"]["data"] == "abcdef"
+
+
+def test_percent_encoding_of_a_data_url_is_decoded():
+    (image,) = blocks({"type": "image_url", "image_url": {"url": "data:image/png;base64,YQ%3D%3D%0A"}})
+    assert image["source"]["data"] == "YQ=="
+
+
+@pytest.mark.fuzz
+def test_white_space_in_a_large_file_is_removed_in_linear_time():
+    data = (BYTES[:4] * 19 + "\r\n") * 250_000
+    started = time.process_time()
+    (block,) = blocks(file(file_data=data))
+    assert len(block["source"]["data"]) == 19_000_000
+    assert time.process_time() - started < 3
+
+
+# Users
+
+
+PERSONS = ["ann@example.com", "Ann <ann@example.com>", "tenant|ann@example.com", "ann@localhost", "+49 30 1234567",
+           "x" * 257, "+15551234567", "(555) 123-4567", "555-123-4567", "15551234567", " 555.123.4567 "]  # fmt: skip
+OPAQUE = ["u-1", "user_5f1c", "0b9b5c2e-3d4a-4f0e-9a51-2f5d7d1a0c11", "x" * 256, "12345", "@", "a@", "t/7", "2024-11"]
+
+
+@pytest.mark.parametrize("user_id", PERSONS)
+def test_user_that_anthropic_would_refuse_is_not_sent_and_reported(user_id):
+    """An e-mail address there is a 400 for the whole chat; the field changes no answer."""
+    made, ignored = translated(user=user_id)
+    assert "metadata" not in made and ignored == ["user"]
+
+
+@pytest.mark.parametrize("user_id", OPAQUE)
+def test_opaque_user_is_sent(user_id):
+    made, ignored = translated(user=user_id)
+    assert made["metadata"] == {"user_id": user_id} and ignored == []
+
+
+# Allowed tools
+
+
+G = {"type": "function", "function": {"name": "g"}}
+OUR_G = {"name": "g", "input_schema": {"type": "object", "properties": {}}}
+
+
+def allowing(*tools, mode="auto"):
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
+def named(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    "choice,tools,kind",
+    [
+        (allowing(named("f")), [OURS], "auto"),
+        (allowing(named("g"), mode="required"), [OUR_G], "any"),
+        (allowing(named("g"), named("f")), [OURS, OUR_G], "auto"),
+        (allowing(named("f"), named("f")), [OURS], "auto"),
+        (allowing({"type": CODE["type"]}, named("g")), [CODE, OUR_G], "auto"),
+    ],
+)
+def test_only_allowed_tools_are_sent(choice, tools, kind):
+    made, ignored = translated(tools=[CODE, TOOL, G], tool_choice=choice)
+    assert (made["tools"], made["tool_choice"], ignored) == (tools, {"type": kind}, [])
+    made = request(tools=[CODE, TOOL, G], tool_choice=choice, parallel_tool_calls=False)
+    assert made["tool_choice"] == {"type": kind, "disable_parallel_tool_use": True}
+
+
+@pytest.mark.parametrize(
+    "choice,param",
+    [
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+        ({"type": "allowed_tools", "allowed_tools": []}, "tool_choice.allowed_tools"),
+        ({"type": "allowed_tools", "allowed_tools": {"tools": [named("f")]}}, "tool_choice.allowed_tools.mode"),
+        (allowing(named("f"), mode="none"), "tool_choice.allowed_tools.mode"),
+        (allowing(), "tool_choice.allowed_tools.tools"),
+        (allowing(named("f"), "g"), "tool_choice.allowed_tools.tools[1]"),
+        (allowing({"type": "function", "name": "f"}), "tool_choice.allowed_tools.tools[0].function"),
+        (allowing({"type": "function", "function": {}}), "tool_choice.allowed_tools.tools[0].function.name"),
+        (allowing(named("f"), named("h")), "tool_choice.allowed_tools.tools[1]"),
+        (allowing({"type": "web_search_20250305"}), "tool_choice.allowed_tools.tools[0]"),
+    ],
+)
+def test_choice_of_allowed_tools_that_cannot_be_met_is_a_400_that_names_its_place(choice, param):
+    assert refused(tools=[TOOL, G], tool_choice=choice) == param
+
+
+def test_allowed_tools_without_tools_are_ignored_and_reported():
+    made, ignored = translated(tool_choice=allowing(named("f")))
+    assert "tools" not in made and ignored == ["tool_choice"]
+
+
+def test_file_for_a_tool_that_is_not_allowed_is_refused():
+    part = file(file_id="file_1", mime_type="text/csv")
+    choice = allowing(named("f"))
+    assert refused(messages=[user([part])], tools=[CODE, TOOL], tool_choice=choice) == "messages[0].content[0].file"
+
+
+# Nothing is dropped in silence
+
+
+HIGH = {"type": "image_url", "image_url": {"url": "https://a/", "detail": "high"}}
+DESCRIBED = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "description": "d"}}
+INNER = [
+    ({"messages": [{**user("a"), "weight": 0}]}, "messages.weight"),
+    ({"messages": [user("a"), {**A, "content": "b", "reasoning_content": "r"}]}, "messages.reasoning_content"),
+    ({"messages": [user([text("a", x=1)])]}, "messages.content.x"),
+    ({"messages": [user([HIGH])]}, "messages.content.image_url.detail"),
+    ({"messages": [user([file(file_id="f", mime_type=PDF, detail="low")])]}, "messages.content.file.detail"),
+    ({"tools": [{**TOOL, "defer_loading": True}]}, "tools.defer_loading"),
+    ({"tools": [{**G, "function": {"name": "g", "input_examples": [1]}}]}, "tools.function.input_examples"),
+    ({"response_format": DESCRIBED}, "response_format.json_schema.description"),
+]
+
+
+@pytest.mark.parametrize("given,name", INNER, ids=[name for _, name in INNER])
+def test_field_inside_another_one_without_a_translation_is_reported(given, name):
+    assert translated(**given)[1] == [name]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"messages": [user("a"), {**A, "content": "b", "annotations": [], "audio": None, "refusal": None}]},
+        {"messages": [user([{"type": "image_url", "image_url": {"url": "https://a/", "detail": "auto"}}])]},
+        {"tools": [CODE]},
+    ],
+)
+def test_field_that_says_nothing_is_not_reported(given):
+    assert translated(**given)[1] == []
+
+
+def test_cache_mark_of_the_whole_request_is_sent():
+    assert request(cache_control={"type": "ephemeral"})["cache_control"] == {"type": "ephemeral"}
+
+
+def test_cache_mark_inside_a_function_is_that_of_its_tool():
+    function = {**TOOL["function"], **CACHE}
+    assert request(tools=[{"type": "function", "function": function}])["tools"] == [{**OURS, **CACHE}]
+
+
+@pytest.mark.parametrize("number", [4, 5, 9])
+@pytest.mark.parametrize("point", [CACHE, {"prompt_cache_breakpoint": {"mode": "explicit"}}], ids=["own", "openai"])
+@pytest.mark.parametrize("whole", [{}, CACHE], ids=["", "whole"])
+def test_only_the_last_four_cache_marks_are_sent_and_the_others_reported(number, point, whole):
+    """OpenAI takes any number, and Anthropic answers 400 to a fifth."""
+    tools = [{**TOOL, **point}, {**G, **point}]
+    parts = [text(str(n), **point) for n in range(number - 3)]
+    made, ignored = translated(
+        messages=[{"role": "system", "content": "s", **point}, user(parts)], tools=tools, **whole
+    )
+    marks = ["cache_control" in block for block in [*made["tools"], *made["system"], *made["messages"][0]["content"]]]
+    kept = 4 - len(whole)
+    assert marks == [False] * (number - kept) + [True] * kept
+    assert ignored == (["cache_control"] if number > kept else [])
+
+
+def test_cache_marks_inside_a_result_count_too():
+    marked = [text(str(n), **CACHE) for n in range(4)]
+    made, ignored = translated(messages=[*LOOP[:2], {**LOOP[2], **CACHE, "content": marked}])
+    (result,) = made["messages"][2]["content"]
+    assert ["cache_control" in block for block in result["content"]] == [False, True, True, True]
+    assert "cache_control" in result and ignored == ["cache_control"]

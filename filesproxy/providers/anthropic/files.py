@@ -15,6 +15,7 @@ from typing import Any
 from ...calls import Call, Json, Send
 from ...errors import BadRequest, InvalidAnswer, UpstreamAnswered
 from ..toolkit import Page, deletion, need, rest_after, unusable
+from .media_types import registered
 
 FILES_BETA = "files-api-2025-04-14"
 MAX_PAGE = 1000  # files per page
@@ -51,6 +52,7 @@ def prepared_upload(call: Call) -> Call:
     assert upload is not None
     if not _NAME.fullmatch(_WHATWG.sub('"', upload.filename)):
         raise BadRequest('Anthropic needs file names of 1 to 255 characters without < > : " | ? * \\ /.', param="file")
+    upload.content_type = registered(upload.content_type)
     if upload.content_type.partition(";")[0] == "application/octet-stream":
         upload.content_type = _TYPES.get(upload.filename.rpartition(".")[2].lower(), upload.content_type)
     upload.sent_fields = _sent_fields

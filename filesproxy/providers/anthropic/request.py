@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from ...calls import Json
 from ...errors import BadRequest
 from ...wire.json_fields import NUMBER, at, objects, optional, required
-from ...wire.strict_json import MAX_VALUES, Unreadable, loads, marks
-from .content import refuse, text_blocks, user_blocks, with_cache_control
+from ...wire.strict_json import MAX_VALUES, marks
+from .cache_marks import limit_marks
+from .content import refuse
+from .conversation import Conversation
+from .schemas import closed
 from .tools import runs_code, tool_choice, tools
+from .untranslated import untranslated
 
 DEFAULT_MAX_TOKENS = 4096  # Anthropic requires a limit; OpenAI does not
 #: reasoning effort → thinking budget in tokens, for models without adaptive thinking
@@ -39,9 +44,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 _HANDLED = {
     "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "stream",
     "stream_options", "user", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking",
-    "response_format", *_NEUTRAL,
+    "response_format", "cache_control", *_NEUTRAL,
 }  # fmt: skip
-_USER_BLOCKS = ("document", "image", "tool_result", "container_upload")
+
+MAX_USER = 256  # characters of metadata.user_id
+# Anthropic refuses an identifier that names a person. More than these may pass; what they match is never worth a 400.
+_PERSONAL = re.compile(r"\S@\S|^\s*(\+[\d\s().-]{7,}|\(?\d{2,4}[\s().-]+[\d\s().-]{5,}|\d{10,15})\s*$", re.ASCII)
 _NAMEABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_NAMED = 20
 
@@ -53,23 +61,25 @@ def messages_request(body: Json, known: Mapping[str, str]) -> tuple[Json, list[s
     """
     _check_neutral(body)
     _check_arguments(body["messages"])
-    ignored = [name for name in body if name not in _HANDLED and body[name] is not None and _NAMEABLE.fullmatch(name)]
-    system, messages = _conversation(body["messages"], known, runs_code(body))
+    ignored = [name for name in body if name not in _HANDLED and body[name] is not None]
+    choice, made = tool_choice(body, tools(body, ignored))
+    system, messages = Conversation(body["messages"], known, runs_code(made), ignored).translated()
     request: Json = {"model": required(body, "model", str), "max_tokens": _max_tokens(body), "messages": messages}
     request.update({"system": system} if system else {})
     request.update(_sampling(body, ignored))
-    choice = tool_choice(body)
-    request.update({**tools(body), **choice} if body.get("tools") else {})
-    if not body.get("tools"):
+    request.update({"tools": made, **choice} if made else {})
+    if not made:
         ignored += [name for name in ("tool_choice", "parallel_tool_calls") if body.get(name) is not None]
-    if any(isinstance(message, dict) and message.get("name") for message in body["messages"]):
-        ignored.append("messages.name")
-    request.update(_output_format(body))
+    if control := optional(body, "cache_control", dict):
+        request["cache_control"] = control
+    limit_marks(request, ignored)
+    request.update(_output_format(body, ignored))
+    ignored += untranslated(body)
     request.update(_thinking(body, request, ignored))
     if optional(body, "stream", bool):
         optional(optional(body, "stream_options", dict) or {}, "include_usage", bool, "stream_options")
         request["stream"] = True
-    return request, ignored[:_MAX_NAMED]
+    return request, list(islice(dict.fromkeys(filter(_NAMEABLE.fullmatch, ignored)), _MAX_NAMED))
 
 
 def file_ids(body: Json) -> Iterator[tuple[str, Json]]:
@@ -129,7 +139,10 @@ def _sampling(body: Json, ignored: list[str]) -> Json:
     if stop := _stop(body):
         found["stop_sequences"] = stop
     if user := optional(body, "user", str):
-        found["metadata"] = {"user_id": user}
+        if len(user) > MAX_USER or _PERSONAL.search(user):
+            ignored.append("user")
+        else:
+            found["metadata"] = {"user_id": user}
     return found
 
 
@@ -139,19 +152,21 @@ def _stop(body: Json) -> list[str]:
     for index, sequence in enumerate(sequences):
         if not isinstance(sequence, str):
             raise BadRequest(f"'stop[{index}]' must be text.", param=f"stop[{index}]")
+        if sequence.isspace():
+            refuse("stop" if isinstance(stop, str) else f"stop[{index}]", "Anthropic cannot stop at white space")
     return [sequence for sequence in sequences if sequence]
 
 
-def _output_format(body: Json) -> Json:
+def _output_format(body: Json, ignored: list[str]) -> Json:
     wanted = optional(body, "response_format", dict)
     kind = required(wanted, "type", str, "response_format") if wanted else "text"
     if kind == "text" or wanted is None:
         return {}
     if kind != "json_schema":
         refuse("response_format", "Anthropic supports only json_schema")
-    schema = required(
-        required(wanted, "json_schema", dict, "response_format"), "schema", dict, "response_format.json_schema"
-    )
+    place = "response_format.json_schema"
+    schema = required(required(wanted, "json_schema", dict, "response_format"), "schema", dict, place)
+    schema = closed(schema, at(place, "schema"), ignored)
     return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
 
 
@@ -211,98 +226,3 @@ def _is_in_tool_loop_without_thinking(messages: list[Json]) -> bool:
     last = next((message for message in reversed(messages) if message["role"] == "assistant"), None)
     kinds = [block["type"] for block in last["content"]] if last else []
     return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
-
-
-def _conversation(given: list[Any], known: Mapping[str, str], with_code: bool) -> tuple[list[Json], list[Json]]:
-    """The system blocks, and the messages. Neighbours of one role are merged; a tool's result counts as a user's."""
-    system: list[Json] = []
-    messages: list[Json] = []
-    for place, message in objects(given, "messages"):
-        role = required(message, "role", str, place)
-        if role in ("system", "developer"):
-            system += text_blocks(message.get("content"), at(place, "content"))
-            continue
-        anthropic_role, blocks = _turn(role, message, place, known, with_code)
-        if blocks and messages and messages[-1]["role"] == anthropic_role:
-            messages[-1]["content"] += blocks
-        elif blocks:
-            messages.append({"role": anthropic_role, "content": blocks})
-    if not messages:
-        raise BadRequest("'messages' has no content to answer.", param="messages")
-    for turn in messages:
-        turn["content"].sort(key=lambda block: bool(block["type"] != "tool_result"))  # Anthropic requires results first
-    return system, messages
-
-
-def _turn(role: str, message: Json, place: str, known: Mapping[str, str], with_code: bool) -> tuple[str, list[Json]]:
-    if role == "user":
-        return "user", user_blocks(message.get("content"), at(place, "content"), known, with_code)
-    if role == "assistant":
-        return "assistant", _assistant(message, place)
-    if role == "tool":
-        return "user", [_tool_result(message, place)]
-    refuse(at(place, "role"), "This role has no translation for Anthropic")
-
-
-def _assistant(message: Json, place: str) -> list[Json]:
-    """The blocks of an assistant: thinking, text and tool calls.
-
-    `content_blocks` is what a client that is not strict got in an earlier answer, thinking included.
-    """
-    for name in ("function_call", "audio"):
-        if message.get(name) is not None:
-            refuse(at(place, name), "This has no translation for Anthropic")
-    blocks = _given_blocks(message, place)
-    if not any(block["type"] == "text" for block in blocks):
-        blocks += _spoken(message.get("content"), at(place, "content"))
-        refusal = optional(message, "refusal", str, place)
-        blocks += [{"type": "text", "text": refusal}] if refusal else []
-    calls = optional(message, "tool_calls", list, place) or []
-    return blocks + [_tool_use(call, where) for where, call in objects(calls, at(place, "tool_calls"))]
-
-
-def _spoken(content: Any, place: str) -> list[Json]:
-    if not isinstance(content, list):
-        return text_blocks(content, place)
-    plain = [
-        {"type": "text", "text": required(part, "refusal", str, where)} if part.get("type") == "refusal" else part
-        for where, part in objects(content, place)
-    ]
-    return text_blocks(plain, place)
-
-
-def _given_blocks(message: Json, place: str) -> list[Json]:
-    given = optional(message, "content_blocks", list, place) or []
-    for where, block in objects(given, at(place, "content_blocks")):
-        if required(block, "type", str, where) in _USER_BLOCKS:
-            refuse(where, "An assistant has no block of this type")
-    return [block for block in given if block["type"] != "tool_use" and block.get("text") != ""]
-
-
-def _tool_use(call: Json, place: str) -> Json:
-    if call.get("type", "function") != "function":
-        refuse(place, "Only calls of the type function can be translated for Anthropic")
-    function = required(call, "function", dict, place)
-    arguments = _arguments(function, at(place, "function"))
-    name, call_id = required(function, "name", str, at(place, "function")), required(call, "id", str, place)
-    return with_cache_control({"type": "tool_use", "id": call_id, "name": name, "input": arguments}, call, place)
-
-
-def _arguments(function: Json, function_place: str) -> Any:
-    text, place = required(function, "arguments", str, function_place), at(function_place, "arguments")
-    try:
-        arguments = loads(text.encode("utf-8", "surrogatepass"), unique_keys=True) if text.strip() else {}
-    except Unreadable as problem:
-        raise BadRequest(f"'{place}' cannot be used: {problem}.", param=place) from None
-    if not isinstance(arguments, dict):
-        raise BadRequest(f"'{place}' must be a JSON object.", param=place)
-    return arguments
-
-
-def _tool_result(message: Json, place: str) -> Json:
-    found: Json = {"type": "tool_result", "tool_use_id": required(message, "tool_call_id", str, place)}
-    content = message.get("content")
-    blocks = text_blocks(content, at(place, "content"))
-    if blocks:
-        found["content"] = content if isinstance(content, str) else blocks
-    return with_cache_control(found, message, place)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ...calls import Json
 from ...wire.json_fields import at, objects, optional, required
-from .content import refuse, with_cache_control
+from .cache_marks import with_cache_control
+from .content import refuse
+from .schemas import closed
 
 # The types of Anthropic's own tools end in a date. They are passed on unchanged.
 _ANTHROPIC_TOOL = re.compile(r"[a-z_]{1,40}_[0-9]{8}")
@@ -14,19 +17,18 @@ _CODE_EXECUTION = re.compile(r"code_execution_[0-9]{8}")
 _CHOICES = {"none": "none", "auto": "auto", "required": "any"}
 
 
-def tools(body: Json) -> Json:
-    """`{"tools": …}`; empty without tools."""
-    given = optional(body, "tools", list)
-    return {"tools": [_tool(tool, place) for place, tool in objects(given, "tools")]} if given else {}
-
-
-def runs_code(body: Json) -> bool:
-    """Whether the tools include Anthropic's code execution tool, which can read any file."""
+def tools(body: Json, ignored: list[str]) -> list[Json]:
+    """The tools, in their order. `ignored` gets the names of what is lost."""
     given = optional(body, "tools", list) or []
-    return any(_CODE_EXECUTION.fullmatch(str(tool.get("type"))) for _, tool in objects(given, "tools"))
+    return [_tool(tool, place, ignored) for place, tool in objects(given, "tools")]
 
 
-def _tool(tool: Json, place: str) -> Json:
+def runs_code(made: list[Json]) -> bool:
+    """Whether the tools include Anthropic's code execution tool, which can read any file."""
+    return any(_CODE_EXECUTION.fullmatch(str(tool.get("type"))) for tool in made)
+
+
+def _tool(tool: Json, place: str, ignored: list[str]) -> Json:
     kind = required(tool, "type", str, place)
     if _ANTHROPIC_TOOL.fullmatch(kind):
         return tool
@@ -39,20 +41,53 @@ def _tool(tool: Json, place: str) -> Json:
     if description := optional(function, "description", str, where):
         made["description"] = description
     if optional(function, "strict", bool, where):
-        made["strict"] = True
-    return with_cache_control(made, tool, place)
+        made.update(strict=True, input_schema=closed(made["input_schema"], at(where, "parameters"), ignored))
+    return with_cache_control(with_cache_control(made, function, where), tool, place)
 
 
-def tool_choice(body: Json) -> Json:
-    """`{"tool_choice": …}`, which also replaces `parallel_tool_calls`; empty for Anthropic's default."""
+def tool_choice(body: Json, made: list[Json]) -> tuple[Json, list[Json]]:
+    """`{"tool_choice": …}`, which also replaces `parallel_tool_calls`, and the tools that may be used.
+
+    The choice is empty for Anthropic's default. Anthropic has no `allowed_tools`: the other tools are not sent.
+    """
     is_serial = optional(body, "parallel_tool_calls", bool) is False
     given = optional(body, "tool_choice", (str, dict))
     if given is None and not is_serial:
-        return {}
+        return {}, made
+    if isinstance(given, dict) and given.get("type") == "allowed_tools":
+        given, made = _allowed(given, made)
     choice = _choice(given)
     if is_serial and choice["type"] != "none":
         choice["disable_parallel_tool_use"] = True
-    return {"tool_choice": choice}
+    return {"tool_choice": choice}, made
+
+
+def _allowed(choice: Json, made: list[Json]) -> tuple[str, list[Json]]:
+    """The mode of `allowed_tools`, and the tools that it names."""
+    place = "tool_choice.allowed_tools"
+    wanted = required(choice, "allowed_tools", dict, "tool_choice")
+    mode = required(wanted, "mode", str, place)
+    if mode not in ("auto", "required"):
+        refuse(at(place, "mode"), "This mode has no translation for Anthropic")
+    names = dict(_named(required(wanted, "tools", list, place), at(place, "tools")))
+    allowed = [tool for tool in made if _key(tool) in names]
+    missing = next((where for key, where in names.items() if key not in map(_key, allowed)), None)
+    if made and (missing or not names):
+        refuse(missing or at(place, "tools"), "This tool is not among the tools" if missing else "No tool is allowed")
+    return mode, allowed
+
+
+def _named(given: list[Json], place: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """((type, name), place) of each tool that a choice names; Anthropic's own have their name in the type."""
+    for where, tool in objects(given, place):
+        kind, name = required(tool, "type", str, where), ""
+        if kind == "function":
+            name = required(required(tool, "function", dict, where), "name", str, at(where, "function"))
+        yield (kind, name), where
+
+
+def _key(tool: Json) -> tuple[str, str]:
+    return (tool["type"], "") if "type" in tool else ("function", tool["name"])
 
 
 def _choice(given: str | Json | None) -> Json:

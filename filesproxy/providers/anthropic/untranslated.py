@@ -1,0 +1,47 @@
+"""Names the fields inside messages, tools and formats that have no translation. Pure functions.
+
+Leaving them out does no harm, but a client should know: `x-filesproxy-ignored` has their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...calls import Json
+
+# The fields that are translated.
+_MARKS = {"cache_control", "prompt_cache_breakpoint"}
+_OF_MESSAGES = {"role", "content", "tool_calls", "tool_call_id", "refusal", "content_blocks", *_MARKS}
+_OF_PARTS = {"type", "text", "refusal", "image_url", "file", *_MARKS}
+_OF_IMAGES = {"url"}
+_OF_FILES = {"file_id", "file_data", "file_url", "filename", "mime_type"}
+_OF_TOOLS = {"type", "function", *_MARKS}
+_OF_FUNCTIONS = {"name", "description", "parameters", "strict", *_MARKS}
+_OF_FORMATS = {"name", "schema", "strict"}
+
+
+def untranslated(body: Json) -> Iterator[str]:
+    """The names, such as `messages.content.image_url.detail`, of a body that has been translated."""
+    for message in body["messages"]:
+        yield from _others(message, _OF_MESSAGES, "messages")
+        for part in message["content"] if isinstance(message.get("content"), list) else ():
+            place = "messages.content"
+            yield from _others(part, _OF_PARTS, place)
+            yield from _others(part.get("file"), _OF_FILES, f"{place}.file")
+            image = part.get("image_url")
+            is_plain = isinstance(image, dict) and image.get("detail") == "auto"
+            yield from _others(image, _OF_IMAGES | ({"detail"} if is_plain else set()), f"{place}.image_url")
+    for tool in body.get("tools") or ():
+        if tool["type"] == "function":
+            yield from _others(tool, _OF_TOOLS, "tools")
+            yield from _others(tool["function"], _OF_FUNCTIONS, "tools.function")
+    wanted = body.get("response_format") or {}
+    yield from _others(wanted.get("json_schema"), _OF_FORMATS, "response_format.json_schema")
+
+
+def _others(obj: Any, known: set[str], place: str) -> Iterator[str]:
+    """The places of an object's other fields, if they say anything."""
+    if isinstance(obj, dict) and not obj.keys() <= known:
+        others = {name: value for name, value in obj.items() if name not in known}
+        yield from (f"{place}.{name}" for name, value in others.items() if value not in (None, "", [], {}))

@@ -1,0 +1,130 @@
+"""JSON schemas for Anthropic: every object is closed, nothing else is changed, and what is open on purpose is a 400."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from filesproxy.errors import BadRequest
+from filesproxy.providers.anthropic.request import messages_request
+from filesproxy.providers.anthropic.schemas import closed
+
+A = {"type": "string"}
+
+
+def obj(**properties):
+    return {"type": "object", "properties": properties}
+
+
+def shut(**properties):
+    return {**obj(**properties), "additionalProperties": False}
+
+
+CLOSED = {
+    "plain": (obj(a=A), shut(a=A)),
+    "closed": (shut(a=A), shut(a=A)),
+    "without_a_type": ({"properties": {"a": A}}, {"properties": {"a": A}, "additionalProperties": False}),
+    "nullable": ({**obj(a=A), "type": ["object", "null"]}, {**shut(a=A), "type": ["object", "null"]}),
+    "empty_on_purpose": (obj(), shut()),
+    "in_a_property": (obj(a=obj(b=obj(c=A))), shut(a=shut(b=shut(c=A)))),
+    "in_items": ({"type": "array", "items": obj(a=A)}, {"type": "array", "items": shut(a=A)}),
+    "in_a_tuple": ({"prefixItems": [obj(a=A), A]}, {"prefixItems": [shut(a=A), A]}),
+    "in_an_old_tuple": ({"items": [obj(a=A)]}, {"items": [shut(a=A)]}),
+    "in_any_of": (obj(a={"anyOf": [obj(b=A), {"type": "null"}]}), shut(a={"anyOf": [shut(b=A), {"type": "null"}]})),
+    "in_one_of": ({"oneOf": [obj(b=A), obj(c=A)]}, {"oneOf": [shut(b=A), shut(c=A)]}),
+    "in_all_of_one": ({"allOf": [obj(b=A)]}, {"allOf": [shut(b=A)]}),
+    "all_of_references": ({"allOf": [{"$ref": "#/$defs/a"}, A]}, {"allOf": [{"$ref": "#/$defs/a"}, A]}),
+    "in_definitions": (
+        {**obj(a={"$ref": "#/$defs/x"}), "$defs": {"x": obj(b=A)}, "definitions": {"y": obj(c=A)}},
+        {**shut(a={"$ref": "#/$defs/x"}), "$defs": {"x": shut(b=A)}, "definitions": {"y": shut(c=A)}},
+    ),
+    "properties_named_like_keywords": (
+        obj(type=A, properties=obj(items=A), additionalProperties={"type": "boolean"}),
+        shut(type=A, properties=shut(items=A), additionalProperties={"type": "boolean"}),
+    ),
+    "values_that_look_like_schemas": (
+        {"enum": [{"type": "object"}], "const": obj(a=A), "default": obj(a=A), "examples": [obj(a=A)]},
+        {"enum": [{"type": "object"}], "const": obj(a=A), "default": obj(a=A), "examples": [obj(a=A)]},
+    ),
+    "other_types": (A, A),
+    "true": (obj(a=True, b=False), shut(a=True, b=False)),
+    "nonsense": (
+        {"items": 5, "anyOf": {}, "type": 7, "$defs": None},
+        {"items": 5, "anyOf": {}, "type": 7, "$defs": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_every_object_of_a_schema_is_closed_and_nothing_else_is_changed(name):
+    """Anthropic answers 400 to an object that does not say `additionalProperties: false`."""
+    given, made = CLOSED[name]
+    before, ignored = copy.deepcopy(given), []
+    assert closed(given, "p", ignored) == made and given == before and ignored == []
+    assert closed(made, "p", ignored) == made
+
+
+OPEN = [
+    ({**obj(a=A), "additionalProperties": True}, "p.additionalProperties"),
+    ({"type": "object", "additionalProperties": A}, "p.additionalProperties"),
+    ({"type": "object", "additionalProperties": {}}, "p.additionalProperties"),
+    (obj(a={**obj(b=A), "additionalProperties": None}), "p.properties.a.additionalProperties"),
+    ({"items": {**obj(b=A), "additionalProperties": True}}, "p.items.additionalProperties"),
+    ({"anyOf": [A, {**obj(b=A), "additionalProperties": True}]}, "p.anyOf[1].additionalProperties"),
+    ({"$defs": {"a b": {**obj(b=A), "additionalProperties": True}}}, "p.$defs.*.additionalProperties"),
+    ({"allOf": [obj(a=A), obj(b=A)]}, "p.allOf"),
+    (obj(a={"allOf": [obj(a=A), {"required": ["a"]}]}), "p.properties.a.allOf"),
+]
+
+
+@pytest.mark.parametrize("schema,param", OPEN, ids=[param for _, param in OPEN])
+def test_object_that_is_open_on_purpose_is_refused_at_its_place(schema, param):
+    with pytest.raises(BadRequest) as refused:
+        closed(schema, "p", [])
+    assert refused.value.param == param
+
+
+def test_object_that_names_no_properties_is_closed_and_reported():
+    """It can only be empty then, as with the vendors' own SDKs."""
+    ignored = []
+    made = closed(obj(a={"type": "object"}), "a[5].p", ignored)
+    assert made == shut(a={"type": "object", "additionalProperties": False})
+    assert ignored == ["a.p.additionalProperties"]
+
+
+def request(**body):
+    return messages_request({"model": "claude-opus-4-8", "messages": [{"role": "user", "content": "hi"}], **body}, {})
+
+
+@pytest.mark.parametrize("strict", [{}, {"strict": True}, {"strict": False}])
+def test_schema_of_an_answer_is_closed_strict_or_not(strict):
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": obj(a=obj(b=A)), **strict}}
+    made, ignored = request(response_format=wanted)
+    assert made["output_config"]["format"]["schema"] == shut(a=shut(b=A)) and ignored == []
+
+
+@pytest.mark.parametrize("more,is_closed", [({"strict": True}, True), ({}, False), ({"strict": False}, False)])
+def test_schema_of_a_strict_tool_is_closed_and_any_other_tools_is_unchanged(more, is_closed):
+    tool = {"type": "function", "function": {"name": "f", "parameters": obj(a=obj(b=A)), **more}}
+    (made,) = request(tools=[tool])[0]["tools"]
+    assert made["input_schema"] == (shut(a=shut(b=A)) if is_closed else obj(a=obj(b=A)))
+
+
+@pytest.mark.parametrize(
+    "body,param",
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": OPEN[0][0]}}},
+            "response_format.json_schema.schema.additionalProperties",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters": OPEN[0][0]}}]},
+            "tools[0].function.parameters.additionalProperties",
+        ),
+    ],
+)
+def test_open_schema_is_a_400_that_names_its_place(body, param):
+    with pytest.raises(BadRequest) as refused:
+        request(**body)
+    assert refused.value.param == param
