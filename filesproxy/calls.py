@@ -141,12 +141,14 @@ class _AnswerFields(NamedTuple):
     json: Any = None
     body: Body | None = None
     ignored: Sequence[str] = ()
+    is_repeat: bool = False
 
 
 class Answer(_Opaque, _AnswerFields):
     """One answer of an upstream: header names in lower case, and parsed JSON, an open body, or neither.
 
-    `ignored` names the request's fields that the provider does not know and was not sent.
+    `ignored` names the request's fields that the provider does not know and was not sent. `is_repeat`: the request had
+    been sent whole before, over a connection that ended without an answer, so the upstream may have acted on it twice.
     """
 
     __slots__ = ()

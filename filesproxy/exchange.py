@@ -219,6 +219,8 @@ class _Send:
         answer = self._perform(self._in_time(call))
         if answer.body is not None:
             self._opened.append(answer.body)
+        if answer.is_repeat and answer.status == 404 and call.method == "DELETE":
+            return Answer(204)  # the first one has done it (RFC 9110 §9.2.2); what was asked for is so
         if not 200 <= answer.status < 300:
             raise _refusal(answer, self._target)
         if answer.body is None:  # a transport that answers with JSON of its own

@@ -613,6 +613,65 @@ def test_request_is_sent_again_once_only(method):
         assert (upstream.connections, requests(upstream)) == (2, 3)
 
 
+class Store:
+    """An upstream with files: what is deleted is gone, and a `lost` deletion gets no answer."""
+
+    def __init__(self, how="reset"):
+        self.files = {f"file-{number}" for number in range(10)}
+        self.lost, self.how = set(), how
+
+    def __call__(self, peer):
+        while data := asked(peer):
+            method, path, _ = data.split(b"\r\n")[0].decode().split(" ")
+            file_id = path.split("/")[3]
+            status = "200 OK" if file_id in self.files else "404 Not Found"
+            if method == "DELETE":
+                self.files.discard(file_id)
+            if method == "DELETE" and file_id in self.lost:
+                self.lost.discard(file_id)
+                if self.how == "reset":
+                    peer.reset()
+                return
+            found = {**FILE, "id": file_id, "deleted": True} if status == "200 OK" else {"error": {"message": "None."}}
+            peer.send(answer(found, status))
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_deletion_that_was_done_but_not_answered_is_a_success_and_no_404(how):
+    """It is sent again over a new connection, where the file is gone."""
+    store = Store(how)
+    with gateway(store) as (port, upstream):
+        for number in range(3):
+            store.lost.add(f"file-{number}")
+            assert metadata(port, "file-9").status == 200  # a connection is kept
+            reply = metadata(port, f"file-{number}", method="DELETE")
+            assert (reply.status, reply.json) == (200, {"id": f"file-{number}", "object": "file", "deleted": True})
+        assert requests(upstream, b"DELETE") == 6 and store.files == {f"file-{number}" for number in range(3, 10)}
+
+
+def test_deletion_that_is_sent_once_keeps_its_404():
+    with gateway(Store()) as (port, upstream):
+        assert metadata(port, "file-1").status == 200
+        for _ in range(2):  # over a kept connection, and after an answer
+            assert metadata(port, "file-of-nobody", method="DELETE").status == 404
+        assert (upstream.connections, requests(upstream, b"DELETE")) == (1, 2)
+
+
+def test_other_request_that_is_sent_again_keeps_its_404():
+    none = answer({"error": {"message": "None."}}, "404 Not Found")
+
+    def is_first():
+        return upstream.connections == 1
+
+    script = serving(
+        instead=lambda peer, count: count == 2 and is_first(),
+        framed=lambda data: answered(data) if is_first() else none,
+    )
+    with gateway(script) as (port, upstream):
+        assert [metadata(port).status, metadata(port).status] == [200, 404]
+        assert (upstream.connections, requests(upstream)) == (2, 3)
+
+
 def test_request_is_not_sent_again_where_a_fresh_connection_ends_unanswered():
     with gateway(serving(instead=lambda peer, count: True)) as (port, upstream):
         assert metadata(port).status == 502

@@ -51,10 +51,11 @@ class HttpTransport:
         self._director.add_handler(self._handler)
 
     def __call__(self, call: Call, target: Target) -> Answer:
-        body: AnswerBody | None = self._director.open(_Request(call, target))
+        request = _Request(call, target)
+        body: AnswerBody | None = self._director.open(request)
         if body is None:  # the director has a handler for these two schemes only
             raise UpstreamError("The provider's base_url is neither http nor https.", code="upstream_address")
-        return Answer(body.status, body.headers, body=body)
+        return Answer(body.status, body.headers, body=body, is_repeat=request.is_repeat)
 
     def close(self) -> None:
         """Close the kept connections. The next call opens a new one."""
@@ -72,6 +73,8 @@ class _Request(urllib.request.Request):
     """
 
     bytes_taken = 0  # of the raw content so far
+    is_sent = False  # whole, over the last connection
+    is_repeat = False  # after it was sent whole over another connection
     full_url = ""  # urllib has properties with these names
     data = None
 
@@ -157,6 +160,7 @@ class _Handler(urllib.request.BaseHandler):
             except Unanswered:
                 if not request.is_repeatable or request.watch.is_woken:
                     raise
+                request.is_repeat = request.is_sent
         limits = {"connect_timeout": request.seconds("connect_timeout")}
         sock = self._dial(request.url, {**request.settings, **limits}, request.watch)
         return self._exchange(Connection(sock, key), request)
@@ -165,7 +169,7 @@ class _Handler(urllib.request.BaseHandler):
         request.watch.hold_upstream(connection.sock)
         request.begin_sending()
         try:
-            is_sent = _send(connection, request)
+            is_sent = request.is_sent = _send(connection, request)
             if not is_sent and request.watch.upstream_took_all:  # the watchdog ended it because the client was slow
                 raise ClientTimeout("The client sent the request body too slowly.")
             response = _receive(connection, request, is_sent)
