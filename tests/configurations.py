@@ -21,9 +21,10 @@ def hashed(key):
 
 
 def written(folder, text):
-    """The path of an INI file with this text."""
+    """The path of an INI file with this text, which only its owner can read."""
     path = folder / "filesproxy.ini"
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    path.chmod(0o600)
     return str(path)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +21,15 @@ _KEY = re.compile(r"([^=#;\s][^=]*?)\s*=")
 
 
 class Source(NamedTuple):
-    """Sections of keys with texts or values. For a file, also its path, and the line of each section and key."""
+    """Sections of keys with texts or values.
+
+    For a file, also its path, the line of each section and key, and whether others than its owner can read it.
+    """
 
     sections: Mapping[str, Mapping[str, Any]]
     path: str = ""
     lines: Mapping[tuple[str, str], int] = {}
+    is_exposed: bool = False
 
     def place(self, section: str, key: str = "") -> str:
         """How an error names a section, or a key in it: with file and line, if there is a file."""
@@ -45,7 +51,7 @@ def read(path: str) -> Source:
         default_section="",
     )
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    text = _text(path)
+    text, mode = _text(path)
     problem = ""
     try:
         parser.read_string(text)
@@ -54,19 +60,21 @@ def read(path: str) -> Source:
         problem = "\n".join(f"{path}, line {line}: {what}." for line in _failed_lines(error))
     if problem:  # raised outside the except block, because the parser's error quotes the line
         raise ConfigError(problem)
-    return Source({name: dict(parser[name]) for name in parser.sections()}, path, _lines(text))
+    sections = {name: dict(parser[name]) for name in parser.sections()}
+    return Source(sections, path, _lines(text), bool(mode & (stat.S_IRGRP | stat.S_IROTH)))
 
 
-def _text(path: str) -> str:
+def _text(path: str) -> tuple[str, int]:
+    """The text of the file, and its mode."""
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            content, mode = file.read(), os.fstat(file.fileno()).st_mode
     except OSError:
         raise ConfigError(f"{path}: the file cannot be read.") from None
     text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     if "\ufffd" in text:
         raise ConfigError(f"{path}: the file is not UTF-8 text.")
-    return text
+    return text, mode
 
 
 def _lines(text: str) -> dict[tuple[str, str], int]:

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..providers.table import Scope, check_table, scope_of, settings_of
 from ..transports.https import tls
 from .ini import Source, read
-from .settings import NO_CREDENTIAL, is_name, is_saved, known_settings, parsed
+from .settings import NO_CREDENTIAL, is_name, is_saved, is_written_out, known_settings, parsed
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
 # Kubernetes sets these variables for every service, so one called `filesproxy` sets some that are not settings.
@@ -80,7 +80,8 @@ def load(
     problems += _problems_together(found, settings, providers, keys, table)
     if problems:
         raise ConfigError("\n".join(problems))
-    return Config(settings, providers, keys, tuple(_warnings(providers, keys)), scope_of(table))
+    warnings = [*_warnings(providers, keys), *_exposed(found, known)]
+    return Config(settings, providers, keys, tuple(warnings), scope_of(table))
 
 
 def _section_problems(source: Source) -> Iterator[str]:
@@ -257,6 +258,19 @@ def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...])
         if own["credential"] and _PLAIN_HTTP.match(own["base_url"]):
             found.append(f"The saved provider {name} sends its credential over plain http.")
     return found
+
+
+def _exposed(source: Source, known: Mapping[str, Setting]) -> list[str]:
+    """A warning for each secret that is written out in a file that others than its owner can read."""
+    if not source.is_exposed:
+        return []
+    return [
+        f"{source.place(section, name)}: others than the owner of this file can read the secret in {name}. "
+        "Make its mode 600; a credential can also be env:NAME or file:/path."
+        for section, given in source.sections.items()
+        for name, text in given.items()
+        if is_written_out(known[name], text)
+    ]
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:

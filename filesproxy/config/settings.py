@@ -112,6 +112,13 @@ def is_saved(own: Mapping[str, Any]) -> bool:
     return bool(own["credential"]) or own["credential"] is NO_CREDENTIAL
 
 
+def is_written_out(setting: Setting, text: str) -> bool:
+    """Whether this text of a setting is itself a secret: a literal credential, or a proxy's URL with a password."""
+    if setting.parse is credential:
+        return text != "none" and not text.startswith(("env:", "file:"))
+    return setting.parse is proxy_url and "@" in text
+
+
 def _content(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -350,3 +351,43 @@ def test_provider_without_a_credential_names_its_host(section):
 def test_credential_that_answers_could_contain_by_chance_is_refused_with_the_way_out(credential):
     message = refusal({"provider:vllm": {**VLLM, "credential": credential}}, secret=f" {credential} ")
     assert "8 characters or more, or `none` for a host that asks for no credential" in message
+
+
+WRITTEN_OUT = f"[filesproxy]\nopen_access = yes\n[provider:openai]\ncredential = {SECRET}\n"
+PROXY_URL = "[provider:openai]\nproxy = http://user:{}@127.0.0.1:1\n"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o440])
+@pytest.mark.parametrize("text", [WRITTEN_OUT, PROXY_URL.replace("{}", SECRET)], ids=["credential", "proxy"])
+def test_secret_written_out_in_a_file_that_others_can_read_is_a_warning_without_it(text, mode, tmp_path):
+    path = written(tmp_path, text)
+    os.chmod(path, mode)
+    (warning,) = config(path).warnings
+    assert SECRET not in warning and "mode 600" in warning
+    line = text[: text.index(SECRET)].count("\n") + 1
+    assert warning.startswith(f"{path}, line {line}: [provider:openai]")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o620])
+def test_file_that_only_its_owner_can_read_may_have_a_secret_in_it(mode, tmp_path):
+    path = written(tmp_path, WRITTEN_OUT)
+    os.chmod(path, mode)
+    assert config(path).warnings == ()
+
+
+HARMLESS = {
+    "variable": "credential = env:A_CREDENTIAL",
+    "file": "credential = file:{folder}/secret",
+    "no_proxy": "proxy = none",
+    "proxy_without_a_password": "proxy = http://127.0.0.1:1",
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_file_without_a_secret_in_it_may_be_read_by_all(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_CREDENTIAL", SECRET)
+    (tmp_path / "secret").write_text(SECRET)
+    line = HARMLESS[name].replace("{folder}", str(tmp_path))
+    path = written(tmp_path, f"[filesproxy]\nopen_access = yes\n[provider:openai]\n{line}\n")
+    os.chmod(path, 0o644)
+    assert config(path).warnings == ()

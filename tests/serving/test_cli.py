@@ -294,6 +294,17 @@ def test_warnings_of_a_configuration_are_on_standard_error_and_hold_no_value(tmp
     assert "sk-canary" not in gateway.banner + out + err
 
 
+def test_check_warns_of_a_credential_that_others_can_read(tmp_path, called):
+    path = tmp_path / "filesproxy.ini"
+    path.write_text("[filesproxy]\nopen_access = yes\n[provider:openai]\ncredential = sk-canary\n")
+    path.chmod(0o644)
+    done = called("check", "--config", str(path))
+    assert done.returncode == 0 and f"  warning: {path}, line 4: [provider:openai]: others than" in done.stdout
+    assert "sk-canary" not in done.stdout + done.stderr
+    path.chmod(0o600)
+    assert "warning" not in called("check", "--config", str(path)).stdout
+
+
 def test_port_in_use_is_status_1_with_a_hint(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
