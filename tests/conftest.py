@@ -26,12 +26,12 @@ LOOKED_UP = {"test_proxy_of_the_environment_is_not_quoted": ("sk-canary-7f3a9c",
 
 
 def pytest_sessionstart(session):
-    """From here on the interpreter tells of every connection."""
+    """From here on, the interpreter reports every connection."""
     audit.install()
 
 
 def pytest_collection_finish(session):
-    """The tests themselves are no garbage: thousands of them need not be looked through again and again."""
+    """Keep the garbage collector from looking through thousands of collected tests again and again."""
     gc.collect()
     gc.freeze()
 

@@ -26,7 +26,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md") + tuple(
     sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 )
 PRINTED_URL = "http://127.0.0.1:8787"  # the gateway of every example
-START_SECONDS = 20
+START_SECONDS = STOP_SECONDS = 20
 
 RECURSIVE = "not run: a test would run the tests again; .ci/run runs it from a fresh clone, on every Python"
 BENCHMARK = "not run: takes minutes, and its figures mean something only on a quiet machine"
@@ -232,14 +232,20 @@ class Shell:
 
 
 def stop(process):
-    """End a session by SIGTERM, once a second: gunicorn may be forking its next worker, which loses the first one."""
-    end = time.monotonic() + START_SECONDS
-    while process.poll() is None:
-        assert time.monotonic() < end
+    """End a session by SIGTERM, once a second: gunicorn may be forking its next worker, which loses the first one.
+
+    A server that does not end is killed, and fails the test.
+    """
+    end = time.monotonic() + STOP_SECONDS
+    while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)  # a session of its own: nobody else is in it
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise AssertionError(f"the server did not end in {STOP_SECONDS} s")
 
 
 def answers(port, path="/v1/health"):

@@ -1,8 +1,10 @@
-"""Stand-ins without a mocking library: an upstream that records, a mount point, forms as bytes."""
+"""Stand-ins without a mocking library: an upstream that records, a mount point, files and forms as bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 from wsgiref.util import shift_path_info
 
 from filesproxy.calls import Answer
@@ -95,3 +97,13 @@ def form(*parts, boundary=BOUNDARY):
 def form_type(boundary=BOUNDARY):
     """The Content-Type of such a body."""
     return f"multipart/form-data; boundary={boundary}"
+
+
+def content_of(size, seed=1):
+    """A file's content of this many bytes, the same for the same seed."""
+    return random.Random(seed).randbytes(size)
+
+
+def sha(content):
+    """A digest to compare large contents by, so that a failure does not print them."""
+    return hashlib.sha256(content).hexdigest()

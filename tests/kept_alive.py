@@ -1,4 +1,4 @@
-"""Upstreams that keep their connections: they answer request upon request, each with what was asked."""
+"""Upstreams that keep their connections: they answer one request after another, each with what was asked for."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def in_chunks(framed):
 
 
 def serving(then=lambda peer, count: None, instead=None, framed=answered):
-    """A script: answer request upon request, and then do that; `instead(peer, count)` may do otherwise.
+    """A script: answer one request after another. `then(peer, count)` is called after each answer.
 
-    A true result of either ends the connection.
+    `instead(peer, count)` is called before each answer. If either returns a true value, the connection ends.
     """
 
     def script(peer):

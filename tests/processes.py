@@ -1,8 +1,9 @@
-"""Other processes that a test talks to, and what a process has open."""
+"""Other processes that a test talks to, what a process has open, and how much memory it has."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -52,3 +53,8 @@ def open_files(folder):
         with suppress(OSError):
             links.append(os.readlink(f"/proc/self/fd/{handle}"))
     return [link for link in links if link.startswith(str(folder))]
+
+
+def memory(pid, field="VmRSS"):
+    """A field of /proc/<pid>/status, in bytes: VmRSS is what a process has now, VmHWM the most that it has had."""
+    return int(re.search(rf"{field}:\s+([0-9]+) kB", Path(f"/proc/{pid}/status").read_text("ascii"))[1]) << 10

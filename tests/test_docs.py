@@ -5,7 +5,6 @@ Here is what needs nothing but Python and curl; tests/heavy/test_documents.py ru
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -14,6 +13,7 @@ import threading
 
 import pytest
 import webtest
+from configurations import hashed
 from documents import (
     INLINE_RUN_BY,
     PAGES,
@@ -42,10 +42,6 @@ MAX_README_BYTES = 12_000
 CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "filesproxy").rglob("*.py"))
 TESTS = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-
-
-def sha(content):
-    return hashlib.sha256(content).hexdigest()
 
 
 # Pages and their blocks
@@ -256,7 +252,7 @@ def test_embedding_example_makes_an_application(tmp_path, monkeypatch):
 
 
 def test_host_that_sets_the_gateway_key_as_printed(tmp_path):
-    config = {"key:host": {"sha256": sha(b"key-of-the-host"), "providers": "local"}}
+    config = {"key:host": {"sha256": hashed("key-of-the-host"), "providers": "local"}}
     gateway = create_app(config, folder=str(tmp_path / "store"), default_provider="local")
     wrapped = executed(block("docs/embed.md", "python", "class WithGatewayKey"))["WithGatewayKey"]
     client = webtest.TestApp(wrapped(gateway, "key-of-the-host"))
@@ -310,9 +306,12 @@ class Started:
         killer.start()
         try:
             self.banner = [self.process.stderr.readline().rstrip() for _ in range(6)]
+            self.port = re.search(r":(\d+) ", self.banner[0])[1]
+        except BaseException:
+            self.__exit__()
+            raise
         finally:
             killer.cancel()
-        self.port = re.search(r":(\d+) ", self.banner[0])[1]
         self.shell = shell
         return self
 

@@ -607,7 +607,7 @@ class Kept:
         return Answer(200, {"content-length": "5"}, body=self.bodies[-1])
 
 
-def with_kept(operation, *answers, fails=False):
+def with_kept(operation, *answers):
     kept, transport = Kept(), Transport(*answers)
     where = target(operations={"retrieve_file": operation})
     try:

@@ -21,7 +21,7 @@ from filesproxy.gateway.auth import Caller, authenticate
 from filesproxy.gateway.target import resolve
 from filesproxy.gateway.wsgi import Request
 from filesproxy.providers import PROVIDERS
-from filesproxy.redaction import Secret
+from filesproxy.redaction import Secret, single_credential
 from filesproxy.transports.https.transport import HttpTransport
 
 CANARY = "sk-canary-7f3a9c"
@@ -536,7 +536,7 @@ def test_reprs_of_objects_with_a_credential_do_not_show_it():
     carriers = [
         secret,
         Caller(config(KEYED).keys[0], secret),
-        Target("openai", PROVIDERS["openai"], "https://a.example", {"credential": secret, "proxy": secret}),
+        Target("openai", PROVIDERS["openai"], "https://a.example", {"proxy": secret}, single_credential(secret)),
         Call("x", "GET", "/files", headers={"authorization": f"Bearer {CANARY}", "api-key": CANARY}),
         Answer(200, {"a": "b"}, {"id": "file-1"}),
         config(KEYED),

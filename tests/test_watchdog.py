@@ -22,7 +22,7 @@ class Sleep:
 
     def __init__(self):
         self.count = 0  # only the watchdog's own thread changes it; a lock would not survive a fork
-        self._held_by = self._held = 0  # the process whose thread is to sleep on, and the one whose thread does
+        self._held_by = self._held = 0  # the process whose thread shall stay asleep, and the one whose thread is
 
     def __call__(self, seconds):
         self.count += 1
@@ -278,6 +278,7 @@ def test_thread_runs_only_while_something_is_watched(watchdog, sleep, pairs):
         assert thread.is_alive()
         second.close()
         thread.join(WAIT)
+        assert not thread.is_alive()
 
 
 def test_watch_that_follows_the_last_one_is_never_missed(watchdog, sleep, pairs):

@@ -75,9 +75,9 @@ def test_reader_that_has_gone_fails_nothing():
 
 def test_file_gets_every_line_after_what_others_write(tmp_path):
     """`> log 2>&1`: both descriptors share one offset, so the file must not be opened anew."""
-    with open(tmp_path / "log", "wb", buffering=0) as file:
+    with open(tmp_path / "log", "wb", buffering=0) as file, open(os.dup(file.fileno()), "wb", buffering=0) as other:
         output = Output(file.fileno())
         for _ in range(3):
             output.write(LINE)
-            os.write(os.dup(file.fileno()), b"other\n")
+            other.write(b"other\n")
     assert (tmp_path / "log").read_bytes() == (LINE + b"other\n") * 3

@@ -90,7 +90,7 @@ def test_headers_that_are_not_read_make_no_difference():
 
 
 class Recorder(dict):
-    """Headers that note which of them are asked for; who iterates over them asks for all."""
+    """Headers that note which of them are asked for by name."""
 
     def __init__(self, headers, seen):
         super().__init__(headers)

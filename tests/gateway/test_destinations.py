@@ -11,11 +11,12 @@ import contextlib
 import json
 import re
 import socket
+import threading
 
 import audit
 import pytest
 from fakes import FILE, form, form_type
-from sockets import Upstream, answer, answering, ask, request, served
+from sockets import WAIT, Upstream, answer, answering, ask, request, served
 
 from filesproxy import create_app
 from filesproxy.providers import PROVIDERS
@@ -482,9 +483,10 @@ def test_https_ignores_the_environment_if_proxy_is_none(between, monkeypatch):
 
 def test_every_host_of_the_table_is_reached_by_https():
     """Built-in addresses are https; other hosts of a provider must be declared, and are https too."""
-    fixed = [provider["base_url"] for provider in PROVIDERS.values() if isinstance(provider["base_url"], str)]
+    addresses = {name: provider["base_url"] for name, provider in PROVIDERS.items()}
+    assert {name for name, base_url in addresses.items() if callable(base_url)} == {"azure-openai", "local"}
+    fixed = [base_url for base_url in addresses.values() if not callable(base_url)]
     others = [host for provider in PROVIDERS.values() for host in provider.get("hosts", ())]
-    assert len(fixed) > 1
     for url in [*fixed, *others]:
         assert re.fullmatch(r"https://[a-z0-9.-]+(/[a-z0-9/]+)?", url), url
 
@@ -517,6 +519,18 @@ def test_audit_fails_a_test_that_looks_up_a_foreign_name(connections):
                         ("", True), ("api.openai.com", False), ("192.0.2.1", False), ("localhost.example", False),
                         ("127.0.0.1.example", False), ("::ffff:192.0.2.1", False)):  # fmt: skip
         assert audit.Contact("socket.getaddrinfo", name, 80).is_local is local, name
+
+
+def test_audit_sees_the_connections_of_every_thread(connections):
+    """A gateway connects in the threads of its server, where a test that asks its own thread would see nothing."""
+    threads = [threading.Thread(target=refused, args=(("192.0.2.1", port),)) for port in (9, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert sorted(connections()) == [("192.0.2.1", 9), ("192.0.2.1", 10)]
+    with pytest.raises(pytest.fail.Exception, match="192.0.2.1"):
+        connections.check()
 
 
 def test_audit_ignores_unix_sockets(connections, tmp_path):

@@ -19,7 +19,6 @@ serialization = pytest.importorskip("cryptography.hazmat.primitives.serializatio
 ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
 
 HERE = ("localhost", "127.0.0.1")
-VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 def new_key():

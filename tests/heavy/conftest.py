@@ -87,7 +87,7 @@ def keyed(gateway, scene):
 
 @pytest.fixture
 def stage(scene):
-    """The upstream of most providers, which has met nobody yet; after the test it lets go what it holds."""
+    """The upstream of most providers, with no connections yet. After the test it ends what its script still holds."""
     yield scene.plain.play(answering(answer(FILE)))
     scene.plain.play(answering(answer(FILE)))
 

@@ -1,7 +1,7 @@
 """Gateways under three servers, in front of upstreams that misbehave, and what clients do to them.
 
-Every request carries a canary key, and no answer, log or output of a server may hold it. An upstream that counts its
-connections says what was never called.
+Every request carries a canary key, which no answer, log or output of a server may contain. Upstreams count their
+connections, so that a test can assert that nothing was called.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ import pytest
 from certificates import Authority
 from fakes import BOUNDARY, form, form_type
 from pathological import Stage, black_hole
+from processes import memory
 from servers import free_port, impatient_conf, running
 from sockets import WAIT, answer, chunked, receive, request
 
@@ -237,10 +237,6 @@ def in_parallel(calls):
     for thread in threads:
         thread.join()
     return results
-
-
-def memory(pid, field="VmRSS"):
-    return int(re.search(rf"{field}:\s+([0-9]+)", Path(f"/proc/{pid}/status").read_text())[1]) << 10
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import random
-import re
 import shutil
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import memory
 from servers import running
 from strict_anthropic import (
     DEFAULT_TEXT,
@@ -524,12 +524,6 @@ def test_file_name_that_anthropic_takes_arrives(name, client, fake):
     assert fake.files[made.id][0]["filename"] == name
 
 
-def memory(gateway, name):
-    """A field of the only worker's memory, in bytes."""
-    (worker,) = gateway.workers()
-    return int(re.search(rf"{name}:\s+([0-9]+) kB", Path(f"/proc/{worker}/status").read_text())[1]) << 10
-
-
 def test_upload_of_200_mb_costs_the_gateway_little_memory(start, tmp_path):
     block = random.Random(3).randbytes(MIB)
     with open(tmp_path / "big.pdf", "wb") as file:
@@ -538,10 +532,11 @@ def test_upload_of_200_mb_costs_the_gateway_little_memory(start, tmp_path):
     with StrictAnthropic(keep=False) as fake, start("gunicorn", fake, "--workers", "1") as served:
         with sdk(served) as client:
             client.files.create(file=("small.pdf", block[:4096]), purpose="assistants")
-            before, began = memory(served, "VmRSS"), time.monotonic()
+            (worker,) = served.workers()
+            before, began = memory(worker), time.monotonic()
             with open(tmp_path / "big.pdf", "rb") as file:
                 made = client.files.create(file=file, purpose="assistants")
-        growth, seconds = memory(served, "VmHWM") - before, time.monotonic() - began
+        growth, seconds = memory(worker, "VmHWM") - before, time.monotonic() - began
         assert fake.files[made.id][3] == hashlib.sha256(block * 200).hexdigest()
         assert fake.problems == []
     print(f"uploaded 200 MiB in {seconds:.1f} s; the worker grew by {growth / MIB:.1f} MiB")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import random
 import shutil
 import subprocess
 import warnings
 
 import pytest
+from fakes import content_of, sha
 from strict_openai import KEY
 
 openai = pytest.importorskip("openai", reason="needs the openai package")
@@ -26,14 +26,6 @@ NAMES = [
     "per%cent.txt",
 ]
 BIG = 25 << 20
-
-
-def content_of(size, seed=1):
-    return random.Random(seed).randbytes(size)
-
-
-def sha(content):
-    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture(scope="module", params=["local", "compat"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import json
 import random
@@ -16,6 +15,8 @@ from pathlib import Path
 import pytest
 import strict_azure
 import strict_openai
+from configurations import hashed
+from fakes import sha
 from servers import provider_sections, running
 from strict_azure import StrictAzure
 from strict_openai import StrictOpenAI
@@ -76,10 +77,6 @@ curl https://your-gateway.example.com/v1/files/file-1 \\
 }
 
 
-def sha(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @pytest.fixture(scope="module")
 def upstreams():
     """The fakes by provider; nothing the gateway sent them may have been wrong."""
@@ -93,7 +90,7 @@ def gateway(upstreams, tmp_path_factory):
     folder = tmp_path_factory.mktemp("matrix")
     (folder / "filesproxy.ini").write_text(CONFIG.format(
         folder=folder / "store", providers=provider_sections(upstreams),
-        hash=hashlib.sha256(GATEWAY_KEY.encode()).hexdigest(),
+        hash=hashed(GATEWAY_KEY),
     ), encoding="utf-8")  # fmt: skip
     with running("gunicorn", folder / "run", FILESPROXY_CONFIG=folder / "filesproxy.ini") as served:
         yield served
@@ -186,7 +183,9 @@ class Curl:
             "upload": lambda: made,
             "list": self.listed,
             "retrieve": lambda: self.json(self.printed("retrieve", made["id"])),
-            "content": lambda: self.sh(self.printed("content", made["id"])) + sha(self.scratch / "file_content.jsonl"),
+            "content": lambda: (
+                self.sh(self.printed("content", made["id"])) + sha((self.scratch / "file_content.jsonl").read_bytes())
+            ),
             "delete": lambda: self.json(self.printed("delete", made["id"]))["deleted"],
             "missing file": lambda: self.refused(self.printed("retrieve", made["id"])),
             "non-ASCII name": lambda: self.whole_life(UNICODE),
@@ -244,7 +243,7 @@ class Curl:
         return {
             "filename": made["filename"],
             "bytes": made["bytes"],
-            "sha": sha(self.scratch / "file_content.jsonl"),
+            "sha": sha((self.scratch / "file_content.jsonl").read_bytes()),
         }
 
     def refused(self, command):
@@ -262,14 +261,14 @@ def expected(row, client, provider, folder, stored):
         return stored[provider]
     if row == "content":
         # a bug of that client's, with any server: what content() gives holds no bytes
-        return "no bytes" if client == "portkey-ai Node" else sha(folder / SMALL)
+        return "no bytes" if client == "portkey-ai Node" else sha((folder / SMALL).read_bytes())
     if row == "delete":
         return True
     if row in ("wrong key", "missing file"):
         status, name = (401, "AuthenticationError") if row == "wrong key" else (404, "NotFoundError")
         return {"class": "none" if client == "curl" else name, "status": status}
     name = {"non-ASCII name": UNICODE, "empty file": EMPTY, "25 MiB file": BIG}[row]
-    return {"filename": name, "bytes": SIZES[name], "sha": sha(folder / name)}
+    return {"filename": name, "bytes": SIZES[name], "sha": sha((folder / name).read_bytes())}
 
 
 @contextlib.contextmanager

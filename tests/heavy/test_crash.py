@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from fakes import form, form_type
+from sockets import children, until
 
 from filesproxy.transports.local.transport import Store
 
@@ -27,6 +28,7 @@ pytest.importorskip("gunicorn")
 ROOT = Path(__file__).resolve().parent.parent.parent
 UPLOADS, CLIENTS = 200, 8
 KILL_SECONDS, MAX_KILLS = 0.15, 150
+SECONDS = 20.0  # that a worker may take to start, or a sweep to come
 
 
 class Gunicorn:
@@ -46,8 +48,7 @@ class Gunicorn:
         )
 
     def workers(self):
-        pid = self._master.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self._master.pid)
 
     def kill(self, worker):
         with suppress(ProcessLookupError):
@@ -109,17 +110,10 @@ def gunicorn(folder, tmp_path):
     with open(tmp_path / "gunicorn.log", "wb") as log:
         server = Gunicorn(folder, log)
         try:
-            wait_for(lambda: server.is_up() and len(server.workers()) == 2)
+            assert until(lambda: server.is_up() and len(server.workers()) == 2, SECONDS)
             yield server
         finally:
             server.stop()
-
-
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)  # between two looks at the real thing
 
 
 def check_folder(folder):
@@ -180,7 +174,7 @@ def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_shows_nothing_parti
                 kills += 1
         for thread in clients.threads:
             thread.join()
-        wait_for(server.is_up)
+        assert until(server.is_up, SECONDS)
         assert len(clients.sent) == UPLOADS == len(clients.acknowledged) + len(clients.broken)
         assert kills > 10 and len(clients.broken) > 10 and len(clients.acknowledged) > 20  # it was a test at all
         files = server.files()
@@ -240,17 +234,17 @@ def test_sweep_of_a_restarted_worker_spares_the_slow_uploads_of_the_others(tmp_p
         workers = server.workers()
         try:
             slow += [SlowUpload(server, number) for number in range(6)]  # two threads stay free on any worker
-            wait_for(lambda: sum(len(held_by(worker, folder)) for worker in workers) == len(slow))
+            assert until(lambda: sum(len(held_by(worker, folder)) for worker in workers) == len(slow), SECONDS)
             victim, survivor = sorted(workers, key=lambda worker: len(held_by(worker, folder)))
             dying, living = held_by(victim, folder), held_by(survivor, folder)
             assert len(living) >= 3
             server.kill(victim)
-            wait_for(lambda: len(server.workers()) == 2 and victim not in server.workers())
+            assert until(lambda: len(server.workers()) == 2 and victim not in server.workers(), SECONDS)
             abandoned = folder / "incoming" / ("0" * 32)
             abandoned.write_bytes(b"half")
             # The survivor swept long ago: what takes this one away is the new worker's sweep.
-            wait_for(lambda: server.files() is not None and not abandoned.exists())
-            wait_for(lambda: not dying & set(os.listdir(folder / "incoming")))
+            assert until(lambda: server.files() is not None and not abandoned.exists(), SECONDS)
+            assert until(lambda: not dying & set(os.listdir(folder / "incoming")), SECONDS)
             assert set(os.listdir(folder / "incoming")) == living == held_by(survivor, folder)
             finished = [(upload, upload.ends()) for upload in slow]
         finally:

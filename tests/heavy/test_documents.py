@@ -8,7 +8,6 @@ from __future__ import annotations
 import configparser
 import contextlib
 import glob
-import hashlib
 import importlib.util
 import json
 import os
@@ -22,7 +21,9 @@ from http.client import HTTPConnection
 
 import pytest
 import strict_anthropic
+from configurations import hashed
 from documents import PRINTED_URL, ROOT, Shell, block, blocks, clone, text_of
+from fakes import sha
 from servers import free_port, running
 from sockets import until
 from strict_anthropic import StrictAnthropic
@@ -42,13 +43,9 @@ def snippets(language, mark):
     return [pytest.param(each.text, id=f"{each.page}:{each.line}") for each in found]
 
 
-def sha(content):
-    return hashlib.sha256(content).hexdigest()
-
-
 def key_section(**more):
     """The section of the one gateway key."""
-    lines = [f"{name} = {value}" for name, value in {"sha256": sha(GATEWAY_KEY.encode()), **more}.items()]
+    lines = [f"{name} = {value}" for name, value in {"sha256": hashed(GATEWAY_KEY), **more}.items()]
     return "\n".join(["[key:team]", *lines, ""])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import random
 import subprocess
 import threading
 import time
@@ -14,6 +13,8 @@ import warnings
 import pytest
 import strict_azure
 import strict_openai
+from configurations import hashed
+from fakes import content_of, sha
 from servers import provider_sections, running
 from strict_openai_routes import StrictAzureRoutes, StrictOpenAIRoutes
 
@@ -110,8 +111,7 @@ def start(upstreams, tmp_path_factory):
 def _config(upstreams, folder):
     return CONFIG.format(
         folder=folder / "store", max_json_bytes=MAX_JSON_BYTES, providers=provider_sections(upstreams),
-        all_hash=hashlib.sha256(GATEWAY_KEY.encode()).hexdigest(),
-        files_hash=hashlib.sha256(FILES_KEY.encode()).hexdigest(),
+        all_hash=hashed(GATEWAY_KEY), files_hash=hashed(FILES_KEY),
     )  # fmt: skip
 
 
@@ -167,14 +167,6 @@ def error_of(answer):
     response, body = answer
     error = json.loads(body)["error"]
     return response.status, error["code"], error["param"]
-
-
-def content_of(size, seed=1):
-    return random.Random(seed).randbytes(size)
-
-
-def sha(content):
-    return hashlib.sha256(content).hexdigest()
 
 
 def text_of(chunks):

@@ -163,9 +163,12 @@ def mounted(kind, scene):
     server = waitress.create_server(names["application"], host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run)
     thread.start()
-    yield server.effective_port
-    server.close()
-    thread.join(WAIT)
+    try:
+        yield server.effective_port
+    finally:
+        server.close()
+        thread.join(WAIT)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import random
-import re
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from processes import memory
 from servers import running, write_config
 
 MIB = 1 << 20
@@ -163,22 +163,17 @@ class Download:
         return self._hash.hexdigest()
 
 
-def memory(gateway, name):
-    """A field of the only worker's memory, in bytes."""
-    (worker,) = gateway.workers()
-    return int(re.search(rf"{name}:\s+([0-9]+) kB", Path(f"/proc/{worker}/status").read_text())[1]) << 10
-
-
 def resume(gateway, path, headers, size, use_tag, cuts, seed):
     """Download with these many cuts at random places; print and check what it took."""
     warm = Download(gateway, path, headers, size, use_tag)
     warm.go_on(4 * MIB)
-    before, began = memory(gateway, "VmRSS"), time.monotonic()
+    (worker,) = gateway.workers()
+    before, began = memory(worker), time.monotonic()
     chance = random.Random(seed)
     download = Download(gateway, path, headers, size, use_tag)
     for until in [*sorted(chance.randrange(1, size) for _ in range(cuts)), size]:
         download.go_on(until)
-    growth = memory(gateway, "VmHWM") - before  # the peak, also of what was given back since
+    growth = memory(worker, "VmHWM") - before  # the peak, also of what was given back since
     seconds = time.monotonic() - began
     print(f"resumed {size / MIB:.0f} MiB in {download.connections} parts: {seconds:.1f} s, "
           f"{size / MIB / seconds:.0f} MiB/s, the worker grew by {growth / MIB:.1f} MiB")  # fmt: skip

@@ -71,8 +71,12 @@ def test_worker_that_has_had_its_requests_lets_a_download_end(kind, scene, stage
     served_ones = gateway_of(kind, scene, main_sections(scene), "--workers", "1", "--max-requests", "3")
     with served_ones as gateway, download_under_way(gateway, stage) as whole:
         (old,) = gateway.workers()
-        while "Autorestarting worker" not in gateway.err():
+
+        def is_over():
             assert is_healthy(gateway)
+            return "Autorestarting worker" in gateway.err()
+
+        assert until(is_over)
         assert whole().body == DATA
         assert until(lambda: is_healthy(gateway), 5) and gateway.workers() != [old]
 

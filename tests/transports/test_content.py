@@ -57,7 +57,7 @@ def test_content_of_another_length_never_completes_a_request(chunks):
         with pytest.raises(FilesproxyError) as refused:
             send(upstream, 5, chunks)
         assert refused.value.code == "internal_error"
-        upstream.peer.over.wait(5)
+        assert upstream.peer.over.wait(5)
         assert len(upstream.peer.received) - len(upstream.peer.head) <= 5
 
 

@@ -22,10 +22,8 @@ from filesproxy.transports.https.transport import HttpTransport
 
 LIMITS = {**load({}, {}, PROVIDERS, {}).providers["openai"], "send_timeout": 2.0, "answer_timeout": 2.0}
 TEAMS = ("retail", "treasury")
-CONFIG = {
-    **{f"key:{team}": {"sha256": hashed(f"fp_{team}"), "providers": "shared twin"} for team in TEAMS},
-    **{f"provider:{name}": {"kind": "openai", "credential": "sk-shared"} for name in ("shared", "twin")},
-}
+CALLS = 60  # of each kind, in each of four threads
+KEYS = {f"key:{team}": {"sha256": hashed(f"fp_{team}"), "providers": "shared twin"} for team in TEAMS}
 
 
 def requests_of(peer):
@@ -91,10 +89,8 @@ def one_behind(peer):
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_answer_about_another_id_is_502_and_its_connection_is_not_used_again(method):
-    config = {"provider:compat": {"kind": "openai", "base_url": "{url}"}}
     with Upstream(one_behind) as upstream:
-        config["provider:compat"]["base_url"] = upstream.url
-        with served(create_app(config)) as server:
+        with served(create_app({"provider:compat": {"kind": "openai", "base_url": upstream.url}})) as server:
             for number in range(3):
                 headers = {"x-portkey-provider": "compat", "authorization": "Bearer sk-caller"}
                 reply = ask(server.server_port, request(method, f"/v1/files/file-{number}", headers=headers))
@@ -125,23 +121,24 @@ def doubling(sent):
 
 def test_answers_that_come_twice_and_late_reach_no_other_team():
     """176 wrong answers of 3,900, 43 of them another team's: with one pool for a credential, whoever called."""
-    doubles = []
+    doubles, wrong, statuses = [], [], []
     with Upstream(doubling(doubles)) as upstream:
-        for name in ("shared", "twin"):
-            CONFIG[f"provider:{name}"]["base_url"] = upstream.url
-        with served(create_app(CONFIG)) as server:
-            wrong = []
-            threads = [threading.Thread(target=calls, args=(server.server_port, team, wrong)) for team in TEAMS * 2]
+        saved = {"kind": "openai", "credential": "sk-shared", "base_url": upstream.url}
+        with served(create_app({**KEYS, "provider:shared": saved, "provider:twin": saved})) as server:
+            arguments = [(server.server_port, team, wrong, statuses) for team in TEAMS * 2]
+            threads = [threading.Thread(target=calls, args=each) for each in arguments]
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join()  # each call of theirs has a time limit
     assert len(doubles) > 20
     assert wrong == []
+    assert len(statuses) == len(threads) * CALLS * 2 and set(statuses) <= {200, 502}
+    assert statuses.count(200) > len(statuses) / 2
 
 
-def calls(port, team, wrong):
-    for number in range(60):
+def calls(port, team, wrong, statuses):
+    for number in range(CALLS):
         provider = ("@shared", "@twin")[number % 2]
         headers = {"x-portkey-provider": provider, "x-portkey-api-key": f"fp_{team}"}
         mine = f"{team}-{number}"
@@ -149,6 +146,7 @@ def calls(port, team, wrong):
         if metadata.status == 200 and json.loads(metadata.body)["id"] != mine:
             wrong.append((mine, metadata.body))
         content = ask(port, request("GET", f"/v1/files/{mine}/content", headers=headers))
+        statuses += [metadata.status, content.status]
         # A late double of one's own cannot be told from a content, which names no id; another team's never comes.
         if any(other.encode() in content.body for other in TEAMS if other != team):
             wrong.append((mine, content.body))
