@@ -717,7 +717,7 @@ LONG_JSON = {
     "blanks_between": b"[" + b"1 ,\n" * (SIZE // 4) + b"1]",
     "keys": b"{" + b",".join(b'"%d":1' % number for number in range(SIZE // 9)) + b"}",
     "same_keys": b"{" + b",".join([b'"a":1'] * (SIZE // 6)) + b"}",
-    "no_utf8": b'"' + b"\xff" * SIZE,
+    "not_utf8": b'"' + b"\xff" * SIZE,
     "commas_in_strings": b"[" + b'",,,,,,",' * (SIZE // 9) + b"1]",
 }
 

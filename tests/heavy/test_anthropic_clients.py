@@ -795,7 +795,7 @@ def test_missing_file_is_a_not_found_error_in_files_and_in_chats(client):
         assert "file_none" in caught.value.message
 
 
-def test_saved_credential_that_anthropic_refuses_is_no_fault_of_the_callers(gateway, fake):
+def test_saved_credential_that_anthropic_refuses_is_not_the_callers_fault(gateway, fake):
     fake.script = [failing(403, "permission_error", "sk-ant-stale may not.")]
     with sdk(gateway, "@stale") as stale, sdk(gateway) as client:
         for call in (stale.files.list, lambda: ask(stale, model="claude-x"), lambda: ask(client)):

@@ -94,7 +94,7 @@ ASKED = {
     "method": (KEY.upper(), "/v1/files", b""),
     "form": ("POST", "/v1/files", form(("purpose", f"{KEY} "), ("file", KEY, f"a/{KEY}", KEY.encode()))),
     "file": ("POST", "/v1/files", form(("purpose", "batch"), ("file", KEY, f"a/{KEY}", KEY.encode()), ("x", KEY))),
-    "no_form": ("POST", "/v1/files", KEY.encode()),
+    "not_a_form": ("POST", "/v1/files", KEY.encode()),
     "json": ("POST", "/v1/chat/completions", json.dumps({"model": f"@{KEY}/{KEY}", KEY: KEY}).encode()),
     "bad_json": ("POST", "/v1/chat/completions", f'{{"{KEY}": {KEY}'.encode()),
 }
@@ -179,7 +179,7 @@ QUOTES = {
     "headers": lambda key: answer(FILE, **dict.fromkeys(LOOSE_HEADERS, key)),
     "headers_of_an_error": lambda key: told(key, **dict.fromkeys(LOOSE_HEADERS, key)),
     "metadata": lambda key: answer({**FILE, "id": key, "filename": key, key: [key, {key: key}]}),
-    "no_json": lambda key: answer(f"{{'{key}': {key}".encode()),
+    "not_json": lambda key: answer(f"{{'{key}': {key}".encode()),
     "wrong_json": lambda key: answer([key]),
     "cut": lambda key: answer(f'{{"id": "{key}'.encode(), content_length="1000"),
     "status_line": lambda key: f"HTTP/1.1 {key}\r\n\r\n".encode(),

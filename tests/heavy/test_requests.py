@@ -205,8 +205,8 @@ BAD_JSON = {
     "deep_lists": said(b"[" * 100_000 + b"]" * 100_000),
     "deep_objects": said(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
     "deep_and_open": b"[" * 100_000,
-    "no_utf_8": said(b'"\xff"'),
-    "no_object": b"[]",
+    "not_utf_8": said(b'"\xff"'),
+    "not_an_object": b"[]",
     "nothing": b"",
 }
 

@@ -286,7 +286,7 @@ def test_answer_after_an_informational_one_ends_a_send(raw, ends):
 OTHERS = {
     "200": b"HTTP/1.1 2",
     "1_0": b"HTTP/1.0 1",
-    "no_http": b"x",
+    "not_http": b"x",
     "101": b"HTTP/1.1 101",
     "bare_cr": b"HTTP/1.1 100 C\r\nx: \r\r\n\r\n",
 }

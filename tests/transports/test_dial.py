@@ -30,9 +30,9 @@ UNUSABLE = {
     "socks5h": "socks5h://user:hunter2@127.0.0.1:{port}",
     "https": "https://user:hunter2@127.0.0.1:{port}",
     "file": "file:///hunter2",
-    "no_url": "://hunter2",
+    "not_a_url": "://hunter2",
     "white_space": "http://user:hunter2 @127.0.0.1:{port}",
-    "no_ascii": "http://user:hunter2é@127.0.0.1:{port}",
+    "not_ascii": "http://user:hunter2é@127.0.0.1:{port}",
 }
 
 

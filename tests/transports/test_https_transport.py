@@ -453,7 +453,7 @@ AFTER_SENDING = {
     "garbage": (answering(b"garbage\r\n\r\n"), 502),
     "half_a_head": (answering(b"HTTP/1.1 200 OK\r\nContent-Le"), 502),
     "truncated_json": (answering(answer(FILE)[:-9]), 502),
-    "no_json": (answering(answer(b"<html>")), 502),
+    "not_json": (answering(answer(b"<html>")), 502),
     "redirect": (answering(answer(b"", "307 Temporary Redirect", location="/v1/elsewhere")), 502),
 }
 
@@ -614,7 +614,7 @@ def test_range_of_an_answer_that_is_cut_never_ends_quietly():
         assert before_it.status == 502
 
 
-def test_if_range_that_cannot_be_sent_is_no_fault_of_the_providers():
+def test_if_range_that_cannot_be_sent_is_not_the_providers_fault():
     with Upstream(answering(answer(b"x" * 9))) as upstream, served(compat(upstream.port)) as server:
         asked = {**COMPAT, "range": "bytes=0-1", "if-range": '"a\tb"'}
         assert get(server.server_port, "/v1/files/file-1/content", asked).status in (200, 400)

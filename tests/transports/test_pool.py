@@ -729,7 +729,7 @@ PARTS = {
     "half_a_head": (b"HTTP/1.1 200 OK\r\ncontent-le", 502),
     "informational_only": (b"HTTP/1.1 100 Continue\r\n\r\n", 502),
     "half_a_body": (answer(FILE)[:-9], 502),
-    "no_http": (b"garbage\r\n\r\n", 502),
+    "not_http": (b"garbage\r\n\r\n", 502),
 }
 
 
