@@ -170,9 +170,10 @@ class StrictAnthropic(StrictOpenAI):
     """The fake; a context manager. With `lenient_client` it accepts the headers of Anthropic's SDK and `?beta=true`.
 
     `script` holds the answers to the next messages requests, each a Message or a callable; `messages` the requests.
-    `instead` is a callable that answers the file routes. `ga` selects the newer shape of the list. `chop` is the number
-    of bytes of a stream in each write (0: one event). `sent` has the time of each event, `stream_gone_at` the time when
-    the gateway left in the middle of a stream, which also sets `stream_gone`.
+    `instead` is a callable that answers the file routes. `chop` is the number of bytes of a stream in each write (0:
+    one event). `sent` has the time of each event, `stream_gone_at` the time when the gateway left in the middle of a
+    stream, which also sets `stream_gone`. A call that names the files beta is answered on the older surface, any other
+    on the general one, unless `is_older`: then the host has only the older one.
     """
 
     def __init__(self, keep=True, lenient_client=False):
@@ -184,7 +185,7 @@ class StrictAnthropic(StrictOpenAI):
     def behave(self):
         """Forget everything prepared and noted, except files and problems."""
         self.script, self.messages, self.sent = [], [], []
-        self.instead, self.ga, self.chop = None, False, 0
+        self.instead, self.is_older, self.chop = None, False, 0
         self.early = self.cut = None
         self.stream_gone, self.stream_gone_at = threading.Event(), None
 
@@ -331,17 +332,15 @@ class _AnthropicHandler(_Handler):
         betas = self._betas()
         if len(set(betas)) < len(betas) or not all(re.fullmatch(r"[a-z0-9.-]+", beta) for beta in betas):
             raise _fault(f"anthropic-beta: {self.headers['anthropic-beta']!r}")
-        if urlsplit(self.path).path.startswith("/v1/files"):
-            self.check_files_beta()
 
     def _betas(self):
         given = self.headers.get("anthropic-beta")
         return [] if given is None else [beta.strip(" ") for beta in given.split(",")]
 
-    def check_files_beta(self):
-        """Refuse a call that uses files without their beta header."""
-        if not self.fake.lenient_client and self._betas().count(BETA) != 1:
-            raise _fault(f"{BETA} is missing in anthropic-beta: {self.headers['anthropic-beta']!r}")
+    @property
+    def is_general(self):
+        """Whether this call is on the general surface: it does not name the beta."""
+        return BETA not in self._betas() and not self.fake.is_older
 
     # Operations
 
@@ -374,7 +373,7 @@ class _AnthropicHandler(_Handler):
     # Files
 
     def _shown(self, obj):
-        return obj if self.fake.ga else {name: value for name, value in obj.items() if name != "expires_at"}
+        return obj if self.is_general else {name: value for name, value in obj.items() if name != "expires_at"}
 
     def _one(self, file_id, content):
         with self.fake.lock:
@@ -403,7 +402,7 @@ class _AnthropicHandler(_Handler):
             raise _fault(f"limit: {limit}")
         with self.fake.lock:
             objects = [self._shown(stored[0]) for stored in reversed(list(self.fake.files.values()))]
-        return (self._newer_list if self.fake.ga else self._older_list)(query, objects, int(limit))
+        return (self._newer_list if self.is_general else self._older_list)(query, objects, int(limit))
 
     def _newer_list(self, query, objects, limit):
         if "after_id" in query or "before_id" in query:
@@ -442,7 +441,9 @@ class _AnthropicHandler(_Handler):
             raise _fault(f"not multipart/form-data: {self.headers['content-type']}")
         chunked = "transfer-encoding" in self.headers
         body = self._chunks() if chunked else self._exactly(int(self.headers["content-length"]))
-        filename, media_type, content, expires_in = _uploaded(body, found[1].encode())
+        filename, media_type, content, expires_in = _uploaded(body, found[1].encode(), self.is_general)
+        if expires_in and not self.is_general:
+            raise _fault("the beta has no expires_in_seconds")
         mime_type = media_type.partition(";")[0]
         return self._shown(self.fake.store(filename, mime_type, content, expires_in=expires_in))
 
@@ -451,9 +452,7 @@ class _AnthropicHandler(_Handler):
     def _messages(self):
         request = self._request_json()
         self.fake.messages.append(request)
-        references = _Checks(self.fake.files).check(request)
-        if references:
-            self.check_files_beta()
+        _Checks(self.fake.files).check(request)
         with self.fake.lock:
             reply = self.fake.script.pop(0) if self.fake.script else message(DEFAULT_TEXT)
         if callable(reply):
@@ -476,7 +475,7 @@ class _AnthropicHandler(_Handler):
 # Uploads
 
 
-def _uploaded(body, boundary):
+def _uploaded(body, boundary, is_general):
     """(file name, media type, bytes, seconds to live) of a form; anything odd is a recorded 400."""
     fields, file = {}, None
     for head, content in _parts(body, boundary):
@@ -485,7 +484,10 @@ def _uploaded(body, boundary):
             fields[name] = content.decode("utf-8")
         elif filename is not None and name == "file" and file is None:
             file = filename, media_type, content
-            _check_file(filename, media_type, b"\r\ncontent-type:" in b"\r\n" + head.lower())
+            is_typed = b"\r\ncontent-type:" in b"\r\n" + head.lower()
+            if not (is_typed or is_general):
+                raise _fault("the part `file` has no Content-Type")
+            _check_file(filename, media_type if is_typed else "")
         else:
             raise _fault(f"unknown or repeated part {name!r}")
     if file is None:
@@ -512,9 +514,7 @@ def _parts(body, boundary):
         raise _fault("there is text after a boundary")
 
 
-def _check_file(filename, media_type, is_typed):
-    if not is_typed:
-        raise _fault("the part `file` has no Content-Type")
+def _check_file(filename, media_type):
     if media_type == "application/octet-stream" and filename.lower().endswith(_KNOWN_SUFFIXES):
         raise _fault(f"{filename!r} was sent as {media_type}")
     if media_type.partition(";")[0] == "image/jpg":

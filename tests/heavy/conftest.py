@@ -102,14 +102,15 @@ def no_proxy_from_outside(monkeypatch):
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory):
-    """A folder with the Node SDKs: scripts in it may import openai and portkey-ai."""
+    """A folder with the Node SDKs: scripts in it may import those of OpenAI, Portkey and Anthropic."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("needs node and npm")
     folder = tmp_path_factory.mktemp("node")
     words = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-    done = subprocess.run([*words, "openai", "portkey-ai"], capture_output=True, timeout=120, cwd=folder)
+    names = ["openai", "portkey-ai", "@anthropic-ai/sdk"]
+    done = subprocess.run([*words, *names], capture_output=True, timeout=120, cwd=folder)
     if done.returncode:
-        pytest.skip("npm cannot install openai and portkey-ai here")
+        pytest.skip("npm cannot install the SDKs here")
     return folder
 
 

@@ -20,6 +20,7 @@ import pytest
 from processes import memory
 from servers import running
 from strict_anthropic import (
+    BETA,
     DEFAULT_TEXT,
     KEY,
     StrictAnthropic,
@@ -476,7 +477,7 @@ def check_json(answer, operation, ids):
 @pytest.mark.parametrize("ga", [False, True], ids=["older list", "newer list"])
 @pytest.mark.parametrize("query", [{"limit": 100}, {}], ids=["by 100", "without a limit"])
 def test_openai_python_meets_each_of_2500_files_once(query, ga, client, fake):
-    ids, fake.ga = fake.seed(2500), ga
+    ids, fake.is_older = fake.seed(2500), not ga
     began = time.monotonic()
     assert [file.id for file in client.files.list(**query)] == ids[::-1]
     calls, seconds = fake.asked("GET", "/v1/files"), time.monotonic() - began
@@ -486,16 +487,26 @@ def test_openai_python_meets_each_of_2500_files_once(query, ga, client, fake):
 @pytest.mark.parametrize("ga", [False, True], ids=["older list", "newer list"])
 @pytest.mark.parametrize("query", [{"limit": 100}, {}], ids=["by 100", "without a limit"])
 def test_openai_node_meets_each_of_2500_files_once(query, ga, node, fake):
-    ids, fake.ga = fake.seed(2500), ga
+    ids, fake.is_older = fake.seed(2500), not ga
     assert node("pages", query=query) == ids[::-1]
 
 
 @pytest.mark.parametrize("ga", [False, True], ids=["older list", "newer list"])
 def test_unknown_after_is_an_error_and_no_first_page(ga, client, fake):
     fake.seed(30)
-    fake.ga = ga
+    fake.is_older = not ga
     with pytest.raises((openai.NotFoundError, openai.BadRequestError)):
         client.files.list(limit=10, after="file_none")
+
+
+@pytest.mark.parametrize("betas", ["", BETA], ids=["no beta", "the client's own files beta"])
+def test_expiry_of_openai_python_makes_a_round_trip(betas, client, fake):
+    headers = {"anthropic-beta": betas} if betas else {}
+    lives = {"anchor": "created_at", "seconds": 7200}
+    made = client.files.create(file=("a.pdf", PDF), purpose="user_data", expires_after=lives, extra_headers=headers)
+    assert made.expires_at == made.created_at + 7200
+    assert client.files.retrieve(made.id).expires_at == made.expires_at
+    assert [file.expires_at for file in client.files.list()] == [made.expires_at]
 
 
 def test_content_comes_only_of_what_a_tool_made(client, fake):

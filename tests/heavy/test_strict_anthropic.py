@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
+import subprocess
 import threading
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 from strict_anthropic import (
@@ -81,16 +85,14 @@ def streamed(client, **more):
 
 
 @pytest.mark.parametrize("namespace", ["files", "beta.files"])
-@pytest.mark.parametrize("ga", [False, True])
-def test_sdk_uploads_reads_and_deletes_a_file(ga, namespace, client, fake):
-    fake.ga = ga
+def test_sdk_uploads_reads_and_deletes_a_file(namespace, client, fake):
     files, more = (client.files, {}) if namespace == "files" else (client.beta.files, {"betas": [BETA]})
     made = files.upload(file=("document.pdf", b"%PDF-1.7", "application/pdf"), **more)
     assert (made.type, made.filename, made.mime_type) == ("file", "document.pdf", "application/pdf")
     assert (made.size_bytes, made.downloadable, made.id[:9]) == (8, False, "file_011C")
     assert files.retrieve_metadata(made.id, **more).created_at == made.created_at
     assert made.created_at.tzinfo is not None
-    assert ("expires_at" in made.model_fields_set) is ga
+    assert ("expires_at" in made.model_fields_set) is (namespace == "files")
     assert files.delete(made.id, **more).type == "file_deleted"
     with pytest.raises(anthropic.NotFoundError) as caught:
         files.retrieve_metadata(made.id, **more)
@@ -99,7 +101,6 @@ def test_sdk_uploads_reads_and_deletes_a_file(ga, namespace, client, fake):
 
 
 def test_sdk_sets_an_expiry(client, fake):
-    fake.ga = True
     made = client.files.upload(file=("a.txt", b"x", "text/plain"), expires_in_seconds=7200)
     assert (made.expires_at - made.created_at).total_seconds() == pytest.approx(7200, abs=1)
 
@@ -116,27 +117,56 @@ def test_sdk_downloads_only_what_is_downloadable(client, fake):
 @pytest.mark.parametrize("limit", [7, 1000])
 def test_sdk_pages_through_both_shapes_of_the_list_newest_first(limit, client, fake):
     newest_first = fake.seed(50)[::-1]
-    older = client.get_api_list(
-        "/v1/files", page=SyncPage[FileMetadata], model=FileMetadata, options={"params": {"limit": limit}}
-    )
+    beta = {"params": {"limit": limit}, "headers": {"anthropic-beta": BETA}}
+    older = client.get_api_list("/v1/files", page=SyncPage[FileMetadata], model=FileMetadata, options=beta)
     assert [file.id for file in older] == newest_first
-    fake.ga = True
     assert [file.id for file in client.files.list(limit=limit)] == newest_first
-    assert [file.id for file in client.beta.files.list(limit=limit, betas=[BETA])] == newest_first
+    # the SDK reads the beta's list, but no longer walks it
+    assert [file.id for file in client.beta.files.list(limit=limit, betas=[BETA])] == newest_first[:limit]
+
+
+@pytest.mark.parametrize("beta", ["", BETA], ids=["general", "beta"])
+def test_sdk_for_node_understands_both_surfaces(beta, node_folder, fake):
+    older = fake.seed(30)
+    script = shutil.copy(Path(__file__).parent / "clients" / "anthropic.mjs", node_folder)
+    words = ["node", script, fake.base_url[: -len("/v1")], KEY, *filter(None, [beta])]
+    done = subprocess.run(words, capture_output=True, timeout=60, cwd=node_folder)
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    made = found["made"]
+    assert (made["filename"], made["size_bytes"], made["downloadable"]) == ("document.pdf", 8, False)
+    # the SDK reads the beta's list, but no longer walks it
+    assert found["read"] == made and found["listed"] == [made["id"], *older[::-1]][: 7 if beta else None]
+    if not beta:
+        lives = datetime.fromisoformat(made["expires_at"]) - datetime.fromisoformat(made["created_at"])
+        assert lives.total_seconds() == pytest.approx(7200, abs=1)
+    assert ("expires_at" in made) is (not beta)
+    assert (found["text"], found["deleted"]["type"]) == (DEFAULT_TEXT, "file_deleted")
+    assert found["error"] == "NotFoundError 404"
+
+
+@pytest.mark.parametrize("namespace", ["messages", "beta.messages"])
+def test_sdk_asks_about_a_file_by_its_id(namespace, client, fake):
+    (file_id,) = fake.seed(1)
+    document = {"type": "document", "source": {"type": "file", "file_id": file_id}}
+    turn = [{"role": "user", "content": [document, {"type": "text", "text": "What is it about?"}]}]
+    messages, more = (client.messages, {}) if namespace == "messages" else (client.beta.messages, {"betas": [BETA]})
+    found = messages.create(model=MODEL, max_tokens=100, messages=turn, **more)
+    assert found.content[0].text == DEFAULT_TEXT
 
 
 def test_sdk_pages_backwards(client, fake):
     oldest, *_, newest = fake.seed(30)
     page = client.get_api_list(
-        "/v1/files?limit=10&before_id=" + oldest, page=SyncPage[FileMetadata], model=FileMetadata
-    )
+        "/v1/files?limit=10&before_id=" + oldest, page=SyncPage[FileMetadata], model=FileMetadata,
+        options={"headers": {"anthropic-beta": BETA}},
+    )  # fmt: skip
     assert len(page.data) == 10
     assert newest not in [file.id for file in page.data]
     assert page.has_more
 
 
 def test_list_is_quick_with_2500_files(client, fake):
-    fake.ga = True
     ids = fake.seed(2500)
     assert [file.id for file in client.files.list(limit=100)] == ids[::-1]
 
@@ -379,7 +409,6 @@ def test_file_in_the_wrong_block_is_recorded(call, strict):
 WRONG_HEADERS = {
     "no version": {"anthropic-version": "2026-10-21"},
     "a beta twice": {"anthropic-beta": f"{BETA}, {BETA}"},
-    "another beta": {"anthropic-beta": "code-execution-2025-08-25"},
     "a bearer": {"authorization": f"Bearer {KEY}"},
     "a header of Portkey's": {"x-portkey-provider": "@anthropic"},
 }
@@ -389,6 +418,12 @@ WRONG_HEADERS = {
 def test_header_that_no_gateway_may_send_is_recorded(name, call):
     status, _, problems = call("GET", "/v1/files", headers={**HEADERS, **WRONG_HEADERS[name]})
     assert (status, len(problems)) == (400, 1)
+
+
+@pytest.mark.parametrize("betas", [None, BETA, "code-execution-2025-08-25", f"{BETA},code-execution-2025-08-25"])
+def test_any_beta_or_none_is_accepted(betas, call):
+    others = {name: text for name, text in HEADERS.items() if name != "anthropic-beta"}
+    assert call("GET", "/v1/files", headers={**others, **({"anthropic-beta": betas} if betas else {})})[0] == 200
 
 
 def test_keys_are_a_clients_business_but_there_must_be_one(call):
@@ -414,9 +449,9 @@ def test_parameters_of_the_list_are_anthropics(query, call):
     assert len(call("GET", f"/v1/files?{query}")[2]) == QUERIES[query]
 
 
-def uploaded(call, name="a.pdf", head="Content-Type: application/pdf\r\n", more=""):
+def uploaded(call, name="a.pdf", head="Content-Type: application/pdf\r\n", more="", given=None):
     part = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n{head}\r\nhello\r\n'
-    headers = {**HEADERS, "content-type": "multipart/form-data; boundary=b"}
+    headers = {**(given or HEADERS), "content-type": "multipart/form-data; boundary=b"}
     status, _, problems = call("POST", "/v1/files", f"{more}{part}--b--\r\n".encode(), headers)
     return status, len(problems)
 
@@ -430,8 +465,9 @@ def test_form_has_a_typed_file_with_a_name_that_is_allowed_and_no_purpose(call, 
     assert uploaded(call, name="x" * 256) == (400, 1)
     purpose = '--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n'
     assert uploaded(call, more=purpose) == (400, 1)
-    assert uploaded(call, more=purpose.replace("purpose", "expires_in_seconds").replace("assistants", "3600")) == (
-        200,
-        0,
-    )
-    assert uploaded(call, more=purpose.replace("purpose", "expires_in_seconds").replace("assistants", "1")) == (400, 0)
+    expiry = purpose.replace("purpose", "expires_in_seconds").replace("assistants", "3600")
+    general = {name: text for name, text in HEADERS.items() if name != "anthropic-beta"}
+    assert uploaded(call, more=expiry, given=general) == (200, 0)
+    assert uploaded(call, more=expiry.replace("3600", "1"), given=general) == (400, 0)
+    assert uploaded(call, head="", given=general) == (200, 0)  # which finds out the type itself
+    assert uploaded(call, more=expiry) == (400, 1)  # the beta has none

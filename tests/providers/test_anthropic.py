@@ -6,9 +6,12 @@ import json
 import re
 
 import pytest
+import strict_anthropic
 from configurations import MADE, hashed
 from fakes import BOUNDARY, FakeBody, form, form_type
+from strict_anthropic import StrictAnthropic
 
+from filesproxy.app import make_transports
 from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import UpstreamError
 from filesproxy.providers import PROVIDERS
@@ -262,9 +265,9 @@ def all_five(client, upstream, headers):
     return [dict(call.headers) for call in upstream.calls]
 
 
-def test_every_call_has_version_key_and_beta_and_no_bearer(client, upstream):
+def test_every_call_has_version_and_key_and_neither_beta_nor_bearer(client, upstream):
     for headers in all_five(client, upstream, PLAIN):
-        assert headers == {"x-api-key": "sk-ant-caller", "anthropic-version": VERSION, "anthropic-beta": FILES_BETA}
+        assert headers == {"x-api-key": "sk-ant-caller", "anthropic-version": VERSION}
     assert (VERSION, FILES_BETA) == ("2023-06-01", "files-api-2025-04-14")
 
 
@@ -304,26 +307,26 @@ def test_client_does_not_choose_the_version(client, upstream):
 
 
 BETAS = [
-    ({}, FILES_BETA),
+    ({}, None),
     ({"anthropic-beta": FILES_BETA}, FILES_BETA),
     ({"x-portkey-anthropic-beta": FILES_BETA}, FILES_BETA),
     ({"anthropic-beta": FILES_BETA, "x-portkey-anthropic-beta": FILES_BETA}, FILES_BETA),
-    ({"anthropic-beta": "a-1"}, f"a-1,{FILES_BETA}"),
-    ({"anthropic-beta": "a-1, b-2 ,a-1"}, f"a-1,b-2,{FILES_BETA}"),
+    ({"anthropic-beta": "a-1"}, "a-1"),
+    ({"anthropic-beta": "a-1, b-2 ,a-1"}, "a-1,b-2"),
     ({"anthropic-beta": f"a-1,{FILES_BETA},b-2"}, f"a-1,{FILES_BETA},b-2"),
-    ({"anthropic-beta": "a-1,b-2", "x-portkey-anthropic-beta": "b-2,c-3"}, f"a-1,b-2,c-3,{FILES_BETA}"),
-    ({"anthropic-beta": ""}, FILES_BETA),
-    ({"anthropic-beta": ",,"}, FILES_BETA),
+    ({"anthropic-beta": "a-1,b-2", "x-portkey-anthropic-beta": "b-2,c-3"}, "a-1,b-2,c-3"),
+    ({"anthropic-beta": ""}, None),
+    ({"anthropic-beta": ",,"}, None),
 ]
 
 
 @pytest.mark.parametrize("headers,sent", BETAS)
 def test_betas_are_merged_each_once(headers, sent, client, upstream, make_client):
     for each in all_five(client, upstream, {**PLAIN, **headers}):
-        assert each["anthropic-beta"] == sent
+        assert each.get("anthropic-beta") == sent
     upstream.answers(FILE)
     make_client(SAVED).get("/v1/files/file_1", headers={**BY_SLUG, **headers})
-    assert upstream.calls[-1].headers["anthropic-beta"] == sent
+    assert upstream.calls[-1].headers.get("anthropic-beta") == sent
 
 
 @pytest.mark.parametrize("value", ["a b", "a;b", "é", "-a", "a" * 101, ",".join(f"b{n}" for n in range(40)), '"a"'])
@@ -352,7 +355,7 @@ def test_client_cannot_change_the_scope_of_a_saved_provider(header, make_client,
 def test_other_headers_of_a_client_are_not_sent(client, upstream):
     upstream.answers(FILE)
     client.get("/v1/files/file_1", headers={**PLAIN, "openai-organization": "o", "x-other": "x", "cookie": "a=b"})
-    assert set(upstream.calls[0].headers) == {"x-api-key", "anthropic-version", "anthropic-beta"}
+    assert set(upstream.calls[0].headers) == {"x-api-key", "anthropic-version"}
 
 
 @pytest.mark.parametrize("key", [MADE, "team-key"])
@@ -473,7 +476,7 @@ def test_list_without_a_limit_is_walked_to_its_end(beta, count, listed):
     assert len(upstream.calls) == max(1, -(-count // 1000))
     assert answer["data"][:1] == [{**OURS, "id": f"file_{count}"}][:count]
     for call in upstream.calls:
-        assert call.url == f"{BASE}/files" and call.headers["anthropic-beta"] == FILES_BETA
+        assert call.url == f"{BASE}/files" and "anthropic-beta" not in call.headers
 
 
 @SHAPES
@@ -493,7 +496,7 @@ def test_small_limit_asks_for_no_more_than_it_needs(listed):
     assert upstream.queries == [{"limit": "7"}]
 
 
-@pytest.mark.parametrize("limit,beta", [(7, True), (20, True), (1000, True), (100, False), (999, False)])
+@pytest.mark.parametrize("limit,beta", [(100, True), (1000, True), (100, False), (999, False)])
 def test_paging_through_2500_files_gives_each_exactly_once(beta, limit, listed):
     upstream, found, query = Pages(2500, beta), [], f"?limit={limit}"
     for _ in range(2500 // limit + 2):
@@ -577,14 +580,47 @@ def test_has_more_of_a_filtered_list_is_about_files_of_that_purpose(beta, listed
     assert (len(ids(exact)), exact["has_more"]) == (3, False)
 
 
-def test_has_more_decides_in_a_list_with_the_keys_of_both_shapes(listed):
-    class Both(Pages):
-        def page(self, query):
-            assert "page" not in query
-            status, answer = super().page(query)
-            return status, {**answer, "next_page": "999"}
+class Both(Pages):
+    """A list with the keys of both shapes, as some betas have it, that takes only the general surface's cursor."""
 
+    def __init__(self, count):
+        super().__init__(count, beta=False)
+
+    def page(self, query):
+        status, answer = super().page(query)
+        more = {"has_more": bool(answer["next_page"]), "first_id": "x", "last_id": "y"} if status == 200 else {}
+        return status, {**answer, **more}
+
+
+def test_list_with_the_keys_of_both_shapes_is_walked_by_page(listed):
     assert len(ids(listed(Both(1500)))) == 1500
+    assert ids(listed(Both(1500), "?after=file_3")) == ["file_2", "file_1"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"next_page": None}, {"next_page": ""}, {"has_more": False}, {}, {"has_more": False, "next_page": "p2"},
+     {"has_more": None, "next_page": None}],
+)  # fmt: skip
+def test_list_ends_where_the_answer_says_so_or_where_its_page_is_not_full(end, client, upstream):
+    upstream.answers({"data": [FILE, {**FILE, "id": "file_2"}], **end})
+    answer = client.get("/v1/files", headers=PLAIN).json
+    assert (len(answer["data"]), answer["has_more"], len(upstream.calls)) == (2, False, 1)
+
+
+def test_full_page_that_does_not_say_whether_it_is_the_last_is_502_and_no_end(client, upstream):
+    upstream.answers({"data": [FILE, {**FILE, "id": "file_2"}]})
+    error = client.get("/v1/files?limit=2", headers=PLAIN, status=502).json["error"]
+    assert "'next_page'" in error["message"]
+
+
+def test_id_is_a_cursor_only_under_the_beta(listed):
+    upstream = Pages(5000, beta=True)
+    assert len(ids(listed(upstream, "?after=file_1001&limit=7", headers={**PLAIN, "anthropic-beta": FILES_BETA}))) == 7
+    assert upstream.queries == [{"limit": "7", "after_id": "file_1001"}]
+    upstream = Pages(5000, beta=False)
+    assert len(ids(listed(upstream, "?after=file_1001&limit=7"))) == 7
+    assert upstream.queries[0] == {"limit": "1000"} and not [q for q in upstream.queries if "after_id" in q]
 
 
 class Endless(Pages):
@@ -822,7 +858,7 @@ def test_file_without_a_type_is_looked_up_and_gets_the_block_of_its_type(make_cl
     assert [block["type"] for block in upstream.calls[-1].json["messages"][0]["content"]] == [
         "document", "image", "document", "text"]  # fmt: skip
     for call in upstream.calls:
-        assert call.headers["anthropic-beta"] == FILES_BETA and call.headers["x-api-key"] == "sk-ant-caller"
+        assert "anthropic-beta" not in call.headers and call.headers["x-api-key"] == "sk-ant-caller"
     assert [call.method for call in upstream.calls] == ["GET", "GET", "GET", "POST"]
 
 
@@ -830,7 +866,7 @@ def test_file_with_a_type_is_not_looked_up(make_client):
     upstream = Chat()
     chat(make_client, upstream, {"file_id": "file_a", "mime_type": "application/pdf"})
     assert [call.url for call in upstream.calls] == [f"{BASE}/messages"]
-    assert upstream.calls[0].headers["anthropic-beta"] == FILES_BETA
+    assert "anthropic-beta" not in upstream.calls[0].headers
 
 
 def test_each_file_is_looked_up_once(make_client):
@@ -872,12 +908,15 @@ def test_failure_of_a_lookup_is_the_providers_own(make_client):
     assert error["message"] == anthropic_error("not_found_error")["error"]["message"]
 
 
-def test_chat_without_files_has_no_files_beta_and_keeps_the_clients_betas(make_client):
-    upstream = Chat()
-    chat(make_client, upstream)
-    assert "anthropic-beta" not in upstream.calls[0].headers
-    chat(make_client, upstream, {"file_url": "https://a.example/a.pdf"}, headers={**PLAIN, "anthropic-beta": "a-1"})
-    assert upstream.calls[1].headers["anthropic-beta"] == "a-1"
+@pytest.mark.parametrize("betas", ["a-1", f"{FILES_BETA}", f"a-1,{FILES_BETA},b-2"])
+@pytest.mark.parametrize("files", [(), ("file_a",), ({"file_url": "https://a.example/a.pdf"},)])
+def test_chat_has_the_clients_betas_and_no_others(files, betas, make_client):
+    upstream = Chat(file_a=pdf())
+    chat(make_client, upstream, *files)
+    assert not [call for call in upstream.calls if "anthropic-beta" in call.headers]
+    upstream.calls.clear()
+    chat(make_client, upstream, *files, headers={**PLAIN, "anthropic-beta": betas})
+    assert {call.headers["anthropic-beta"] for call in upstream.calls} == {betas}
 
 
 def test_ignored_fields_are_reported(make_client, upstream):
@@ -917,3 +956,69 @@ def test_upload_has_the_registered_name_of_its_media_type(sent, client, upstream
     upstream.answers(FILE)
     upload(client, ("file", "a.jpg", sent, b"x"))
     assert sent_parts(upstream) == [("file", "a.jpg", "image/jpeg")]
+
+
+# Expiry
+
+
+HOUR = [("expires_after[anchor]", "created_at"), ("expires_after[seconds]", "3600")]
+CALLERS_BETAS = {
+    "none": ({}, None),
+    "files": ({"anthropic-beta": FILES_BETA}, None),
+    "portkeys_files": ({"x-portkey-anthropic-beta": FILES_BETA}, None),
+    "files_and_others": ({"anthropic-beta": f"a-1,{FILES_BETA},b-2"}, "a-1,b-2"),
+    "others": ({"anthropic-beta": "a-1"}, "a-1"),
+}
+
+
+@pytest.mark.parametrize("name", CALLERS_BETAS)
+def test_expiry_before_the_file_takes_the_place_of_the_files_beta(name, make_client):
+    headers, sent = CALLERS_BETAS[name]
+    with StrictAnthropic() as fake:
+        made = uploaded_to(make_client, fake, [*HOUR, ("file", "a.pdf", "application/pdf", b"%PDF")], headers)
+        assert made["expires_at"] == made["created_at"] + 3600
+        assert dict(fake.requests[-1][2]).get("anthropic-beta") == sent
+        assert asked_of(make_client, fake, made["id"])["expires_at"] == made["expires_at"] and not fake.problems
+
+
+@pytest.mark.parametrize("headers", [{}, {"anthropic-beta": "a-1"}])
+def test_expiry_after_the_file_is_kept_too(headers, make_client):
+    with StrictAnthropic() as fake:
+        made = uploaded_to(make_client, fake, [("file", "a.pdf", "application/pdf", b"%PDF"), *HOUR], headers)
+        assert made["expires_at"] == made["created_at"] + 3600 and not fake.problems
+
+
+def test_expiry_after_the_file_under_the_clients_own_files_beta_is_400_and_no_file_without_an_end(make_client):
+    with StrictAnthropic() as fake:
+        headers = {"anthropic-beta": f"{FILES_BETA},a-1"}
+        error = uploaded_to(make_client, fake, [("file", "a.pdf", "application/pdf", b"%PDF"), *HOUR], headers, 400)[
+            "error"
+        ]
+        assert error["param"] == "expires_after[seconds]" and FILES_BETA in error["message"]
+        assert not fake.files
+
+
+@pytest.mark.parametrize("headers", [{"anthropic-beta": FILES_BETA}, {"x-portkey-anthropic-beta": f"a-1,{FILES_BETA}"}])
+def test_files_beta_of_a_client_that_asks_for_no_expiry_is_passed_on(headers, make_client):
+    with StrictAnthropic() as fake:
+        uploaded_to(make_client, fake, [("file", "a.pdf", "application/pdf", b"%PDF")], headers)
+        assert dict(fake.requests[-1][2])["anthropic-beta"] == next(iter(headers.values()))
+
+
+def uploaded_to(make_client, fake, parts, headers, status=200):
+    """What the client gets for an upload through a gateway to this fake."""
+    return (
+        gateway_to(make_client, fake)
+        .post("/v1/files", form(*parts), {**headers, "content-type": form_type()}, status=status)
+        .json
+    )
+
+
+def asked_of(make_client, fake, file_id):
+    return gateway_to(make_client, fake).get(f"/v1/files/{file_id}").json
+
+
+def gateway_to(make_client, fake):
+    section = {"base_url": fake.base_url, "credential": strict_anthropic.KEY}
+    sections = {"filesproxy": {"open_access": "yes", "default_provider": "anthropic"}, "provider:anthropic": section}
+    return make_client(sections, transports=make_transports())

@@ -44,10 +44,10 @@ class Row(NamedTuple):
     downloadable: Callable[[Any], str] | None = None  # the id of a file to download, if no uploaded file can be
 
 
-def newer_anthropic():
-    """The fake whose lists have `next_page` instead of `has_more`."""
+def older_anthropic():
+    """The fake as a host whose lists have `has_more` instead of `next_page`."""
     fake = StrictAnthropic()
-    fake.ga = True
+    fake.is_older = True
     return fake
 
 
@@ -70,8 +70,8 @@ ROWS = {
                                                 "api_version": "v1", "auth": "bearer"}),
     ),
     "anthropic": (
-        Row("has_more", StrictAnthropic, anthropic_settings, made_by_tool),
-        Row("next_page", newer_anthropic, anthropic_settings, made_by_tool),
+        Row("has_more", older_anthropic, anthropic_settings, made_by_tool),
+        Row("next_page", StrictAnthropic, anthropic_settings, made_by_tool),
     ),
     "local": (Row("", contextlib.nullcontext, lambda _, folder: {"folder": folder}),),
 }  # fmt: skip

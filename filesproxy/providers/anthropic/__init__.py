@@ -12,7 +12,7 @@ from ..openai import OPENAI
 from ..toolkit import AUTH, auth_header, translated, walked
 from .chat import create_chat_completion
 from .errors import error
-from .files import deleted, file_object, pages, prepared_upload, with_files_beta
+from .files import deleted, file_object, pages, prepared_upload
 
 VERSION = "2023-06-01"  # 2026-10-21 refuses `temperature`, which OpenAI's clients send
 
@@ -31,9 +31,9 @@ ANTHROPIC: Provider = {
     "operations": {
         "upload_file": translated(prepared_upload, file_object),
         "list_files": walked(pages),
-        "retrieve_file": translated(with_files_beta, file_object),
-        "retrieve_file_content": translated(with_files_beta),
-        "delete_file": translated(with_files_beta, deleted),
+        "retrieve_file": translated(answer=file_object),
+        "retrieve_file_content": translated(),
+        "delete_file": translated(answer=deleted),
         "create_chat_completion": create_chat_completion,
     },
     "unsupported": dict.fromkeys(PASSED_THROUGH, "This operation is not available for Anthropic."),

@@ -11,7 +11,6 @@ from ...wire import sse
 from ..toolkit import need
 from .answer import completion
 from .content import media_type_of
-from .files import with_files_beta
 from .request import file_ids, messages_request
 from .stream import chunks
 
@@ -23,8 +22,7 @@ def create_chat_completion(call: Call, send: Send) -> Answer:
     assert call.json is not None
     known = _looked_up(call, send)
     body, ignored = messages_request(call.json, known)
-    asked = call._replace(path="/messages", query={}, json=body)
-    reply = send(with_files_beta(asked) if any(True for _ in file_ids(call.json)) else asked)
+    reply = send(call._replace(path="/messages", query={}, json=body))
     if call.expects != "events":
         return reply._replace(json=completion(reply.json, call.is_strict, call.now), ignored=ignored)
     if reply.body is None or not sse.is_stream(reply):
@@ -47,7 +45,7 @@ def _media_type(file_id: str, place: str, call: Call, send: Send) -> str:
     plain: Json = {"json": None, "query": {}, "expects": "json", "is_generated": False}
     asked = call._replace(operation="retrieve_file", method="GET", path=f"/files/{file_id}", **plain)
     try:
-        found = send(with_files_beta(asked)).json
+        found = send(asked).json
     except UpstreamAnswered as error:
         error.param = place
         raise

@@ -1,8 +1,9 @@
-"""OpenAI's Files contract on Anthropic's Files API (beta). Pure functions.
+"""OpenAI's Files contract on Anthropic's Files API. Pure functions.
 
-Anthropic's files have no purpose and their times are RFC 3339. Its lists have two shapes, chosen by the beta header:
-`has_more` with ids as cursors, or `next_page`. Both are read.
-https://platform.claude.com/docs/en/build-with-claude/files
+Anthropic's files have no purpose and their times are RFC 3339. The API has two surfaces. The general one has expiry,
+and lists by `next_page`. The older one, which the header `anthropic-beta` chooses, has no expiry, and lists by
+`has_more` with ids as cursors. The gateway uses the general one, but passes on what the client itself puts into that
+header, so it reads both. https://platform.claude.com/docs/en/build-with-claude/files
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ...errors import BadRequest, InvalidAnswer, UpstreamAnswered
 from ..toolkit import Page, deletion, need, rest_after, unusable
 from .media_types import registered
 
-FILES_BETA = "files-api-2025-04-14"
+FILES_BETA = "files-api-2025-04-14"  # deprecated
 MAX_PAGE = 1000  # files per page
 
 # The file names that Anthropic accepts.
@@ -37,16 +38,11 @@ _TIME = re.compile(
 )
 
 
-def with_files_beta(call: Call) -> Call:
-    """The call with the Files API's beta added to those that the client named."""
-    betas = [*filter(None, call.headers.get("anthropic-beta", "").split(",")), FILES_BETA]
-    return call._replace(headers={**call.headers, "anthropic-beta": ",".join(dict.fromkeys(betas))})
-
-
 def prepared_upload(call: Call) -> Call:
     """The upload as Anthropic accepts it: with a media type, without a purpose, its expiry under another name.
 
-    BadRequest for a file name that Anthropic refuses.
+    BadRequest for a file name that Anthropic refuses. An expiry is never lost: it takes the place of the client's own
+    files beta, which has none.
     """
     upload = call.upload
     assert upload is not None
@@ -56,12 +52,36 @@ def prepared_upload(call: Call) -> Call:
     if upload.content_type.partition(";")[0] == "application/octet-stream":
         upload.content_type = _TYPES.get(upload.filename.rpartition(".")[2].lower(), upload.content_type)
     upload.sent_fields = _sent_fields
-    return with_files_beta(call)
+    if not _has_files_beta(call):
+        return call
+    if _sent_fields(upload.fields):
+        return _without_files_beta(call)
+    upload.sent_fields = _no_fields  # the head with the beta goes out before the fields that follow the file are read
+    return call
+
+
+def _has_files_beta(call: Call) -> bool:
+    return FILES_BETA in call.headers.get("anthropic-beta", "").split(",")
+
+
+def _without_files_beta(call: Call) -> Call:
+    betas = [beta for beta in call.headers["anthropic-beta"].split(",") if beta != FILES_BETA]
+    others = {name: text for name, text in call.headers.items() if name != "anthropic-beta"}
+    return call._replace(headers={**others, "anthropic-beta": ",".join(betas)} if betas else others)
 
 
 def _sent_fields(fields: dict[str, str]) -> dict[str, str]:
     seconds = fields.get("expires_after[seconds]")
     return {"expires_in_seconds": seconds} if seconds else {}
+
+
+def _no_fields(fields: dict[str, str]) -> dict[str, str]:
+    if _sent_fields(fields):
+        message = (
+            f"With the beta {FILES_BETA}, expires_after must come before the file: Anthropic's beta has no expiry."
+        )
+        raise BadRequest(message, param="expires_after[seconds]")
+    return {}
 
 
 def file_object(obj: Any, call: Call) -> Json:
@@ -100,14 +120,25 @@ def _seconds(obj: Any, name: str) -> int:
 
 
 def pages(call: Call, send: Send) -> Iterator[Page]:
-    """The pages of the list after `after`, newest first. If the host refuses that cursor, the list is walked to it."""
+    """The pages of the list after `after`, newest first.
+
+    Only the beta takes an id as a cursor. Otherwise, or if it refuses this one, the list is walked to it.
+    """
     after = call.query.get("after")
     limit = MAX_PAGE if "purpose" in call.query else min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE)))
-    walk = _pages(call, send, limit, {"after_id": after} if after else {})
+    if not after:
+        return _pages(call, send, limit, {})
+    if not _has_files_beta(call):
+        return rest_after(_pages(call, send, MAX_PAGE, {}), after)
+    return _from_cursor(call, send, limit, after)
+
+
+def _from_cursor(call: Call, send: Send, limit: int, after: str) -> Iterator[Page]:
+    walk = _pages(call, send, limit, {"after_id": after})
     try:
         first = next(walk)
     except UpstreamAnswered as error:
-        if not after or error.status not in (400, 404):
+        if error.status not in (400, 404):
             raise
         walk = rest_after(_pages(call, send, MAX_PAGE, {}), after)
         first = next(walk)
@@ -118,9 +149,9 @@ def pages(call: Call, send: Send) -> Iterator[Page]:
 def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
     """The pages from a cursor on, in either shape."""
     while True:
-        answer = send(with_files_beta(call._replace(query={"limit": str(limit), **cursor}))).json
+        answer = send(call._replace(query={"limit": str(limit), **cursor})).json
         data = [file_object(item, call) for item in need(answer, "data", list)]
-        next_cursor = _next_cursor(answer, data)
+        next_cursor = _next_cursor(answer, data, limit)
         yield Page(data, bool(next_cursor))
         if not next_cursor:
             return
@@ -129,13 +160,19 @@ def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
         cursor = next_cursor
 
 
-def _next_cursor(answer: Json, data: list[Json]) -> Json:
-    """The cursor of the next page; empty on the last page."""
-    if isinstance(answer.get("has_more"), bool):
-        if answer["has_more"] and not data:
+def _next_cursor(answer: Json, data: list[Json], limit: int) -> Json:
+    """The cursor of the next page; empty on the last page. With some betas an answer has the keys of both surfaces."""
+    if answer.get("has_more") is False:
+        return {}
+    if answer.get("next_page"):
+        return {"page": need(answer, "next_page", str)}
+    if answer.get("has_more") is True:
+        if not data:
             raise unusable("data")
-        return {"after_id": data[-1]["id"]} if answer["has_more"] else {}
-    return {} if answer.get("next_page") is None else {"page": need(answer, "next_page", str)}
+        return {"after_id": data[-1]["id"]}
+    if "next_page" not in answer and len(data) >= limit:
+        raise unusable("next_page")  # a full page that does not say whether it is the last
+    return {}
 
 
 def deleted(obj: Any, call: Call) -> Json:
