@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import re
 import socket
@@ -130,8 +131,8 @@ class RequestBody:
     """`wsgi.input` by rules for any server: each read has a size, none goes past the end, a short body is an error."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
-        self._input = environ["wsgi.input"]
         self._length = _content_length(environ)
+        self._input = _input(environ)
         self._limit: int | None = None
         self.size = 0  # bytes read so far
         self.is_overdue: Callable[[], bool] = lambda: False  # whether the watchdog ended the reading, as too slow
@@ -175,12 +176,36 @@ class RequestBody:
         return TooLarge(f"The request body is over the limit of {self._limit} bytes.")
 
 
+class _UwsgiChunks:
+    """A chunked body under uWSGI, which decodes it for those that ask it chunk by chunk (`uwsgi.chunked_read`)."""
+
+    def __init__(self) -> None:
+        self._next_chunk: Callable[[], bytes] = importlib.import_module("uwsgi").chunked_read
+        self._chunk = b""
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, b"" at the end. OSError for a malformed body, or a silent client."""
+        chunk = self._chunk or self._next_chunk()
+        self._chunk = chunk[size:]
+        return chunk[:size]
+
+
+def _input(environ: WSGIEnvironment) -> Any:
+    is_left_to_us = environ.get("HTTP_TRANSFER_ENCODING") and not environ.get("wsgi.input_terminated")
+    return _UwsgiChunks() if is_left_to_us else environ["wsgi.input"]
+
+
 def _content_length(environ: WSGIEnvironment) -> int | None:
-    """Bytes to come; None if the server ends the stream itself (chunked), which `wsgi.input_terminated` announces."""
-    if environ.get("HTTP_TRANSFER_ENCODING"):
-        if not environ.get("wsgi.input_terminated"):
-            raise LengthRequired("This server cannot decode a chunked request body; send a Content-Length.")
+    """Bytes to come; None if the body is chunked, and the server ends the stream itself or is uWSGI."""
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
+    if coding and environ.get("wsgi.input_terminated"):  # the server has checked the coding
         return None
+    if coding and "uwsgi.version" in environ:
+        if coding.strip(" \t").lower() != "chunked" or environ.get("CONTENT_LENGTH"):  # RFC 9112 §6.3
+            raise BadRequest("The request's body must have one Content-Length or be chunked.")
+        return None
+    if coding:
+        raise LengthRequired("This server cannot decode a chunked request body; send a Content-Length.")
     text = (environ.get("CONTENT_LENGTH") or "0").strip(" \t")  # some servers leave it there (RFC 9110 §5.5)
     if not _LENGTH.fullmatch(text):
         raise BadRequest("The Content-Length is not a number of bytes.")

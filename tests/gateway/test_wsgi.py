@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import sys
 
 import pytest
 from fakes import FakeBody
@@ -12,7 +13,8 @@ from fakes import FakeBody
 from filesproxy.errors import BadRequest, ClientAborted, ClientTimeout, LengthRequired, TooLarge, UpstreamError
 from filesproxy.gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
 
-LENGTHS = ["-3", "+5", "3, 5", "5,5", "9" * 20, "٣", "１", "0x5", "5.0", " 5", "5 ", "5\n", "1_0", "five", "--", "5;"]
+LENGTHS = ["-3", "+5", "3, 5", "5,5", "9" * 20, "٣", "１", "0x5", "5.0", "5 5", "5\xa0", "5\x0b", "5\n", "1_0",
+           "five", "--", "5;"]  # fmt: skip
 
 
 def request(body=b"", reader=None, **environ):
@@ -109,7 +111,8 @@ def test_invalid_content_length_is_400_before_anything_is_read(length):
     assert refused.value.status == 400
 
 
-@pytest.mark.parametrize("length,size", [("5", 5), ("005", 5), ("0", 0), ("", 0), (None, 0), ("9" * 19, 9)])
+@pytest.mark.parametrize("length,size", [("5", 5), ("005", 5), ("0", 0), ("", 0), (None, 0), ("9" * 19, 9), ("5 ", 5),
+                                         (" \t5\t", 5)])  # fmt: skip
 def test_body_ends_at_its_content_length_and_never_reads_past_it(length, size):
     reader = Short(b"123456789")
     body = request(reader=reader, **({} if length is None else {"CONTENT_LENGTH": length})).body
@@ -223,6 +226,47 @@ def test_transfer_encoding_that_the_server_does_not_end_is_411(encoding):
         with pytest.raises(LengthRequired) as refused:
             _ = request(b"12345", HTTP_TRANSFER_ENCODING=encoding, **more).body
         assert refused.value.status == 411
+
+
+class Uwsgi:
+    """The module `uwsgi`: gives the chunks of a body one by one, whole."""
+
+    def __init__(self, *chunks):
+        self._chunks = list(chunks)
+
+    def chunked_read(self):
+        chunk = self._chunks.pop(0) if self._chunks else b""
+        if isinstance(chunk, Exception):
+            raise chunk
+        return chunk
+
+
+UNDER_UWSGI = {"HTTP_TRANSFER_ENCODING": "chunked", "uwsgi.version": b"2.0.31"}
+
+
+def test_chunked_body_under_uwsgi_is_read_chunk_by_chunk(monkeypatch):
+    """Its `wsgi.input` has none of it; the upload was a 411."""
+    monkeypatch.setitem(sys.modules, "uwsgi", Uwsgi(b"12345", b"67"))
+    body = request(reader=Raising(AssertionError("read")), **UNDER_UWSGI).body
+    assert [body.read(3) for _ in range(4)] == [b"123", b"45", b"67", b""]
+    assert body.size == 7
+
+
+def test_chunked_body_that_breaks_off_under_uwsgi_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uwsgi", Uwsgi(b"12345", OSError("unable to receive chunked part")))
+    body = request(**UNDER_UWSGI).body
+    assert body.read(5) == b"12345"
+    with pytest.raises(ClientAborted):
+        body.read(5)
+
+
+@pytest.mark.parametrize("more", [{"HTTP_TRANSFER_ENCODING": "gzip, chunked"}, {"HTTP_TRANSFER_ENCODING": "identity"},
+                                  {"HTTP_TRANSFER_ENCODING": "chunked, chunked"}, {"CONTENT_LENGTH": "5"},
+                                  {"CONTENT_LENGTH": "0"}])  # fmt: skip
+def test_framing_that_uwsgi_leaves_unchecked_is_400(more, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uwsgi", Uwsgi(b"12345"))
+    with pytest.raises(BadRequest):
+        request(**{**UNDER_UWSGI, **more})
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""The gateway under real servers: starts gunicorn, waitress or the embedded server, captures, stops."""
+"""The gateway under real servers: starts them, captures what they write, stops them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import contextlib
 import http.client
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import strict_azure
 import strict_openai
+from documents import block
 from sockets import children, has_own_handlers
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("gunicorn", "embedded", "waitress")
+HOSTED_KINDS = ("uwsgi", "mod_wsgi")  # what locked-down hosts run
+APACHE, MODULES = "/usr/sbin/apache2", Path("/usr/lib/apache2/modules")  # Debian's
 START_SECONDS = 20
 STOP_SECONDS = 15
 WORKERS = 2  # of gunicorn, as shipped
@@ -118,6 +124,69 @@ def impatient_conf(path, seconds):
     return path
 
 
+def uwsgi_binary():
+    """The uWSGI that belongs to this Python, else any; None if there is none."""
+    own = Path(sys.executable).parent / "uwsgi"
+    return str(own) if own.exists() else shutil.which("uwsgi")
+
+
+def missing(kind):
+    """Why a server of this kind cannot run here; "" if it can."""
+    if kind == "uwsgi" and not uwsgi_binary():
+        return "needs uwsgi (pip install uwsgi)"
+    if kind == "mod_wsgi" and not (os.path.exists(APACHE) and (MODULES / "mod_wsgi.so").exists()):
+        return "needs Debian's apache2 and libapache2-mod-wsgi-py3"
+    return ""
+
+
+APACHE_CONF = """
+ServerRoot {place}
+PidFile {place}/httpd.pid
+ErrorLog /dev/stderr
+Listen 127.0.0.1:{port}
+ServerName localhost
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule wsgi_module {modules}/mod_wsgi.so
+User www-data
+Group www-data
+WSGISocketPrefix {place}/wsgi
+{documented}
+<Location "/">
+    Require all granted
+</Location>
+"""
+
+
+@contextlib.contextmanager
+def hosted(kind, port, config, router=False):
+    """The command of uWSGI, or of Apache with mod_wsgi, with the configuration that docs/deploy.md prints.
+
+    Apache reads and writes as another user, so everything lies in a folder that this user may read. `router` puts
+    uWSGI's own in front of it, as the page says.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(ROOT / "filesproxy", f"{place}/filesproxy", ignore=shutil.ignore_patterns("__pycache__"))
+        settings = re.sub(r"(?m)^folder = .*", f"folder = {place}/store", Path(config).read_text("utf-8"))
+        Path(place, "filesproxy.ini").write_text(settings, "utf-8")
+        script = block("docs/deploy.md", "python", "application = create_app")
+        Path(place, "filesproxy.wsgi").write_text(script.replace("/etc/", f"{place}/"), "utf-8")
+        language, mark = ("uwsgi", "[uwsgi]") if kind == "uwsgi" else ("apache", "WSGIScriptAlias")
+        printed = block("docs/deploy.md", language, mark).replace("127.0.0.1:8787", f"127.0.0.1:{port}")
+        printed = printed.replace("python-home=/opt/filesproxy/.venv", f"python-path={place}")
+        printed = printed.replace("virtualenv = /opt/filesproxy/.venv", f"pythonpath = {place}")
+        printed = printed.replace("/opt/filesproxy/", f"{place}/")
+        if router:
+            printed = printed.replace("http-socket =", "http =") + "http-chunked-input = true\nhttp-timeout = 300\n"
+        if kind == "mod_wsgi":
+            printed = APACHE_CONF.format(place=place, port=port, modules=MODULES, documented=printed)
+        Path(place, "served.conf").write_text(printed, "utf-8")
+        for path in (Path(place), *Path(place).rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o644)
+        apache = [APACHE, "-f", f"{place}/served.conf", "-DFOREGROUND"]
+        yield [uwsgi_binary(), "--ini", f"{place}/served.conf"] if kind == "uwsgi" else apache
+
+
 def command(kind, port, *arguments, conf="gunicorn.conf.py"):
     """What starts a server of this kind on that port."""
     address = f"127.0.0.1:{port}"
@@ -130,7 +199,7 @@ def command(kind, port, *arguments, conf="gunicorn.conf.py"):
 
 
 @contextlib.contextmanager
-def running(kind, folder, *arguments, conf="gunicorn.conf.py", poll_seconds=0.03, **environment):
+def running(kind, folder, *arguments, conf="gunicorn.conf.py", poll_seconds=0.03, router=False, **environment):
     """A Gateway that answers; environment as keywords, FILESPROXY_ and all. Stopped at the end."""
     folder = Path(folder)
     (folder / "tmp").mkdir(parents=True)
@@ -138,18 +207,22 @@ def running(kind, folder, *arguments, conf="gunicorn.conf.py", poll_seconds=0.03
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FILESPROXY_", "OPENAI_"))}
     environment = {**inherited, "TMPDIR": str(folder / "tmp"), "XDG_DATA_HOME": str(folder / "data"),
                    **{name: str(value) for name, value in environment.items()}}  # fmt: skip
-    with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
+    with contextlib.ExitStack() as stack:
+        if kind in HOSTED_KINDS:
+            words = stack.enter_context(hosted(kind, port, environment["FILESPROXY_CONFIG"], router))
+        else:
+            words = command(kind, port, *arguments, conf=conf)
+        out, err = (stack.enter_context(open(folder / name, "wb")) for name in ("out", "err"))
         process = subprocess.Popen(
-            command(kind, port, *arguments, conf=conf), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-            stdout=out, stderr=err, start_new_session=True,
-        )  # fmt: skip
-    count = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else WORKERS
-    gateway = Gateway(kind, process, port, folder, count)
-    try:
-        _wait_until_it_is_ready(gateway, poll_seconds)
-        yield gateway
-    finally:
-        gateway.stop()
+            words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+        )
+        count = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else WORKERS
+        gateway = Gateway(kind, process, port, folder, count)
+        try:
+            _wait_until_it_is_ready(gateway, poll_seconds)
+            yield gateway
+        finally:
+            gateway.stop()
 
 
 def _wait_until_it_is_ready(gateway, poll_seconds):

@@ -382,8 +382,8 @@ def test_after_of_a_file_that_is_gone_is_a_place_in_the_order(client, store):
         assert [file["id"] for file in answer.json["data"]] == expected, (after, order)
 
 
-NO_IDS = ["zzz", "abc", "file-", "file-0", "file-1", "file-" + "0" * 37, "file-" + "0" * 39, "file-" + "g" * 38, "0" * 38,
-          "FILE-" + "0" * 38, "file-" + "A" * 38, "file_" + "0" * 38, "batch_" + "0" * 38, "assistant-" + "0" * 38,
+NO_IDS = ["zzz", "abc", "file-", "file-0", "file-1", "file-" + "0" * 37, "file-" + "0" * 39, "file-" + "g" * 38,
+          "0" * 38, "FILE-" + "0" * 38, "file-" + "A" * 38, "file_" + "0" * 38, "batch_" + "0" * 38,
           "file-abc123", "file_011CNha8iCJcU1wXNR6q4V8w"]  # fmt: skip
 
 
