@@ -24,7 +24,7 @@ from .gateway.json_requests import HANDLERS
 from .gateway.key_guard import KeyGuard
 from .gateway.record import Observer, Record
 from .gateway.router import Match, route
-from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
+from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond, traced
 from .providers import PROVIDERS
 from .providers.table import credential_headers
 from .redaction import redact
@@ -127,7 +127,7 @@ class Application:
     def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)
         presented = self._guard.check_head(request)
-        record.note_trace_id(request.headers.get("x-portkey-trace-id", ""))
+        record.note_trace(request.headers)
         record.body = request.body
         request.refuse_encoded_slash()
         _check_via(request, self.config)
@@ -188,6 +188,8 @@ class Application:
         call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
         if via := request.headers.get("via"):
             headers = {**headers, "via": via}
+        if "traceparent" in request.headers:
+            headers = {**headers, **traced(request.headers)}
         if call.headers:
             headers = {**headers, **{name: text for name, text in call.headers.items() if text}}
         record.upload = call.upload

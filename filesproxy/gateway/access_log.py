@@ -39,6 +39,8 @@ def line(record: Record) -> str:
         {
             "time": f"{_second(at // 1000)}.{at % 1000:03d}Z",
             "request_id": record.id,
+            "trace_id": record.trace_id or None,
+            "traceparent": record.traceparent or None,
             "key": record.key,
             "operation": record.operation,
             "provider": record.provider,

@@ -26,7 +26,8 @@ _SEPARATORS = re.compile(r"[\s,;=&/]+")
 MAX_WORDS = 64  # of one text that are compared; where words are read, longer lists are refused
 MAX_REMEMBERED = 256  # heads: clients send the same ones again and again
 MAX_CHARACTERS = 4096  # of a head that is remembered
-TRACE_ID = "x-portkey-trace-id"  # differs from call to call, so it is no part of a head that is remembered
+# They differ from call to call, so they are no part of a head that is remembered.
+_OF_ONE_CALL = ("x-portkey-trace-id", "traceparent", "tracestate", "x-request-id", "x-amzn-trace-id", "idempotency-key")
 # The escapes of JSON that can stand for a character of a key, which is visible ASCII (RFC 8259 §7).
 _ESCAPE = re.compile(rb"\\u00[2-7]")
 _SHORT_ESCAPES = frozenset('"\\/')
@@ -48,7 +49,7 @@ class KeyGuard:
         rest = "\n".join([text for name, text in headers.items() if name not in _APART])
         judge = self._judged if len(rest) <= MAX_CHARACTERS else self._judge
         presented, is_misplaced = judge(tuple(map(headers.get, KEY_HEADERS)), rest)
-        own = [headers.get(TRACE_ID, ""), request.path]
+        own = [request.path, *[headers[name] for name in _OF_ONE_CALL if name in headers]]
         if request.query_string:
             own += [text for pair in parse_qsl(request.query_string, keep_blank_values=True) for text in pair]
         if is_misplaced or self._found(own, presented):
@@ -88,7 +89,7 @@ class KeyGuard:
         return _misplaced("The URL", None)
 
 
-_APART = frozenset({*KEY_HEADERS, TRACE_ID})
+_APART = frozenset({*KEY_HEADERS, *_OF_ONE_CALL})
 
 
 def check_json(text: bytes | bytearray, value: Any, presented: Sequence[str]) -> None:

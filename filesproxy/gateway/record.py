@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..calls import Target, Upload
@@ -13,7 +13,7 @@ from ..operations import is_id
 from ..redaction import Secret, redact
 from ..watchdog import Watch
 from .auth import Caller, presented_token
-from .wsgi import RequestBody
+from .wsgi import RequestBody, traced
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -44,7 +44,7 @@ class Record:
     - `saved`, the credentials of the configuration, everywhere;
     - what the client presents as a credential, in the headers whose keys in the environ are `presented`, whatever the
       target is; but not where it would erase what the client did: in the id in the path, in a purpose of the contract,
-      and in a code of the gateway. A trace id with one in it is replaced.
+      and in a code of the gateway. A trace id with one in it is dropped.
 
     Gateway keys never get this far: a request with one where none belongs is refused before anything is noted.
     """
@@ -54,7 +54,9 @@ class Record:
     ) -> None:
         self.started = time.time()  # seconds since the epoch
         self._clock = time.perf_counter()
-        self._id, self._is_given = _new_id(), False
+        # Our own, so that no two requests share one. Not from os.urandom, which would give up the interpreter's lock.
+        self.id = f"fpr-{random.getrandbits(96):024x}"
+        self._trace_id = self._traceparent = ""
         self.key: str | None = None  # the name of the gateway key
         self.operation: str | None = None
         self.provider: str | None = None  # begins with @ if the saved credential was used
@@ -70,11 +72,14 @@ class Record:
         self._error = ""
 
     @property
-    def id(self) -> str:
-        """The request's id: the client's trace id if it sent one that has no credential in it."""
-        if self._is_given and self._hidden(self._id) != self._id:
-            self._id, self._is_given = _new_id(), False
-        return self._id
+    def trace_id(self) -> str:
+        """The client's `x-portkey-trace-id`; "" if it sent none that can be one."""
+        return self._without_credential(self._trace_id)
+
+    @property
+    def traceparent(self) -> str:
+        """The client's place in a distributed trace (W3C Trace Context §3.2); "" if it sent none that is valid."""
+        return self._without_credential(self._traceparent)
 
     @property
     def file_id(self) -> str:
@@ -102,13 +107,13 @@ class Record:
         """The headers of every answer. Without a trace id, Portkey's SDKs retry even if a retry cannot help."""
         # What goes to an authenticated caller is not for a shared cache (RFC 9111 §5.2.2.5).
         provider = {"x-portkey-provider": self.provider, "cache-control": "no-store"} if self.provider else {}
-        request_id = self.id
-        return {"x-request-id": request_id, "x-portkey-trace-id": request_id, **provider}
+        return {"x-request-id": self.id, "x-portkey-trace-id": self.trace_id or self.id, **provider}
 
-    def note_trace_id(self, given: str) -> None:
-        """Take the client's trace id for the request's, if it can be one."""
-        if _TRACE_ID.fullmatch(given):
-            self._id, self._is_given = given, True
+    def note_trace(self, headers: Mapping[str, str]) -> None:
+        """Note what the client calls this request."""
+        trace_id = headers.get("x-portkey-trace-id", "")
+        self._trace_id = trace_id if _TRACE_ID.fullmatch(trace_id) else ""
+        self._traceparent = traced(headers).get("traceparent", "")
 
     def note_caller(self, caller: Caller) -> None:
         """Note the gateway key's name."""
@@ -143,6 +148,9 @@ class Record:
         # In one pass: a shorter secret may be the beginning of a longer one.
         return redact(text, [*self._presented, *self._saved]) if text else text
 
+    def _without_credential(self, text: str) -> str:
+        return text if self._hidden(text) == text else ""
+
     def _without_saved(self, text: str) -> str:
         return redact(text, self._saved) if text else text
 
@@ -154,8 +162,3 @@ def _secrets_in(key: str, value: str) -> list[Secret]:
     if key != "HTTP_AUTHORIZATION" and " " in value:
         tokens += [part.strip(" ") for part in parts]
     return [Secret(token) for token in tokens]
-
-
-def _new_id() -> str:
-    # An id needs no secrecy, and os.urandom would give up the interpreter's lock.
-    return f"fpr-{random.getrandbits(96):024x}"

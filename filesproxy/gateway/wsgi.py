@@ -127,6 +127,22 @@ def _header_name(key: str) -> str:
     return key[len("HTTP_") :].replace("_", "-").lower()
 
 
+# W3C Trace Context §3.2 and §3.3. Other versions than 00 may be longer.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,64})?")
+_TRACESTATE = re.compile(r"[ -~]{1,512}")
+
+
+def traced(headers: Mapping[str, str]) -> dict[str, str]:
+    """The client's place in a distributed trace, for the upstream: `traceparent`, and `tracestate` if it has one.
+
+    Empty if it is not valid (W3C Trace Context §4.3).
+    """
+    parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
+    if not _TRACEPARENT.fullmatch(parent):
+        return {}
+    return {"traceparent": parent, "tracestate": state} if _TRACESTATE.fullmatch(state) else {"traceparent": parent}
+
+
 class RequestBody:
     """`wsgi.input` by rules for any server: each read has a size, none goes past the end, a short body is an error."""
 

@@ -63,13 +63,58 @@ def test_client_cannot_erase_why_its_request_failed(token, saved, upstream, acce
     assert line["error"] == "upstream_invalid_answer"
 
 
-def test_trace_id_that_a_client_calls_its_credential_is_replaced_by_one_that_is_unique(saved, upstream, access_log):
+def test_requests_with_one_trace_id_have_ids_of_their_own(saved, upstream, access_log):
+    """The trace id took the place of the request's id, so two requests shared one."""
     upstream.answers(FILE)
-    ids = {
-        asked(saved, access_log, "GET", "/v1/files/file-1", "Bearer trace-0001", **{"x-portkey-trace-id": "trace-0001"})
-        ["request_id"] for _ in range(3)
-    }  # fmt: skip
-    assert len(ids) == 3 and all(each.startswith("fpr-") for each in ids)
+    for _ in range(3):
+        asked(saved, access_log, "GET", "/v1/files/file-1", "", **{"x-portkey-trace-id": "trace-0001"})
+    lines = access_log()
+    assert len({line["request_id"] for line in lines}) == 3
+    assert [line["trace_id"] for line in lines] == ["trace-0001"] * 3
+
+
+@pytest.mark.parametrize("given", ["a b", "a" * 129, "", "é", "a/b", '"a"', "a,b"])
+def test_trace_id_that_cannot_be_one_is_not_noted(given, saved, upstream, access_log):
+    upstream.answers(FILE)
+    line = asked(saved, access_log, "GET", "/v1/files/file-1", "", **{"x-portkey-trace-id": given})
+    assert line["trace_id"] is None and line["request_id"].startswith("fpr-")
+
+
+def test_trace_id_that_a_client_calls_its_credential_is_not_noted(saved, upstream, access_log):
+    upstream.answers(FILE)
+    line = asked(
+        saved, access_log, "GET", "/v1/files/file-1", "Bearer trace-0001", **{"x-portkey-trace-id": "trace-0001"}
+    )
+    assert line["trace_id"] is None and line["request_id"].startswith("fpr-")
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize("provider", ["@openai", "openai"])
+@pytest.mark.parametrize("state", [None, "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", "", "é"])
+def test_distributed_trace_goes_on_upstream_and_is_logged(state, provider, saved, upstream, access_log):
+    upstream.answers(FILE)
+    headers = {
+        "traceparent": PARENT,
+        "x-portkey-provider": provider,
+        **({} if state is None else {"tracestate": state}),
+    }
+    line = asked(saved, access_log, "GET", "/v1/files/file-1", "Bearer sk-of-a-caller", **headers)
+    sent = upstream.calls[0].headers
+    assert sent["traceparent"] == line["traceparent"] == PARENT
+    assert sent.get("tracestate") == (state if state and state.isascii() else None)
+
+
+NO_PARENTS = ["", "00", PARENT.upper(), PARENT.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32),
+              "ff" + PARENT[2:], PARENT[:-1], PARENT + "-" + "a" * 65, PARENT.replace("00f067aa0ba902b7", "0" * 16), PARENT + "x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("parent", NO_PARENTS)
+def test_trace_that_is_not_valid_ends_here(parent, saved, upstream, access_log):
+    upstream.answers(FILE)
+    line = asked(saved, access_log, "GET", "/v1/files/file-1", "", traceparent=parent, tracestate="a=b")
+    assert line["traceparent"] is None and not {"traceparent", "tracestate"} & set(upstream.calls[0].headers)
 
 
 @pytest.mark.parametrize("path", [f"/v1/files/{SAVED}", f"/v1/files/x-{SAVED}-y"])

@@ -263,12 +263,12 @@ A_FILE = ("file", "a", "", b"hello")
 
 
 def trace():
-    """A request id of its own, by which the access log is searched."""
+    """A trace id of its own, by which the access log is searched."""
     return f"request-{next(IDS)}"
 
 
 def logged(gateway, trace_id):
-    (line,) = gateway.wait_for_lines(1, request_id=trace_id)
+    (line,) = gateway.wait_for_lines(1, trace_id=trace_id)
     return line
 
 
