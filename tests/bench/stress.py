@@ -1,16 +1,19 @@
-"""What the gateway stands, measured by hand: many uploads, stalled clients, a faulty provider, clients that leave.
+"""What the gateway stands, measured by hand: many uploads, stalled clients, a faulty provider, clients that leave,
+few descriptors, answers that come twice, a loop of two gateways.
 
-    python tests/bench/stress.py                    all but the soak, about two minutes
+    python tests/bench/stress.py                    all but the soak, about three minutes
+    python tests/bench/stress.py doubled            one of them; --help names them
     python tests/bench/stress.py soak --minutes 10
 
 Needs gunicorn; Linux (/proc). On loopback: this process is the clients, a second one the provider, and gunicorn runs
 with gunicorn.conf.py as shipped, two workers. Exits 1 if an answer was wrong: a short file that looks whole, another
-file's metadata, another SHA-256.
+file's metadata, another SHA-256, another team's content, no answer at all where there has to be one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import http.client
 import json
@@ -18,6 +21,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import socket
 import struct
 import sys
@@ -30,7 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "heavy")]
 
-from servers import running  # noqa: E402
+from servers import free_port, running  # noqa: E402
 
 MIB = 1 << 20
 BOUNDARY = "stress-boundary-0123456789"
@@ -48,7 +52,10 @@ def content(name, size):
 
 
 class Provider:
-    """Answers with the id it was asked for; below /faulty/ one call in five goes wrong in one of six ways."""
+    """Answers with the id it was asked for; below /faulty/ one call in five goes wrong in one of six ways.
+
+    Below /doubled/ it keeps its connections, and sends one answer in a hundred twice, 30 ms late.
+    """
 
     def __init__(self, listener):
         self.listener = listener
@@ -69,9 +76,30 @@ class Provider:
                     self.spoil(sock, fault)
                     return
                 digest = self.digest(stream) if "transfer-encoding" in headers else None
+                if path.startswith("/doubled/"):
+                    self.answer_doubly(sock, stream, path)
+                    return
                 self.spoil(sock, fault) if fault else self.answer(sock, path, digest)
         except (OSError, ValueError):
             pass
+
+    def answer_doubly(self, sock, stream, path):
+        """Answer this request and those that follow it."""
+        whole = threading.Lock()  # an answer may come twice, but none comes in the middle of another one
+        while True:
+            with whole:
+                self.answer(sock, path, None)
+            if random.random() < 0.01:
+                threading.Timer(0.03, self.answer_late, [sock, path, whole]).start()
+            line = stream.readline().decode()
+            if not line:
+                return
+            path = line.split(" ")[1]
+            http.client.parse_headers(stream)
+
+    def answer_late(self, sock, path, whole):
+        with whole, contextlib.suppress(OSError):  # the gateway may have closed it, as it should
+            self.answer(sock, path, None)
 
     def digest(self, stream):
         """SHA-256 and size of the file of a chunked form; ValueError if it ends early."""
@@ -262,6 +290,149 @@ def leaving_clients(gateway, count=10_000):
     print(f"  resident {before[0]:.1f} -> {after[0]:.1f} MiB, descriptors {before[1]} -> {after[1]}")
 
 
+UPLOADS = 1000
+
+
+def few_descriptors(url, folder):
+    """As many uploads at once as there are descriptors: each is answered or refused, and no worker dies."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # this process has a socket for each, too
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    conf = folder / "limited.conf.py"
+    shipped = (ROOT / "gunicorn.conf.py").read_text("utf-8")
+    limit = "import resource\n\nresource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\n"
+    conf.write_text(shipped + limit, "utf-8")  # the hard one, too; workers inherit it
+    config = folder / "limited.ini"
+    config.write_text(f"[filesproxy]\nfolder = {folder / 'store'}\ndefault_provider = local\n")
+    with running("gunicorn", folder / "limited", conf=conf, FILESPROXY_CONFIG=config) as gateway:
+        workers, start = gateway.workers(), threading.Barrier(UPLOADS)
+
+        def one(number):
+            start.wait()
+            kind = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+            return call(gateway, "POST", "/v1/files", form(f"many-{number}", 100_000), "local", kind)
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            answers = list(pool.map(one, range(UPLOADS)))
+        seconds = time.monotonic() - began
+        good = sum(status == 200 for status, _ in answers)
+        refused = sum(status in (408, 429, 503) and b'"error"' in body for status, body in answers)
+        if good + refused < UPLOADS:
+            odd = {(status, body[:80]) for status, body in answers if status not in (200, 408, 429, 503)}
+            wrong.append(f"{UPLOADS - good - refused} uploads without a clean answer: {sorted(odd)[:5]}")
+        if gateway.workers() != workers:
+            wrong.append("a worker died under many uploads")
+        indexes = sum(open_indexes(pid) for pid in gateway.workers())
+        if indexes > 8 * len(workers):
+            wrong.append(f"{indexes} connections to the index stayed open")
+        if (listed := stored(gateway)) != good:
+            wrong.append(f"{good} uploads were acknowledged, {listed} are there")
+        _, descriptors = settled(gateway, 200)
+    print(
+        f"{UPLOADS} uploads of 100 kB at once, 1,024 descriptors: {good} stored, {refused} refused, {seconds:.1f} s\n"
+        f"  afterwards {indexes} open files of the index, {descriptors} descriptors of both workers"
+    )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def stored(gateway):
+    """How many files the local store lists."""
+    count, after = 0, ""
+    while True:
+        status, body = call(gateway, "GET", f"/v1/files?limit=100{after}", provider="local")
+        page = json.loads(body)
+        count += len(page["data"])
+        if not page["has_more"]:
+            return count
+        after = f"&after={page['last_id']}"
+
+
+def open_indexes(pid):
+    """How many descriptors of a process lead to a store's index."""
+    count = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            count += "/store/" in os.readlink(f"/proc/{pid}/fd/{name}")
+    return count
+
+
+TEAMS = ("retail", "treasury")
+
+
+def doubled_answers(url, folder, count=2000):
+    """Two teams over an edge that sends some answers twice: none of them sees an answer that is not its own.
+
+    A late double of its own cannot be told from a content, which names no id; these are counted.
+    """
+    doubles = []
+    config = folder / "doubled.ini"
+    keys = "\n".join(
+        f"[key:{team}]\nsha256 = {hashlib.sha256(f'key-of-{team}'.encode()).hexdigest()}\nproviders = doubled"
+        for team in TEAMS
+    )
+    config.write_text(
+        f"[provider:doubled]\nkind = openai\nbase_url = {url}/doubled/v1\ncredential = sk-stress\n{keys}\n"
+    )
+    with running("gunicorn", folder / "doubled", FILESPROXY_CONFIG=config) as gateway:
+
+        def one(number):
+            team = TEAMS[number % 2]
+            file_id, key = f"{team}-{number}", {"x-portkey-api-key": f"key-of-{team}"}
+            status, body = call(gateway, "GET", f"/v1/files/{file_id}", provider="doubled", headers=key)
+            if status == 200 and json.loads(body)["id"] != file_id:
+                wrong.append(f"{file_id} answered {body[:200]!r}")
+            also, data = call(gateway, "GET", f"/v1/files/{file_id}/content", provider="doubled", headers=key)
+            if also == 200 and data != content(file_id, 300_000):
+                is_own = data.startswith(f'{{"id": "{team}-'.encode())  # the metadata of the call before
+                is_own = is_own or any(data == content(f"{team}-{other}", 300_000) for other in range(count))
+                doubles.append(file_id) if is_own else wrong.append(f"content of {file_id} is another team's")
+            return (status == 200) + (also == 200)
+
+        with ThreadPoolExecutor(16) as pool:
+            good = sum(pool.map(one, range(count)))
+    print(f"{2 * count} calls of two teams, one answer in a hundred twice: {good} answered, {len(doubles)} own doubles")
+
+
+def loop_of_two(url, folder, count=20):
+    """A → B → A ends with a 508, and each call holds a thread for each hop and no more."""
+    ports, names = (free_port(), free_port()), ("a", "b")
+    for own, other, port in (("a", "b", ports[1]), ("b", "a", ports[0])):
+        (folder / f"{own}.ini").write_text(
+            f"[filesproxy]\ndefault_provider = {other}\n"
+            f"[provider:{other}]\nkind = openai\nbase_url = http://127.0.0.1:{port}/v1\n"
+            f"credential = key-of-{other}-here\n"
+            f"[key:{other}]\nsha256 = {hashlib.sha256(f'key-of-{own}-here'.encode()).hexdigest()}\nproviders = *\n"
+        )
+    with contextlib.ExitStack() as stack:
+        first, second = [
+            stack.enter_context(
+                running("gunicorn", folder / name, "-b", f"127.0.0.1:{port}", FILESPROXY_CONFIG=folder / f"{name}.ini")
+            )
+            for name, port in zip(names, ports)
+        ]
+        before, began = threads(first) + threads(second), time.monotonic()
+        with ThreadPoolExecutor(count) as pool:
+            answers = list(pool.map(lambda number: call(first, "GET", f"/v1/files/file-{number}", provider="b",
+                                                        headers={"x-portkey-api-key": "key-of-a-here"}),
+                                    range(count)))  # fmt: skip
+        seconds, after = time.monotonic() - began, threads(first) + threads(second)
+    ended = sum(status == 508 for status, _ in answers)
+    if ended < count:
+        wrong.append(f"a loop of two gateways did not end with 508: {answers[0]}")
+    if after - before > 3 * count or seconds > 10:
+        wrong.append(f"a loop of two gateways took {after - before} threads and {seconds:.0f} s")
+    print(f"{count} calls into a loop of two gateways: {ended} are 508, {seconds:.1f} s, {after - before} more threads")
+
+
+def threads(gateway):
+    """How many threads the workers have; gunicorn ends none that it has begun."""
+    return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in gateway.workers())
+
+
+OF_THE_SHIPPED = {"big": big_uploads, "stalled": stalled_clients, "faulty": faulty_provider, "leaving": leaving_clients}
+OF_THEIR_OWN = {"descriptors": few_descriptors, "doubled": doubled_answers, "loop": loop_of_two}
+
+
 def soak(gateway, minutes):
     ends, count, number = time.monotonic() + minutes * 60, 0, 0
     with ThreadPoolExecutor(8) as pool:
@@ -281,7 +452,7 @@ def soak(gateway, minutes):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", nargs="?", choices=["all", "soak"], default="all")
+    options.add_argument("what", nargs="?", choices=["all", "soak", *OF_THE_SHIPPED, *OF_THEIR_OWN], default="all")
     options.add_argument("--minutes", type=float, default=10)
     given = options.parse_args()
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -296,12 +467,16 @@ def main():
             for name in ("good", "faulty")
         )
         config.write_text(f"[filesproxy]\nopen_access = yes\n{kinds}")
-        with running("gunicorn", Path(folder) / "run", FILESPROXY_CONFIG=config) as gateway:
-            if given.what == "soak":
-                soak(gateway, given.minutes)
-            else:
-                for measurement in (big_uploads, stalled_clients, faulty_provider, leaving_clients):
-                    measurement(gateway)
+        chosen = [given.what] if given.what != "all" else [*OF_THE_SHIPPED, *OF_THEIR_OWN]
+        if given.what == "soak" or set(chosen) & set(OF_THE_SHIPPED):
+            with running("gunicorn", Path(folder) / "run", FILESPROXY_CONFIG=config) as gateway:
+                if given.what == "soak":
+                    soak(gateway, given.minutes)
+                for name in [name for name in chosen if name in OF_THE_SHIPPED]:
+                    OF_THE_SHIPPED[name](gateway)
+        for name in chosen:
+            if name in OF_THEIR_OWN:
+                OF_THEIR_OWN[name](url, Path(folder))
     provider.terminate()
     print("\n".join(wrong[:20]))
     sys.exit(1 if wrong else 0)
