@@ -107,7 +107,7 @@ class StrictOpenAI:
             self.files[obj["id"]] = obj, media_type, bytes(content) if self.keep else None, digest
         return obj
 
-    def wait_for(self, condition, seconds=5.0):
+    def wait_for(self, condition, seconds=WAIT):
         """Whether `condition()` became true in time; for what the fake notes after the gateway has answered."""
         return until(condition, seconds)
 

@@ -107,7 +107,8 @@ def test_distributed_trace_goes_on_upstream_and_is_logged(state, provider, saved
 
 
 NO_PARENTS = ["", "00", PARENT.upper(), PARENT.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32),
-              "ff" + PARENT[2:], PARENT[:-1], PARENT + "-" + "a" * 65, PARENT.replace("00f067aa0ba902b7", "0" * 16), PARENT + "x"]  # fmt: skip
+              "ff" + PARENT[2:], PARENT[:-1], PARENT + "-" + "a" * 65, PARENT + "x",
+              PARENT.replace("00f067aa0ba902b7", "0" * 16)]  # fmt: skip
 
 
 @pytest.mark.parametrize("parent", NO_PARENTS)

@@ -23,7 +23,7 @@ from fakes import BOUNDARY, form, form_type
 from pathological import Stage, black_hole
 from processes import memory
 from servers import free_port, impatient_conf, running
-from sockets import WAIT, answer, chunked, receive, request
+from sockets import SOON, WAIT, answer, chunked, receive, request
 
 pytest.importorskip("gunicorn", reason="needs gunicorn")
 pytest.importorskip("waitress", reason="needs waitress")
@@ -33,7 +33,7 @@ KEY, SAVED = f"{CANARY}-plain", f"{CANARY}-saved"
 GATEWAY_KEY = f"fp_{CANARY}-gateway"
 CLIENT_IDLE = 2  # seconds, under gunicorn; the embedded server's 30 cannot be set, so there totals are tested
 BRIEF = 0.5  # seconds that an upstream, or a total, has where a test waits for the end of them
-LATE = 2  # seconds after its limit in which a thread must be back
+LATE = SOON  # after its limit, within which a thread must be back
 MIB = 1 << 20
 HELLO = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 FILE_HEAD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'.encode()

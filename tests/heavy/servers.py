@@ -19,7 +19,7 @@ from pathlib import Path
 import strict_azure
 import strict_openai
 from documents import block
-from sockets import children, has_own_handlers
+from sockets import WAIT, children, has_own_handlers
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("gunicorn", "embedded", "waitress")
@@ -51,7 +51,7 @@ class Gateway:
         lines = [json.loads(line) for line in self.out().splitlines() if line.startswith("{")]
         return [line for line in lines if all(line[name] == value for name, value in wanted.items())]
 
-    def wait_for_lines(self, count, seconds=5.0, **wanted):
+    def wait_for_lines(self, count, seconds=WAIT, **wanted):
         """Those lines, once there are `count` of them: the last byte reaches a client before the log."""
         end = time.monotonic() + seconds
         while len(found := self.lines(**wanted)) < count and time.monotonic() < end:

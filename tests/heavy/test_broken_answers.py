@@ -10,6 +10,7 @@ from fakes import FILE
 from scene import (
     CHUNKED_CUTS,
     CUTS,
+    LATE,
     MIB,
     ask,
     content,
@@ -129,7 +130,7 @@ HUGE = {"bomb": bad.gzip_bomb(), "json": bad.ENDLESS_JSON}
 @pytest.mark.parametrize("name", HUGE)
 def test_answer_without_end_is_502_and_costs_little(name, gateway, stage):
     stage.play(HUGE[name])
-    with within(5), growing_at_most(gateway, 64 * MIB):
+    with within(2 * LATE), growing_at_most(gateway, 64 * MIB):
         for call in (get, upload):
             reply = call(gateway, provider="patient")
             assert reply.status == 502
@@ -140,6 +141,6 @@ def test_answer_without_end_is_502_and_costs_little(name, gateway, stage):
 
 def test_error_without_end_keeps_its_status_and_costs_little(gateway, stage):
     stage.play(bad.ENDLESS_ERROR)
-    with within(3), growing_at_most(gateway, 8 * MIB):
+    with within(LATE), growing_at_most(gateway, 8 * MIB):
         assert get(gateway).status == 400
     assert stage.peer.sent < 16 * MIB

@@ -17,7 +17,7 @@ import time
 
 import pytest
 from servers import impatient_conf, running
-from sockets import until
+from sockets import SOON, until
 from strict_openai import KEY, LEAKS
 
 pytest.importorskip("gunicorn", reason="needs gunicorn")
@@ -173,7 +173,7 @@ def test_clients_that_never_finish_a_request_head_are_closed(name, start, short_
         answered = timed_calls(gateway, "/v1/health", 5)
         for sock in held:
             read_all(sock)  # the server gives up, we do not
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 1 + SOON
         answered += timed_calls(gateway, "/v1/health", 5)
     assert {status for status, _ in answered} == {200}
     assert max(seconds for _, seconds in answered) < 1
@@ -206,7 +206,7 @@ def test_client_that_stalls_gives_its_thread_back(framing, size, seen_upstream, 
         sock.sendall(head + block)
         began = time.monotonic()
         answer = read_all(sock)  # the server gives up, we do not
-        assert time.monotonic() - began < 3.5
+        assert time.monotonic() - began < 1 + SOON
     assert status_of(answer) in (0, 408)
     assert impatient.request("GET", "/v1/health")[0].status == 200  # by the only thread there is
     assert len(impatient.wait_for_lines(before + 1, error="client_timeout")) == before + 1
@@ -222,7 +222,7 @@ def test_client_that_stops_reading_gives_its_thread_back(impatient, fake):
         sock.sendall(request.encode())
         began = time.monotonic()
         assert impatient.request("GET", "/v1/health")[0].status == 200
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 1 + SOON
     (line,) = impatient.wait_for_lines(1, operation="retrieve_file_content")
     assert line["error"] == "client_aborted"
     del fake.files[obj["id"]]
@@ -303,7 +303,7 @@ def test_upstream_that_refuses_during_50_mb_is_heard_by_the_sdk(status, gunicorn
         client.files.create(file=("big", bytes(50 << 20)), purpose="batch")
     assert caught.value.status_code == status
     assert KEY not in caught.value.message
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20  # much less than any time limit of the gateway
 
 
 def test_gateway_that_refuses_50_mb_is_heard_by_the_sdk(gunicorn, fake):

@@ -16,6 +16,7 @@ import strict_openai
 from configurations import hashed
 from fakes import content_of, sha
 from servers import provider_sections, running
+from sockets import SOON, WAIT
 from strict_openai_routes import StrictAzureRoutes, StrictOpenAIRoutes
 
 openai = pytest.importorskip("openai", reason="needs the openai package")
@@ -28,7 +29,6 @@ WITH_RESPONSES = ("@openai", "@azure-v1", "compat")
 MODELS = {"@openai": "gpt-4o", "@azure-dated": "my-gpt", "@azure-v1": "my-gpt", "compat": "gpt-4o"}
 MAX_JSON_BYTES = 200_000
 HELLO = [{"role": "user", "content": "Hello there, ünï 日本語"}]
-LEAVES_WITHIN = 1.0
 CONFIG = """
 [filesproxy]
 folder = {folder}
@@ -674,7 +674,7 @@ def served(request, start):
 def seconds_until(event):
     """How long it took until the event came; it does come."""
     before = time.monotonic()
-    assert event.wait(5)
+    assert event.wait(WAIT)
     return time.monotonic() - before
 
 
@@ -686,7 +686,7 @@ def test_client_that_leaves_a_silent_stream_ends_it_upstream(served, upstreams):
         next(stream)
         assert not fake.stream_gone.wait(0.5)  # nobody has left yet
         stream.close()
-        assert seconds_until(fake.stream_gone) < LEAVES_WITHIN
+        assert seconds_until(fake.stream_gone) < SOON
 
 
 GENERATED = {
@@ -713,7 +713,7 @@ def leave_before_the_first_byte(gateway, fake, generated):
 @pytest.mark.parametrize("generated", GENERATED)
 def test_client_that_leaves_before_the_first_byte_ends_the_call_upstream(generated, served, upstreams):
     leave_before_the_first_byte(served, upstreams["@openai"], generated)
-    assert seconds_until(upstreams["@openai"].stream_gone) < LEAVES_WITHIN
+    assert seconds_until(upstreams["@openai"].stream_gone) < SOON
 
 
 def test_call_that_the_client_left_is_in_the_log_as_such(served, upstreams):
@@ -721,7 +721,7 @@ def test_call_that_the_client_left_is_in_the_log_as_such(served, upstreams):
     before = len(served.lines(**wanted))
     leave_before_the_first_byte(served, upstreams["@openai"], "chat")
     assert len(served.wait_for_lines(before + 1, **wanted)) == before + 1
-    assert seconds_until(upstreams["@openai"].stream_gone) < LEAVES_WITHIN  # else the next test would see it
+    assert seconds_until(upstreams["@openai"].stream_gone) < SOON  # else the next test would see it
 
 
 # what is refused before it is sent

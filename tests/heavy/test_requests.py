@@ -12,6 +12,7 @@ import pytest
 from fakes import FILE, OPENAI, form, form_type
 from scene import (
     HELLO,
+    LATE,
     MIB,
     ask,
     chat,
@@ -213,7 +214,7 @@ BAD_JSON = {
 
 @pytest.mark.parametrize("name", BAD_JSON)
 def test_json_that_two_readers_could_read_differently_is_400(name, gateway, stage):
-    with within(2):
+    with within(LATE):
         assert outcome(chat(gateway, BAD_JSON[name])) == (400, "invalid_json")
     assert stage.calls() == 0
 

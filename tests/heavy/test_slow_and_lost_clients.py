@@ -124,7 +124,7 @@ def test_as_many_stalled_clients_as_threads_give_them_back(gateway, stage, scene
         assert time.monotonic() - began < limit + LATE + 0.5
 
 
-def drip(sock, block, seconds=5):
+def drip(sock, block, seconds=WAIT):
     """Send a byte of this block now and then until there is an answer; what came."""
     end = time.monotonic() + seconds
     with contextlib.suppress(ConnectionError):
@@ -177,7 +177,7 @@ def test_client_that_leaves_mid_download_frees_the_upstream(leave, gateway, stag
         assert sock.recv(1000)
         if leave == "reset":
             reset(sock)
-    assert until(lambda: stage.peers[0].over.is_set(), 1)
+    assert until(lambda: stage.peers[0].over.is_set(), LATE)
     assert until(lambda: open_files(gateway) <= before)
 
 
@@ -187,7 +187,7 @@ def test_client_that_leaves_a_silent_download_frees_the_upstream(gateway, stage)
     with gateway.connect() as sock:
         sock.sendall(request("GET", "/v1/files/file-1/content", headers=plain_headers("patient")))
         assert sock.recv(1000)
-    assert until(lambda: stage.peers[0].over.is_set(), 1.5)
+    assert until(lambda: stage.peers[0].over.is_set(), LATE)
 
 
 def test_slow_reader_of_a_gibibyte_costs_little_and_is_ended(gateway, stage):

@@ -59,7 +59,7 @@ def test_reload_lets_a_download_end_and_serves_on(kind, scene, stage):
     with gateway_of(kind, scene, main_sections(scene)) as gateway, download_under_way(gateway, stage) as whole:
         old = set(gateway.workers())
         gateway.process.send_signal(signal.SIGHUP)
-        assert until(lambda: len(set(gateway.workers()) - old) == 2, 5)
+        assert until(lambda: len(set(gateway.workers()) - old) == 2)
         assert get(gateway, "/v1/health").status == 200
         assert whole().body == DATA
 
@@ -78,7 +78,7 @@ def test_worker_that_has_had_its_requests_lets_a_download_end(kind, scene, stage
 
         assert until(is_over)
         assert whole().body == DATA
-        assert until(lambda: is_healthy(gateway), 5) and gateway.workers() != [old]
+        assert until(lambda: is_healthy(gateway)) and gateway.workers() != [old]
 
 
 def is_healthy(gateway):
@@ -100,4 +100,4 @@ def test_killed_worker_is_an_error_and_no_short_success(framing, kind, scene, st
             rest = receive(sock)
             assert is_cut(parsed(first + rest.raw, rest.end))
         if kind == "gunicorn":
-            assert until(lambda: is_healthy(gateway), 5)
+            assert until(lambda: is_healthy(gateway))

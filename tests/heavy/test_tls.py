@@ -14,7 +14,21 @@ import pytest
 from certificates import Authority, compat, connect_lines, metadata, secure, tunnel
 from fakes import FILE, form, form_type
 from pathological import refusing
-from sockets import COMPAT, WAIT, Upstream, answer, answering, ask, chunked, get, open_files, request, served, until
+from sockets import (
+    COMPAT,
+    SOON,
+    WAIT,
+    Upstream,
+    answer,
+    answering,
+    ask,
+    chunked,
+    get,
+    open_files,
+    request,
+    served,
+    until,
+)
 
 from filesproxy import create_app
 from filesproxy.errors import ConfigError
@@ -138,7 +152,7 @@ def test_handshake_that_stalls_is_504_in_connect_timeout(authority):
         started = time.monotonic()
         reply = metadata(upstream.port, ca_file=authority.ca, connect_timeout=0.2)
         assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < SOON
 
 
 def test_session_keys_are_not_written_to_sslkeylogfile(authority, good, tmp_path, monkeypatch):
@@ -215,7 +229,7 @@ def test_early_413_over_tls_reaches_a_caller_who_is_sending_50_megabytes(name, v
         with served(compat(upstream.port, ca_file=authority.ca, send_timeout=1)) as server:
             started = time.monotonic()
             reply = upload(server.server_port, BIG)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < SOON
         assert (reply.status, reply.error["message"]) == (413, "Too big.")
 
 
@@ -326,7 +340,7 @@ def test_tls_upstream_that_stops_reading_is_given_up_in_send_timeout(size, autho
         while connection.send([bytes(size)]):
             sent, began = sent + size, time.monotonic()
             assert sent < 1 << 26
-        assert 0.2 < time.monotonic() - began < 3
+        assert 0.2 < time.monotonic() - began < SOON
         connection.close()
 
 
@@ -344,7 +358,7 @@ def test_client_that_leaves_mid_download_frees_the_tls_connection(authority, goo
             assert client.recv(65536).startswith(b"HTTP/1.1 200")
             left = time.monotonic()
         assert until(lambda: upstream.peers[0].over.is_set())
-        assert time.monotonic() - left < 1
+        assert time.monotonic() - left < SOON
         assert until(lambda: open_files() <= before)
 
 

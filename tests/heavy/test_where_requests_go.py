@@ -9,7 +9,7 @@ import socket
 import pathological as bad
 import pytest
 from fakes import FILE
-from scene import CANARY, KEY, by_key, content, get, in_parallel, outcome, upload, within
+from scene import CANARY, KEY, LATE, by_key, content, get, in_parallel, outcome, upload, within
 from sockets import answer, answering
 
 
@@ -76,7 +76,7 @@ def test_proxy_for_https_is_used_under_its_setting_and_by_connect(provider, call
 
 def test_provider_that_leads_back_to_us_is_508_on_the_second_hop(gateway, stage):
     stage.play(bad.relaying_to(gateway.port))
-    with within(2):
+    with within(LATE):
         assert outcome(get(gateway)) == (508, "loop_detected")
         assert outcome(upload(gateway)) == (508, "loop_detected")
     assert stage.calls() == 2  # one for each

@@ -18,6 +18,7 @@ from fakes import FILE, form, form_type
 from pathological import breaking, refusing
 from sockets import (
     COMPAT,
+    SOON,
     WAIT,
     Upstream,
     answer,
@@ -263,7 +264,7 @@ def test_early_413_reaches_a_caller_who_is_sending_12_megabytes(name):
     with Upstream(EARLY[name]) as upstream, served(compat(upstream.port)) as server:
         started = time.monotonic()
         reply = upload(server.server_port, MEDIUM)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < SOON
         assert (reply.status, reply.error["message"]) == (413, "Too big.")
         assert not upstream.peers[0].complete
 
@@ -370,7 +371,7 @@ def test_final_answer_after_an_informational_one_still_ends_an_upload_early(name
         with served(compat(upstream.port)) as server:
             started = time.monotonic()
             reply = upload(server.server_port, MEDIUM)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < SOON
         assert (reply.status, reply.headers.get("x-should-retry")) == (status, "false" if status == 502 else None)
         assert not upstream.peers[0].complete
 
@@ -387,7 +388,7 @@ def test_answer_that_comes_while_a_send_is_blocked_is_not_left_until_the_time_li
     with Upstream(script) as upstream, served(compat(upstream.port, send_timeout="9")) as server:
         started = time.monotonic()
         assert upload(server.server_port, BIG).status == 413
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < SOON
 
 
 # Upstreams that cannot be had, or say nothing
@@ -443,7 +444,7 @@ def never_answers(peer):
 def test_upstream_that_never_answers_is_504_in_answer_timeout():
     started = time.monotonic()
     reply = metadata(never_answers, answer_timeout=BRIEF)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
     assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
 
 
@@ -489,7 +490,7 @@ def test_upstream_that_never_answers_is_408_in_the_clients_time(name):
     with Upstream(silent) as upstream, served(compat(upstream.port)) as server:
         started = time.monotonic()
         reply = get(server.server_port, path, limited(100), method)
-        assert 0.1 <= time.monotonic() - started < 2
+        assert 0.1 <= time.monotonic() - started < SOON
         assert is_timed_out(reply)
         assert upstream.peer.ended  # the gateway has hung up
 
@@ -514,7 +515,7 @@ def test_upstream_that_stops_reading_an_upload_is_408_in_the_clients_time():
         assert is_timed_out(reply)
         assert not upstream.peers[0].complete
         assert reply.headers.get("x-should-retry") == "false"
-        assert seconds < 1.5
+        assert seconds < SOON
 
 
 def test_host_that_swallows_connections_is_408_in_the_clients_time():
@@ -522,7 +523,7 @@ def test_host_that_swallows_connections_is_408_in_the_clients_time():
         started = time.monotonic()
         replies = [get(server.server_port, "/v1/files/file-1", limited(100)),
                    upload(server.server_port, **{"x-portkey-request-timeout": "100"})]  # fmt: skip
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < SOON
     assert all(map(is_timed_out, replies))
     assert "x-should-retry" not in replies[1].headers  # nothing was sent: a retry may help
 
@@ -532,11 +533,11 @@ def test_clients_limit_does_not_cut_a_download_that_has_begun():
         peer.read_request()
         peer.send(answer(b"abc", content_length="9"))
         for _ in range(2):
-            time.sleep(0.06)  # real time must pass: together it is more than the client's limit
+            time.sleep(0.3)  # real time must pass: together it is more than the client's limit
             peer.send(b"abc")
 
     with Upstream(script) as upstream, served(compat(upstream.port)) as server:
-        reply = get(server.server_port, "/v1/files/file-1/content", limited(100))
+        reply = get(server.server_port, "/v1/files/file-1/content", limited(500))
         assert (reply.status, reply.body, reply.end) == (200, b"abcabcabc", "fin")
 
 
@@ -891,7 +892,7 @@ def test_client_that_leaves_mid_download_frees_the_upstream(by_reset):
             left = time.monotonic()
             reset(client) if by_reset else client.close()
             assert until(lambda at=count: len(upstream.peers) == at and upstream.peers[-1].over.is_set())
-            assert time.monotonic() - left < 1
+            assert time.monotonic() - left < SOON
         assert until(lambda: open_files() <= before)
 
 

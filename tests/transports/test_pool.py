@@ -18,6 +18,7 @@ from fakes import FILE, form, form_type
 from kept_alive import answered, asked, in_chunks, requests, serving
 from sockets import (
     COMPAT,
+    SOON,
     WAIT,
     Upstream,
     answer,
@@ -770,7 +771,7 @@ def test_client_that_leaves_while_a_kept_connection_is_silent_ends_it_and_sends_
         with connect(port) as client:
             client.sendall(request("GET", "/v1/files/file-1/content", headers=COMPAT))
             assert until(lambda: requests(upstream) == 2)
-        assert until(lambda: upstream.peers[0].ended, 3)
+        assert until(lambda: upstream.peers[0].ended, SOON)
     assert (upstream.connections, requests(upstream)) == (1, 2)
 
 
