@@ -34,7 +34,8 @@ class Client(Protocol):
 class Upload:
     """An upload on its way to the upstream: file name, media type, form fields, and chunks that can be read once.
 
-    The only mutable type here. `size` (bytes) grows as the chunks are read. Form fields that follow the file are in
+    The only mutable type here. `max_size` is what the file has at most, in bytes, if the client said how long its
+    request is. `size` (bytes) grows as the chunks are read. Form fields that follow the file are in
     `fields` only after the chunks are exhausted. The same holds for `ignored`, the names of the fields that the
     provider does not know.
     """
@@ -49,6 +50,7 @@ class Upload:
         part: str = "file",
     ) -> None:
         self.part = part
+        self.max_size: int | None = None
         self.filename = filename
         self.content_type = content_type
         self.fields = fields

@@ -37,8 +37,9 @@ def upload_file(request: Request, match: Match, target: Target, body: Json | Non
     fields = target.provider.get("form_fields", ())
     known = fields(target) if callable(fields) else fields
     required = target.provider.get("required_form_fields", ())
-    form = Form(_form_parts(request, target), known, required, check=request.check_form)
-    return call_of(match, upload=form.upload())
+    upload = Form(_form_parts(request, target), known, required, check=request.check_form).upload()
+    upload.max_size = request.body.length
+    return call_of(match, upload=upload)
 
 
 def add_upload_part(request: Request, match: Match, target: Target, body: Json | None) -> Call:

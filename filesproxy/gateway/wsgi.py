@@ -153,6 +153,11 @@ class RequestBody:
         self.size = 0  # bytes read so far
         self.is_overdue: Callable[[], bool] = lambda: False  # whether the watchdog ended the reading, as too slow
 
+    @property
+    def length(self) -> int | None:
+        """Its length in bytes, if the client gave one."""
+        return self._length
+
     def limit(self, max_bytes: int) -> None:
         """Refuse more than this many bytes (TooLarge): now by Content-Length, else once they have been read."""
         self._limit = max_bytes

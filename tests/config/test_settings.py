@@ -34,6 +34,7 @@ GOOD = {
     "client_cert": [("", "")],  # a usable one needs its key: tests/heavy/test_tls.py
     "client_key": [("", "")],
     "tls_strict": [("yes", True), ("no", False)],
+    "file_sha256": [("yes", True), ("no", False)],
     "via_name": [("central-1", "central-1"), ("A_b", "A_b")],
     "connect_timeout": [("3", 3.0), ("0.5", 0.5)],
     "send_timeout": [("999999.999", 999999.999)],
@@ -77,6 +78,7 @@ BAD = {
     "client_cert": ["/nonexistent/" + SECRET],
     "client_key": ["/nonexistent/" + SECRET],
     "tls_strict": TRUTHS,
+    "file_sha256": TRUTHS,
     "via_name": ["a b", "a,b", "a.b", "a" * 65, "é", SECRET + "/"],
     "connect_timeout": SECONDS,
     "send_timeout": SECONDS,
@@ -248,7 +250,7 @@ def test_keywords_may_be_python_values(tmp_path):
 @pytest.mark.parametrize("name", sorted(ABOVE))
 @pytest.mark.parametrize("value", [None, True, b"bytes", ["a"]])
 def test_keyword_of_the_wrong_type_is_refused(name, value):
-    if value is True and name in ("open_access", "tls_strict"):
+    if value is True and name in ("file_sha256", "open_access", "tls_strict"):
         assert config(**{name: value}).settings[name] is True
     else:
         assert name in refusal(**{name: value})

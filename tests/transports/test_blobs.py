@@ -28,17 +28,30 @@ def blobs(folder):
 
 
 def keep(blobs, *chunks):
-    with blobs.store(chunks) as name:
-        return name
+    with blobs.store(chunks) as blob:
+        return blob.name
 
 
 def held(folder):
-    return sorted(f"{part}/{path.name}" for part in ("incoming", "blobs") for path in (folder / part).iterdir())
+    """The blobs of both folders; each kept one has its sidecar beside it."""
+    kept = {path.name for path in (folder / "blobs").iterdir()}
+    blobs = {name for name in kept if not name.endswith(".json")}
+    assert kept == blobs | {f"{name}.json" for name in blobs}
+    return sorted(
+        [*(f"blobs/{name}" for name in blobs), *(f"incoming/{path.name}" for path in (folder / "incoming").iterdir())]
+    )
 
 
 def sweep_all(blobs, is_named):
-    """How many blobs a whole sweep finds."""
-    return blobs.sweep_incoming(is_named) + blobs.sweep_kept(is_named)
+    """How many abandoned blobs a whole sweep finds, and tidies up."""
+    found = 0
+    for name in blobs.abandoned("incoming", is_named):
+        blobs.drop(name, "incoming")
+        found += 1
+    for name in blobs.abandoned("blobs", is_named):
+        blobs.lose(name)
+        found += 1
+    return found
 
 
 def nobody(name):
@@ -68,7 +81,8 @@ def test_blob_is_written_synced_renamed_and_its_folder_synced_before_anybody_may
     record("write", lambda handle, block: ("write", bytes(block)))
     record("fsync", lambda handle: ("fsync", os.readlink(f"/proc/self/fd/{handle}").replace(str(folder), "")))
     record("rename", lambda old, new: ("rename", old.replace(str(folder), ""), new.replace(str(folder), "")))
-    with blobs.store([b"one", b"two"]) as name:
+    with blobs.store([b"one", b"two"]) as blob:
+        name = blob.name
         events.append(("named", name))
     assert events == [
         ("write", b"one"),
@@ -161,8 +175,8 @@ def test_upload_that_breaks_off_leaves_nothing(error, blobs, folder):
 
 @pytest.mark.parametrize("error", [StoreFull("index"), KeyboardInterrupt(), ValueError()])
 def test_name_that_is_not_committed_leaves_nothing(error, blobs, folder):
-    with pytest.raises(type(error)), blobs.store([b"whole"]) as name:
-        assert held(folder) == [f"blobs/{name}"]
+    with pytest.raises(type(error)), blobs.store([b"whole"]) as blob:
+        assert held(folder) == [f"blobs/{blob.name}"]
         raise error
     assert held(folder) == open_files(folder) == []
 
@@ -172,9 +186,9 @@ def test_half_written_blob_is_not_among_the_kept(blobs, folder):
         yield b"half"
         assert [entry.split("/")[0] for entry in held(folder)] == ["incoming"]
 
-    with blobs.store(chunks()) as name:
+    with blobs.store(chunks()) as blob:
         pass
-    assert held(folder) == [f"blobs/{name}"]
+    assert held(folder) == [f"blobs/{blob.name}"]
     assert open_files(folder) == []
 
 
@@ -268,8 +282,9 @@ def test_reader_of_a_removed_blob_gets_all_of_it(blobs, folder):
     name = keep(blobs, content)
     body = blobs.open(name, len(content))
     first = next(body)
-    blobs.remove(name)
-    blobs.remove(name)  # somebody else may have been faster
+    for _ in range(2):  # somebody else may have been faster
+        with blobs.removing([name]):
+            pass
     assert held(folder) == []
     assert first + b"".join(body) == content
 
@@ -296,7 +311,7 @@ def chunks():
     yield b"half"
     step("writing")
     yield b"whole"
-with Blobs(sys.argv[1]).store(chunks()) as name:
+with Blobs(sys.argv[1]).store(chunks()) as blob:
     step("kept")
 step("done")
 """
@@ -372,8 +387,8 @@ def test_writer_waits_for_a_sweep_that_has_its_lock_and_then_takes_another_file(
         return name in named
 
     def write():
-        with blobs.store([b"all of it"]) as name:
-            named.append(name)
+        with blobs.store([b"all of it"]) as blob:
+            named.append(blob.name)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     writer = threading.Thread(target=write)
@@ -388,7 +403,7 @@ def test_writer_waits_for_a_sweep_that_has_its_lock_and_then_takes_another_file(
 def test_sweep_that_asked_before_the_commit_asks_again_under_the_lock(blobs, folder):
     named = set()
     upload = blobs.store([b"whole"])
-    name = upload.__enter__()
+    name = upload.__enter__().name
 
     def is_named(asked):
         known = asked in named
@@ -419,10 +434,10 @@ class HeldUpload:
         yield b"whole"
 
     def _run(self):
-        with suppress(ValueError), self._blobs.store(self._chunks()) as name:
+        with suppress(ValueError), self._blobs.store(self._chunks()) as blob:
             if self.fails:
                 raise ValueError
-            self._named.add(name)
+            self._named.add(blob.name)
 
     def ends(self):
         self._go_on.set()
@@ -508,8 +523,8 @@ def test_nothing_committed_is_lost_while_sweeps_never_rest(blobs, folder):
         draw = random.Random(seed)
         for number in range(25):
             content = b"%d-%d-" % (seed, number) * draw.randrange(1, 500)
-            with blobs.store([content[:7], content[7:]]) as name, lock:
-                named[name] = content
+            with blobs.store([content[:7], content[7:]]) as blob, lock:
+                named[blob.name] = content
 
     def sweep():
         while not over.is_set():
@@ -525,5 +540,5 @@ def test_nothing_committed_is_lost_while_sweeps_never_rest(blobs, folder):
     for thread in sweepers:
         thread.join()
     assert len(named) == 75
-    assert {path.name: path.read_bytes() for path in (folder / "blobs").iterdir()} == named
+    assert {path.name: path.read_bytes() for path in (folder / "blobs").glob("*[!n]")} == named
     assert list((folder / "incoming").iterdir()) == []

@@ -21,13 +21,14 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 from fakes import form, form_type
 from processes import Child, open_files
+from stores import NOTHING, Clock, ask, content_of, ids, open_store, prove, stored, upload
 
 from filesproxy import create_app
-from filesproxy.calls import Call, Upload
 from filesproxy.errors import ClientAborted, NotFound, StoreError
 from filesproxy.operations import checked_id
 from filesproxy.transports.local.blobs import BLOCK_BYTES
 from filesproxy.transports.local.index import MAX_IDLE, Index
+from filesproxy.transports.local.sweep import Sweeper
 from filesproxy.transports.local.transport import Store
 
 KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"]
@@ -36,17 +37,7 @@ KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpos
 @pytest.fixture(autouse=True)
 def no_sweep_by_itself(monkeypatch):
     """A sweep in a thread of its own would meet what a test breaks on purpose."""
-    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", float("inf"))
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self, now):
-        self.now = now
-
-    def __call__(self):
-        return self.now
+    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))
 
 
 @pytest.fixture
@@ -61,7 +52,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def store(folder, clock):
-    return Store(str(folder), clock)
+    return open_store(folder, clock)
 
 
 @pytest.fixture
@@ -69,47 +60,9 @@ def client(make_client, folder):
     return make_client(transports=None, folder=str(folder), default_provider="local")
 
 
-def upload(store, content=b"hello", owner="", name="a.jsonl", kind="application/jsonl", purpose="batch", seconds=None):
-    """Upload to the store itself; `content` may be an iterable of chunks. The file object."""
-    fields = {"purpose": purpose}
-    if seconds:
-        fields.update({"expires_after[anchor]": "created_at", "expires_after[seconds]": str(seconds)})
-    chunks = iter([content] if isinstance(content, bytes) else content)
-    return store(Call("upload_file", "POST", "/files", upload=Upload(name, kind, fields, chunks)), owner).json
-
-
-def ask(store, operation, file_id="", owner="", **query):
-    path = {"list_files": "/files", "retrieve_file_content": f"/files/{file_id}/content"}.get(
-        operation, f"/files/{file_id}"
-    )
-    return store(Call(operation, "GET", path, query=query, file_id=file_id), owner)
-
-
-def ids(store, **query):
-    return [file["id"] for file in ask(store, "list_files", **query).json["data"]]
-
-
-def content_of(store, file_id, owner=""):
-    body = ask(store, "retrieve_file_content", file_id, owner).body
-    try:
-        return b"".join(body)
-    finally:
-        body.close()
-
-
 def post(client, content=b"hello", name="a.jsonl", kind="application/jsonl", status=200, fields=(), **headers):
     body = form(("purpose", "batch"), *fields, ("file", name, kind, content))
     return client.post("/v1/files", body, {"content-type": form_type(), **headers}, status=status)
-
-
-def stored(folder):
-    """What lies in the folder: names of rows' blobs, of kept blobs, of incoming files."""
-    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
-        rows = sorted(name for (name,) in database.execute("SELECT blob FROM files"))
-    return rows, *(sorted(path.name for path in (folder / part).iterdir()) for part in ("blobs", "incoming"))
-
-
-NOTHING = ([], [], [])
 
 
 def prepare_connections(monkeypatch, prepare):
@@ -144,7 +97,7 @@ def fill(folder, count, purposes=("batch",), owner="", expires_at=None):
         for at, name in enumerate(names)
     )
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
-        database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
     return names
 
 
@@ -500,15 +453,16 @@ def test_file_is_listed_only_after_write_sync_rename_sync_and_commit(folder, mon
     record("rename", lambda old, new: "rename")
     real_add = Index.add
 
-    def add(index, row):
+    def add(index, row, **more):
         happened("before commit")
-        real_add(index, row)
+        real_add(index, row, **more)
         happened("committed")
 
     monkeypatch.setattr(Index, "add", add)
     upload(Store(str(folder)), [b"a", b"b"])
-    expected = ["write", "write", "sync file", "rename", "sync folder", "before commit", "committed"]
-    assert list(zip(events, listed)) == [(event, int(event == "committed")) for event in expected]
+    before = ["write", "write", "sync file", "rename", "sync folder", "before commit", "write"]
+    after = ["committed", "sync file"]  # of the sidecar, which was written before the commit
+    assert list(zip(events, listed)) == [*((event, 0) for event in before), *((event, 1) for event in after)]
 
 
 def test_commit_is_one_transaction_and_synced(folder, monkeypatch):
@@ -562,7 +516,7 @@ def test_upload_that_the_disk_refuses_leaves_nothing(point, code, client, folder
     assert error["type"] == "server_error"
     assert "path" not in error["message"] and "words" not in error["message"]
     assert stored(folder) == NOTHING
-    assert [path for path in open_files(folder) if "index" not in path] == []
+    assert [path for path in open_files(folder) if "index" not in path and path != str(folder)] == []
     assert post(client).json["bytes"] == 5
 
 
@@ -666,6 +620,7 @@ def test_upload_that_breaks_off_leaves_nothing(error, store, folder):
 
 
 def test_expired_file_is_gone_immediately_and_its_bytes_at_the_next_sweep(store, folder, clock):
+    prove(store, clock)
     stays = upload(store, b"stays", seconds=7200)
     file = upload(store, b"hello", seconds=3600)
     assert file["expires_at"] == file["created_at"] + 3600
@@ -677,6 +632,7 @@ def test_expired_file_is_gone_immediately_and_its_bytes_at_the_next_sweep(store,
         with pytest.raises(NotFound):
             ask(store, operation, file["id"])
     assert len(stored(folder)[1]) == 2
+    clock.ticks += 3600
     store.sweep()
     rows, kept, incoming = stored(folder)
     assert rows == kept and len(kept) == 1 and incoming == []
@@ -748,7 +704,7 @@ def test_file_is_deleted_once_where_two_try(store, folder, monkeypatch):
 @pytest.mark.parametrize("size", [0, 4, 6, None], ids=["empty", "shorter", "longer", "gone"])
 def test_damaged_file_is_500_before_its_first_byte(size, client, folder):
     file_id = post(client).json["id"]
-    (blob,) = (folder / "blobs").iterdir()
+    (blob,) = (folder / "blobs").glob("*[!n]")
     if size is None:
         blob.unlink()
     else:
@@ -764,7 +720,7 @@ def test_file_that_is_cut_while_it_is_sent_breaks_the_connection(client, folder)
     file_id = post(client, b"x" * (3 * BLOCK_BYTES)).json["id"]
     started, stream = serve(create_app(folder=str(folder), default_provider="local"), f"/v1/files/{file_id}/content")
     next(stream)
-    (blob,) = (folder / "blobs").iterdir()
+    (blob,) = (folder / "blobs").glob("*[!n]")
     os.truncate(blob, BLOCK_BYTES + 7)
     with pytest.raises(ConnectionResetError):
         list(stream)
@@ -781,7 +737,7 @@ def sweep_threads():
 
 def test_sweep_runs_at_the_first_call_and_then_when_it_is_due(store, monkeypatch):
     swept = []
-    monkeypatch.setattr(Store, "sweep", lambda self: swept.append(threading.current_thread().name))
+    monkeypatch.setattr(Sweeper, "sweep", lambda self: swept.append(threading.current_thread().name))
 
     def calls(count):
         for _ in range(count):
@@ -790,9 +746,9 @@ def test_sweep_runs_at_the_first_call_and_then_when_it_is_due(store, monkeypatch
             thread.join()
         return len(swept)
 
-    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", 600.0)
+    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", 600.0)
     assert calls(3) == 1
-    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", 0.0)
     assert calls(2) == 3
     assert set(swept) == {"filesproxy-sweep"}
 
@@ -825,7 +781,7 @@ def test_sweep_under_an_index_that_is_older_destroys_nothing_and_says_so(store, 
         restored.sweep()
         restored.sweep()
     assert ids(restored) == [old["id"]] and not set(new) & set(ids(restored))
-    assert sorted(path.read_bytes() for path in (folder / "lost").iterdir()) == [b"one", b"two"]
+    assert sorted(path.read_bytes() for path in (folder / "lost").glob("*[!n]")) == [b"one", b"two"]
     assert [record.getMessage() for record in caplog.records] == [
         "2 files of the local store are in no index: they are in its folder lost/, which nothing serves"]  # fmt: skip
 
@@ -870,7 +826,7 @@ def test_folder_with_files_but_without_its_index_is_refused_and_nothing_removed(
     with pytest.raises(StoreError) as refused:
         Store(str(folder))
     assert "no index" in refused.value.message
-    assert len(list((folder / "blobs").iterdir())) == 1 and not (folder / "index.sqlite3").exists()
+    assert len(list((folder / "blobs").glob("*[!n]"))) == 1 and not (folder / "index.sqlite3").exists()
 
 
 @pytest.mark.parametrize("place", ["", "incoming", "blobs"])
@@ -899,9 +855,9 @@ def test_sweep_of_another_store_spares_an_upload_until_it_is_listed(store, folde
     sweeper = Store(str(folder))
     real = Index.add
 
-    def add(index, row):
+    def add(index, row, **more):
         sweeper.sweep()
-        real(index, row)
+        real(index, row, **more)
         sweeper.sweep()
 
     def chunks():
@@ -920,7 +876,7 @@ def test_sweep_that_fails_is_logged_without_paths_and_does_not_end_the_service(s
         raise OSError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", broken)
-    monkeypatch.setattr("filesproxy.transports.local.transport.SWEEP_SECONDS", 600.0)
+    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", 600.0)
     assert ids(store) == []
     for thread in sweep_threads():
         thread.join()
@@ -952,7 +908,7 @@ def test_folders_are_0700_and_files_0600_under_any_umask(folder):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert len(modes) >= 6  # incoming, blobs, a blob, lock, the index with its WAL
     for path, mode in modes.items():
-        assert mode == (0o700 if str(path) in ("incoming", "blobs", "lost") else 0o600), path
+        assert mode == (0o700 if str(path) in ("incoming", "blobs", "trash", "lost") else 0o600), path
 
 
 def test_two_stores_on_one_folder_see_each_others_files(store, folder):
@@ -967,10 +923,10 @@ def test_two_stores_on_one_folder_see_each_others_files(store, folder):
 
 OTHER_STORE = """
 import sys, time
-import filesproxy.transports.local.transport
+import filesproxy.transports.local.sweep
 from filesproxy.calls import Call, Upload
 from filesproxy.transports.local.transport import Store
-filesproxy.transports.local.transport.SWEEP_SECONDS = float("inf")
+filesproxy.transports.local.sweep.SWEEP_SECONDS = float("inf")
 for line in sys.stdin:
     start, count, folder = line.rstrip().split(" ", 2)
     while time.time() < float(start):
@@ -1029,11 +985,11 @@ def test_second_store_of_a_process_does_not_take_the_locks_of_the_first(store, f
 def test_index_of_a_newer_version_is_refused_and_left_alone(folder):
     Store(str(folder))
     with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as database:
-        database.execute("PRAGMA user_version = 2")
+        database.execute("PRAGMA user_version = 3")
     with pytest.raises(StoreError, match="newer"):
         Store(str(folder))
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
     assert open_files(folder) == []
 
 

@@ -1,28 +1,35 @@
-"""The bytes of the local store: blobs that appear whole or not at all, and a sweep that tidies up abandoned ones.
+"""The bytes of the local store: blobs that appear whole or not at all, and go in one step.
 
 A blob is written in `incoming/`, synced, and renamed into `blobs/`, and that folder is synced; only then may an index
-name the blob. Its writer holds a lock (flock) on it until the index names it, so a blob that can be locked and that no
-index names has been abandoned.
+name the blob. Beside it stands its sidecar, which says what the index knows of the file. It is empty until the index
+has given the file an id; it is written before the index commits and synced before the client has its answer.
 
-A blob in `blobs/` may have been acknowledged to a client. If no index names it, the index may be the one that is wrong
-(an old backup, a damaged page), so a sweep never removes such a blob: it moves it to `lost/`.
+A blob that is deleted is renamed into `trash/`, and that folder is never read again: from then on the file is deleted,
+whatever the index still says. Then the index forgets it, and then it is removed.
+
+Whoever writes or removes a blob holds a lock (flock) on it, so a blob that can be locked and that no index names has
+been abandoned. A blob in `blobs/` may have been acknowledged to a client, and the index may be the one that is wrong
+(an old backup, a damaged page); so an abandoned blob of `blobs/` is never removed, but moved to `lost/`.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from hashlib import sha256
 
-from ...errors import StoreError, StoreFull
+from ...calls import Json
+from ...errors import StoreError
+from . import sidecars
+from .disk import disk_errors, sync_folder, write_all
 
 BLOCK_BYTES = 1 << 18  # read at a time for a download
+PLACES = ("incoming", "blobs", "trash", "lost")
 _NAME = re.compile(r"[0-9a-f]{32}")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a link may lead elsewhere, a pipe may block
 
@@ -30,50 +37,77 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a link may lead elsewhere
 class Blobs:
     """A folder of blobs, which several processes may share. Folders are created 0700, files 0600.
 
-    Raises StoreError and StoreFull.
+    A folder that is there is not written to until a method does so. Raises StoreError and StoreFull.
     """
 
     def __init__(self, folder: str) -> None:
-        self._incoming = os.path.join(folder, "incoming")
-        self._kept = os.path.join(folder, "blobs")
-        self._lost = os.path.join(folder, "lost")
-        for path in (folder, self._incoming, self._kept, self._lost):
-            with disk_errors():
-                os.makedirs(path, mode=0o700, exist_ok=True)
-                found = os.lstat(path)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        self._folder = folder
+        self._is_made = self._check()
+        if not self._is_made and not os.path.isdir(self._place("blobs")):
+            self.make()
+
+    def _place(self, place: str, name: str = "") -> str:
+        return os.path.join(self._folder, place, name) if name else os.path.join(self._folder, place)
+
+    def _paths(self) -> list[str]:
+        return [self._folder, *map(self._place, PLACES)]
+
+    def _check(self) -> bool:
+        """Whether all folders are there. StoreError for one that others could write to."""
+        with disk_errors():
+            found = [status for status in map(_status, self._paths()) if status]
+        for status in found:
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise StoreError(
                     "The local store's folder must belong to this user, and nobody else may be able to write to it."
                 )
+        return len(found) == len(self._paths())
+
+    def make(self) -> None:
+        """Make the folders that are not there yet."""
+        if self._is_made:
+            return
+        for path in self._paths():
+            with disk_errors():
+                os.makedirs(path, mode=0o700, exist_ok=True)
+        self._is_made = self._check()
 
     @contextmanager
-    def store(self, chunks: Iterable[bytes]) -> Iterator[str]:
-        """Write a blob and give its name, which can be committed inside the `with` block.
+    def store(self, chunks: Iterable[bytes], is_hashed: bool = True) -> Iterator[NewBlob]:
+        """Write a blob, which can be committed inside the `with` block.
 
         An exception raised there removes the blob again.
         """
+        self.make()
         name, handle = self._create()
-        path = os.path.join(self._incoming, name)
+        path, sidecar = self._place("incoming", name), None
+        digest = sha256() if is_hashed else None
         try:
             for chunk in chunks:
                 write_all(handle, chunk)
+                if digest:
+                    digest.update(chunk)
             with disk_errors():
                 os.fsync(handle)
                 os.rename(path, self.path(name))
                 path = self.path(name)
-                sync_folder(self._kept)
-            yield name
+                sidecar = os.open(path + sidecars.SUFFIX, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                sync_folder(self._place("blobs"))
+            yield NewBlob(name, digest.hexdigest() if digest else None, sidecar)
         except BaseException:
-            with suppress(OSError):
-                os.unlink(path)
+            for left in (path, path + sidecars.SUFFIX):
+                with suppress(OSError):
+                    os.unlink(left)
             raise
         finally:
             os.close(handle)  # releases the lock
+            if sidecar is not None:
+                os.close(sidecar)
 
     def _create(self) -> tuple[str, int]:
         while True:
             name = secrets.token_hex(16)
-            path = os.path.join(self._incoming, name)
+            path = self._place("incoming", name)
             with disk_errors():
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 try:
@@ -88,14 +122,45 @@ class Blobs:
 
     def is_empty(self) -> bool:
         """Whether no blob is kept."""
-        with disk_errors(), os.scandir(self._kept) as names:
-            return next(names, None) is None
+        return next(self.names("blobs"), None) is None
 
-    def path(self, name: str) -> str:
-        """The path of a kept blob. StoreError for a name that is not in our form, which could lead elsewhere."""
+    def names(self, place: str) -> Iterator[str]:
+        """The names of the blobs in one of the folders."""
+        with disk_errors():
+            try:
+                entries = os.scandir(self._place(place))
+            except FileNotFoundError:
+                return
+        with disk_errors(), entries:
+            for entry in entries:
+                if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    yield entry.name
+
+    def path(self, name: str, place: str = "blobs") -> str:
+        """The path of a blob. StoreError for a name that is not in our form, which could lead elsewhere."""
         if not _NAME.fullmatch(name):
             raise StoreError("The local store's index contains a blob name that the store did not make.")
-        return os.path.join(self._kept, name)
+        return self._place(place, name)
+
+    def sidecar(self, name: str, place: str = "blobs") -> Json | None:
+        """What the sidecar of this blob says. None if there is none, or it is not whole."""
+        return sidecars.read(self.path(name, place) + sidecars.SUFFIX)
+
+    def describe(self, name: str, row: Json) -> None:
+        """Give a kept blob the sidecar that it lacks. It appears whole, but may not survive a power failure."""
+        self.make()
+        made, handle = self._create()
+        try:
+            write_all(handle, sidecars.encode(row))
+            with disk_errors():
+                os.fsync(handle)
+                os.rename(self._place("incoming", made), self.path(name) + sidecars.SUFFIX)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(self._place("incoming", made))
+            raise
+        finally:
+            os.close(handle)
 
     def open(self, name: str, size: int) -> BlobBody:
         """The bytes of a kept blob. StoreError if it is gone, or if its size is not `size`."""
@@ -106,42 +171,112 @@ class Blobs:
             raise StoreError("The stored file is damaged: its size is not what it was.")
         return BlobBody(handle, size)
 
-    def remove(self, name: str) -> None:
-        """Remove a kept blob that no index names any longer."""
+    @contextmanager
+    def removing(self, names: Sequence[str]) -> Iterator[None]:
+        """Delete blobs: move them to `trash/`, and remove them after the block in which their index forgets them.
+
+        Meanwhile they are locked, so that nobody takes them for abandoned.
+        """
+        self.make()
+        handles: list[int] = []
+        try:
+            with disk_errors():
+                for name in names:
+                    handles += self._discard(name)
+                sync_folder(self._place("blobs"))
+            yield
+            for name in names:
+                self.destroy(name)
+        finally:
+            for handle in handles:
+                os.close(handle)
+
+    def _discard(self, name: str) -> list[int]:
+        """Move a blob to `trash/`. Its lock, shared with others that remove it too; none if there is no such blob."""
+        kept, trashed = self.path(name), self.path(name, "trash")
+        for path in (kept, trashed):  # in trash/ is what a killed process was removing
+            with suppress(FileNotFoundError):
+                handle = os.open(path, _READ)
+                fcntl.flock(handle, fcntl.LOCK_SH)
+                break
+        else:
+            return []
+        for suffix in ("", sidecars.SUFFIX):
+            with suppress(FileNotFoundError):
+                os.rename(kept + suffix, trashed + suffix)
+        return [handle]
+
+    def is_in_trash(self, name: str) -> bool:
+        """Whether this blob has been deleted, though an index may still name it."""
+        return os.path.exists(self.path(name, "trash"))
+
+    def destroy(self, name: str) -> None:
+        """Remove a blob in `trash/` that no index names any longer, the blob itself last."""
+        for path in (self.path(name) + sidecars.SUFFIX, self.path(name, "trash") + sidecars.SUFFIX):
+            with disk_errors(), suppress(FileNotFoundError):
+                os.unlink(path)
+        self.drop(name, "trash")
+
+    def drop(self, name: str, place: str) -> None:
+        """Remove a blob that never was a file, or no longer is one."""
         with disk_errors(), suppress(FileNotFoundError):
-            os.unlink(self.path(name))
+            os.unlink(self.path(name, place))
+
+    def lose(self, name: str) -> None:
+        """Move a kept blob to `lost/`, its sidecar first: the blob is what a sweep looks for."""
+        self.move(name, "blobs", "lost")
+
+    def move(self, name: str, source: str, target: str) -> None:
+        """Move a blob from one folder to another, its sidecar first."""
+        self.make()
+        for suffix in (sidecars.SUFFIX, ""):
+            with disk_errors(), suppress(FileNotFoundError):
+                os.rename(self.path(name, source) + suffix, self.path(name, target) + suffix)
+
+    def abandoned(self, place: str, is_named: Callable[[str], bool]) -> Iterator[str]:
+        """The blobs in a folder that nobody holds and no index names. Each is locked while the caller looks at it."""
+        for name in self.names(place):
+            if not is_named(name):
+                with self.locked(name, place) as is_ours:
+                    if is_ours and not is_named(name):  # it may have been committed since the first look
+                        yield name
+
+    def undescribed(self) -> Iterator[str]:
+        """The kept blobs without a sidecar, or with an empty one; also those that are just being committed."""
+        for name in self.names("blobs"):
+            with disk_errors():
+                status = _status(self.path(name) + sidecars.SUFFIX)
+            if not (status and status.st_size):
+                yield name
 
     @contextmanager
-    def removing(self, name: str) -> Iterator[None]:
-        """Remove a kept blob after the block in which its index forgets it. Until then, no sweep takes it for lost."""
-        handle = None
-        with disk_errors(), suppress(FileNotFoundError):
-            handle = os.open(self.path(name), _READ)
+    def locked(self, name: str, place: str) -> Iterator[bool]:
+        """Lock a blob. False if somebody else has it, or if it is not there (any more)."""
+        with disk_errors():
+            handle = _lock(self.path(name, place))
         try:
-            if handle is not None:
-                with disk_errors():
-                    fcntl.flock(handle, fcntl.LOCK_SH)  # shared: others may be removing it too
-            yield
-            self.remove(name)
+            yield handle is not None
         finally:
             if handle is not None:
                 os.close(handle)
 
-    def sweep_incoming(self, is_named: Callable[[str], bool]) -> int:
-        """Remove uploads that a killed process left. Returns how many."""
-        return self._each_abandoned(self._incoming, is_named, os.unlink)
 
-    def sweep_kept(self, is_named: Callable[[str], bool]) -> int:
-        """Move blobs that no index names to `lost/`. Returns how many."""
-        return self._each_abandoned(self._kept, is_named, self._lose)
+class NewBlob:
+    """A blob that is about to be committed: its name, and the SHA-256 of its bytes if it was computed."""
 
-    def _each_abandoned(self, folder: str, is_named: Callable[[str], bool], tidy: Callable[[str], None]) -> int:
-        with disk_errors(), os.scandir(folder) as names:
-            files = (entry for entry in names if entry.is_file(follow_symlinks=False))
-            return sum(_tidied(entry.path, entry.name, is_named, tidy) for entry in files)
+    def __init__(self, name: str, sha256: str | None, sidecar: int) -> None:
+        self.name = name
+        self.sha256 = sha256
+        self._sidecar = sidecar
 
-    def _lose(self, path: str) -> None:
-        os.rename(path, os.path.join(self._lost, os.path.basename(path)))
+    def describe(self, row: Json) -> None:
+        """Write the sidecar, once the file has its id."""
+        write_all(self._sidecar, sidecars.encode(row))
+
+    def sync(self) -> None:
+        """Make the sidecar survive a power failure."""
+        with disk_errors():
+            os.fsync(self._sidecar)
 
 
 class BlobBody:
@@ -178,54 +313,27 @@ class BlobBody:
         self._file.close()
 
 
-def write_all(handle: int, block: bytes) -> None:
-    """Write a whole block: os.write may write only a part of a large one."""
-    view = memoryview(block)
-    with disk_errors():
-        while view:
-            view = view[os.write(handle, view) :]
-
-
-def sync_folder(path: str) -> None:
-    """Make renames in this folder survive a power failure."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _status(path: str) -> os.stat_result | None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
 
 
-def _tidied(path: str, name: str, is_named: Callable[[str], bool], tidy: Callable[[str], None]) -> bool:
-    """Tidy up a blob if it is abandoned. Whether it was."""
-    if not _NAME.fullmatch(name) or is_named(name):
-        return False
+def _lock(path: str) -> int | None:
+    """A handle that has the lock of the file at this path; None if somebody else has it, or there is no such file."""
     try:
         handle = os.open(path, _READ)
     except FileNotFoundError:
-        return False  # its writer has renamed or removed it
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_named(name):  # committed since the first look
-            return False
-        tidy(path)
-        return True
+        if os.path.samestat(os.fstat(handle), os.lstat(path)):
+            return handle
     except (BlockingIOError, FileNotFoundError):
-        return False
-    finally:
+        pass
+    except BaseException:
         os.close(handle)
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Raise OSErrors as our own errors, because the text of an OSError contains paths."""
-    try:
-        yield
-    except OSError as error:
-        _raise(error)
-
-
-def _raise(error: OSError) -> NoReturn:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        raise StoreFull("The local store has no space left; nothing was stored.") from None
-    name = errno.errorcode.get(error.errno or 0, "unknown")
-    raise StoreError(f"The local store cannot use its folder ({name}).") from None
+        raise
+    os.close(handle)
+    return None

@@ -1,4 +1,7 @@
-"""The index of kept files: a table in sqlite (3.34 or newer, WAL mode), which several processes may share."""
+"""The index of kept files: a table in sqlite (3.34 or newer, WAL mode), which several processes may share.
+
+Opening an index that is there writes nothing, so that files can be read from a full or read-only disk.
+"""
 
 from __future__ import annotations
 
@@ -8,63 +11,84 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 from ...calls import Json
 from ...errors import StoreError, StoreFull
-from .blobs import disk_errors
+from .clock import Now, Sight, judge
+from .disk import disk_errors, private
+from .sidecars import stamp_of
 
-_ID = re.compile(r"file-[0-9a-f]{38}")
+FILE = "index.sqlite3"
+LOG_SUFFIXES = ("-wal", "-shm")  # sqlite's log of changes that are not in the database yet, and the index of that log
 _BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
-_VERSION = 1
+_VERSION = 2
 MAX_IDLE = 4  # connections; each has two file descriptors
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
+_ALIVE = "(expires_at IS NULL OR expires_at > ?)"
+_REBUILD = "`python3 -m filesproxy files rebuild` makes a new one from the files"
+_Result = TypeVar("_Result")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     owner TEXT NOT NULL, id TEXT NOT NULL, filename TEXT NOT NULL, content_type TEXT NOT NULL,
     purpose TEXT NOT NULL, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER,
-    blob TEXT NOT NULL UNIQUE, PRIMARY KEY (owner, id)
+    blob TEXT NOT NULL UNIQUE, sha256 TEXT, PRIMARY KEY (owner, id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_purpose ON files (owner, purpose, id);
 CREATE INDEX IF NOT EXISTS by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS stamps (last INTEGER NOT NULL);
 INSERT INTO stamps SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM stamps);
 """
-
-
-def is_id(text: str) -> bool:
-    """Whether a file of a store can have this id, now or before it was deleted."""
-    return bool(_ID.fullmatch(text))
+_CLOCK = "CREATE TABLE IF NOT EXISTS clock (wall INTEGER, boot TEXT, ticks INTEGER, ahead INTEGER, since INTEGER)"
 
 
 class Index:
-    """The table of files. Each operation borrows a connection to sqlite. Raises StoreError and StoreFull."""
+    """The table of files. Each operation borrows a connection to sqlite. Raises StoreError and StoreFull.
 
-    def __init__(self, folder: str, must_exist: bool = False) -> None:
+    `holds_files` says whether the folder holds blobs: then no empty index is made. `make_room` frees space on a full
+    disk, for what must work there, and says whether there was any to free.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        file: str = FILE,
+        holds_files: Callable[[], bool] = lambda: False,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._idle: list[sqlite3.Connection] = []
         self._writing = threading.Lock()  # one writer for each process: sqlite would let them wait in a loop
-        self._path = os.path.join(folder, "index.sqlite3")
-        if must_exist and not os.path.exists(self._path):  # with an empty index, every file would look abandoned
-            message = "The local store's folder holds files but no index: restore the index, or use an empty folder."
-            raise StoreError(message)
-        with disk_errors(), open(os.path.join(folder, "lock"), "ab", opener=_private) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time creates the tables
-            with suppress(FileExistsError):  # sqlite itself would apply the umask
-                # Only created here, never opened: closing it would drop the POSIX locks of sqlite in this process.
-                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            self._create_tables()
+        self._folder = folder
+        self._path = os.path.join(folder, file)
+        self._make_room = make_room
+        self.close = weakref.finalize(self, _close, self._idle, os.getpid())  # at the latest when the process ends
+        version = self._version() or self._make(holds_files)
+        if version > _VERSION:
+            raise StoreError("The local store was made by a newer filesproxy.")
+        self._is_current = version == _VERSION
 
-    def add(self, row: Json) -> None:
+    def add(self, row: Json, before_commit: Callable[[Json], None] = lambda row: None) -> None:
         """Insert a file and set its id. Ids ascend in the order of commits, even if a clock goes backwards."""
         with self._transaction() as database:
             database.execute("UPDATE stamps SET last = max(last + 1, ?)", (row["created_at"] * 1_000_000,))
             stamp = database.execute("SELECT last FROM stamps").fetchone()[0]
             row["id"] = f"file-{stamp:014x}{secrets.token_hex(12)}"
-            names = ", ".join(row)
-            marks = ", ".join(f":{name}" for name in row)
-            database.execute(f"INSERT INTO files ({names}) VALUES ({marks})", row)
+            _insert(database, row)
+            before_commit(row)
+
+    def adopt(self, rows: Iterable[Json]) -> int:
+        """Insert files that have ids already; returns how many were not there yet. Later ids will be higher."""
+        added = 0
+        with self._transaction() as database:
+            for row in rows:
+                added += _insert(database, row, "IGNORE")
+                database.execute("UPDATE stamps SET last = max(last, ?)", (stamp_of(row["id"]),))
+        return added
 
     def find_many(self, file_ids: Sequence[str], owner: str, now: float) -> list[Json]:
         """The rows of those files that this owner has and that have not expired, by one query for each 500 ids."""
@@ -100,39 +124,122 @@ class Index:
         with self._connection() as database:
             return [dict(row) for row in database.execute(query, (*values, int(now), limit))]
 
-    def remove(self, owner: str, file_id: str) -> bool:
-        """Remove a file's row. False if there was none, because another process had removed it."""
-        with self._transaction() as database:
-            query = "DELETE FROM files WHERE owner = ? AND id = ?"
-            return database.execute(query, (owner, file_id)).rowcount == 1
+    def every(self, limit: int = 1000) -> Iterator[Json]:
+        """All rows, by owner and id, a page at a time: a long look would keep sqlite from writing back its log."""
+        owner, after = "", ""
+        while True:
+            query = "SELECT * FROM files WHERE (owner, id) > (?, ?) ORDER BY owner, id LIMIT ?"
+            with self._connection() as database:
+                rows = [dict(row) for row in database.execute(query, (owner, after, limit))]
+            yield from rows
+            if len(rows) < limit:
+                return
+            owner, after = rows[-1]["owner"], rows[-1]["id"]
 
-    def expired(self, now: float) -> list[Json]:
-        """The owner, id and blob of up to 1000 expired files."""
+    def remove(self, owner: str, file_id: str) -> bool:
+        """Remove a file's row, on a full disk too. False if there was none: another process had removed it."""
+        return self._with_room(lambda: self._remove("owner = ? AND id = ?", [(owner, file_id)])) == 1
+
+    def forget(self, blobs: Sequence[str]) -> None:
+        """Remove the rows that name these blobs."""
+        self._with_room(lambda: self._remove("blob = ?", [(blob,) for blob in blobs]))
+
+    def _remove(self, condition: str, which: Sequence[tuple[str, ...]]) -> int:
+        with self._transaction() as database:
+            return database.executemany(f"DELETE FROM files WHERE {condition}", which).rowcount
+
+    def expired(self, now: float) -> list[str]:
+        """The blobs of up to 100 files that had expired at this time."""
         with self._connection() as database:
-            query = "SELECT owner, id, blob FROM files WHERE expires_at <= ? LIMIT 1000"
-            return [dict(row) for row in database.execute(query, (int(now),))]
+            query = "SELECT blob FROM files WHERE expires_at <= ? LIMIT 100"
+            return [row["blob"] for row in database.execute(query, (int(now),))]
+
+    def of_blob(self, blob: str) -> Json | None:
+        """The row that names this blob."""
+        with self._connection() as database:
+            row = database.execute("SELECT * FROM files WHERE blob = ?", (blob,)).fetchone()
+        return dict(row) if row else None
 
     def names(self, blob: str) -> bool:
         """Whether a row names this blob."""
         with self._connection() as database:
             return database.execute("SELECT 1 FROM files WHERE blob = ?", (blob,)).fetchone() is not None
 
-    def _create_tables(self) -> None:
+    def is_empty(self) -> bool:
+        """Whether it names no file at all."""
         with self._connection() as database:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version > _VERSION:
-                raise StoreError("The local store was made by a newer filesproxy.")
-            if database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                raise StoreError("The local store needs a local disk: this one has no shared memory for sqlite's WAL.")
-            database.executescript(_SCHEMA + f"PRAGMA user_version = {_VERSION};")
+            return database.execute("SELECT 1 FROM files LIMIT 1").fetchone() is None
+
+    def see(self, now: Now) -> tuple[Sight | None, Sight]:
+        """What was seen of the clocks last, and what is to be remembered now."""
+        with self._transaction() as database:
+            found = database.execute("SELECT * FROM clock").fetchone()
+            last = Sight(*found) if found else None
+            sight = judge(last, now)
+            database.execute("DELETE FROM clock")
+            database.execute("INSERT INTO clock VALUES (?, ?, ?, ?, ?)", sight)
+        return last, sight
+
+    def check(self) -> None:
+        """StoreError if sqlite finds the index damaged. Reads all of it."""
+        with self._connection() as database:
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StoreError(f"The local store's index is damaged: {_REBUILD}.")
+
+    def copy_to(self, path: str) -> None:
+        """Copy the index as it is at one moment, whatever is written meanwhile, to a new file."""
+        with disk_errors():
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        with self._connection() as database:
+            target = sqlite3.connect(path)
+            try:
+                database.backup(target)
+            finally:
+                target.close()
+
+    def _version(self) -> int:
+        """The version of the schema; 0 if there is no index."""
+        if not os.path.exists(self._path):
+            return 0
+        with self._connection() as database:
+            return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+    def _make(self, holds_files: Callable[[], bool]) -> int:
+        with disk_errors(), open(os.path.join(self._folder, "lock"), "ab", opener=private) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time makes the tables
+            version = self._version()
+            if version:
+                return version
+            if holds_files():  # with an empty index, every file would look abandoned
+                raise StoreError(f"The local store's folder holds files but no index: {_REBUILD}.")
+            with suppress(FileExistsError):  # sqlite itself would apply the umask
+                # Only created here, never opened: closing it would drop the POSIX locks of sqlite in this process.
+                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            with self._connection() as database:
+                if database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                    message = "The local store needs a local disk: this one has no shared memory for sqlite's WAL."
+                    raise StoreError(message)
+                database.executescript(f"{_SCHEMA}{_CLOCK}; PRAGMA user_version = {_VERSION};")
+        return _VERSION
+
+    def _update(self, database: sqlite3.Connection) -> None:
+        """Bring an index of version 0.1.0 up to date, inside its first transaction."""
+        if database.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
+            database.execute("ALTER TABLE files ADD COLUMN sha256 TEXT")
+            database.execute(_CLOCK)
+            database.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._writing, self._connection() as database:
             database.execute("BEGIN IMMEDIATE")
             try:
+                if not self._is_current:
+                    self._update(database)
                 yield database
                 database.execute("COMMIT")
+                self._is_current = True
             except BaseException:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
@@ -147,40 +254,91 @@ class Index:
             except BaseException:
                 database.close()  # after a failure it is not used again
                 raise
-            if len(self._idle) < MAX_IDLE:
+            if len(self._idle) < MAX_IDLE and not isinstance(database, _Frozen) and self.close.alive:
                 self._idle.append(database)
             else:
                 database.close()
         except sqlite3.Error as error:
-            full = "full" in str(error)
-            kind = StoreFull if full else StoreError
-            message = "The local store has no space left." if full else "The local store's index cannot be used."
-            raise kind(message) from None
+            raise _our_error(error) from None
 
     def _borrow(self) -> sqlite3.Connection:
-        try:
+        with suppress(IndexError):
             return self._idle.pop()
-        except IndexError:
+        try:
+            return _connect(self._path)
+        except sqlite3.OperationalError as error:
+            # On a full disk, sqlite cannot make the index of its log; it says so, or speaks of an I/O error.
+            if not (re.search("full|I/O", str(error)) and self._make_room()):
+                raise
             return _connect(self._path)
 
-    def __del__(self) -> None:
-        for database in self._idle:
-            database.close()
+    def _with_room(self, work: Callable[[], _Result]) -> _Result:
+        try:
+            return work()
+        except StoreFull:
+            if not self._make_room():
+                raise
+            return work()
 
 
-_ALIVE = "(expires_at IS NULL OR expires_at > ?)"
+class _Frozen(sqlite3.Connection):
+    """A connection that takes no lock and sees no change. It is for one operation."""
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        return _opened(path)
+    except sqlite3.OperationalError as error:
+        if "unable to open" not in str(error) or not _is_frozen(path):
+            raise
+        return _opened(f"file:{quote(path)}?immutable=1", uri=True, factory=_Frozen)
+
+
+def _opened(path: str, **options: Any) -> sqlite3.Connection:
+    database: sqlite3.Connection
+    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, **options)
     database.row_factory = sqlite3.Row
     try:
         database.execute("PRAGMA synchronous = FULL")  # an acknowledged file survives a power failure
+        database.execute("PRAGMA schema_version").fetchone()  # opens its log: what cannot be had shows now
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _is_frozen(path: str) -> bool:
+    """Whether nothing can be written there and everything is in the database itself.
+
+    sqlite would have to make a log beside it in order to read it, unless it is told that nobody writes.
+    """
+    log = path + LOG_SUFFIXES[0]
+    return not os.access(os.path.dirname(path), os.W_OK) and not (os.path.exists(log) and os.path.getsize(log))
+
+
+def _insert(database: sqlite3.Connection, row: Json, otherwise: str = "ABORT") -> int:
+    names = ", ".join(row)
+    marks = ", ".join(f":{name}" for name in row)
+    return database.execute(f"INSERT OR {otherwise} INTO files ({names}) VALUES ({marks})", row).rowcount
+
+
+def _close(idle: list[sqlite3.Connection], maker: int) -> None:
+    """Write sqlite's log back, so that a copy of the index alone has all rows, and close the idle connections."""
+    if os.getpid() != maker:
+        return  # a fork's copies: to close them would drop the locks of the process that made them
+    with suppress(sqlite3.Error):
+        if idle:
+            idle[0].execute("PRAGMA wal_checkpoint(PASSIVE)")  # waits for nobody
+    while idle:
+        idle.pop().close()
+
+
+def _our_error(error: sqlite3.Error) -> StoreError:
+    text = str(error)
+    if "full" in text:
+        return StoreFull("The local store has no space left.")
+    if "readonly" in text:
+        return StoreError("The local store's disk is read-only.")
+    if "malformed" in text or "not a database" in text:
+        return StoreError(f"The local store's index is damaged: {_REBUILD}.")
+    return StoreError("The local store's index cannot be used.")

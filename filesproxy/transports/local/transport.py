@@ -6,20 +6,23 @@ it is complete.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from ...calls import Answer, Call, Json, Target, Upload
-from ...errors import BadRequest, FilesproxyError, NotFound, StoreError
+from ...errors import BadRequest, NotFound, StoreError
 from ...wire.lists import MAX_LIMIT, page
-from .blobs import Blobs
-from .index import Index, is_id
-
-SWEEP_SECONDS = 600.0  # between two sweeps for expired and abandoned files
+from .blobs import Blobs, NewBlob
+from .clock import look, since_boot
+from .disk import FolderLock
+from .index import Index
+from .reserve import Reserve
+from .sidecars import is_id
+from .sweep import Sweeper, finish_removal
 
 
 class LocalTransport:
@@ -30,7 +33,8 @@ class LocalTransport:
         self._lock = threading.Lock()
 
     def __call__(self, call: Call, target: Target) -> Answer:
-        return self.store(target.base_url[len("local:") :])(call, target.owner)
+        is_hashed = target.settings["file_sha256"]
+        return self.store(target.base_url[len("local:") :])(call, target.owner, is_hashed)
 
     def store(self, folder: str) -> Store:
         """The store in this folder. There is one for each folder in this process."""
@@ -46,15 +50,24 @@ class Store:
     Raises StoreError (500), StoreFull (507) and NotFound (404).
     """
 
-    def __init__(self, folder: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: str, clock: Callable[[], float] = time.time, ticks: Callable[[], float] = since_boot
+    ) -> None:
         self._blobs = Blobs(folder)
-        self._index = Index(folder, must_exist=not self._blobs.is_empty())
+        self._in_use = FolderLock(folder)
+        self._reserve = Reserve(folder)
+        self._index = Index(folder, holds_files=lambda: not self._blobs.is_empty(), make_room=self._reserve.release)
+        self._sweeper = Sweeper(self._blobs, self._index, lambda: look(clock(), ticks()))
         self._clock = clock
-        self._swept = float("-inf")
 
-    def __call__(self, call: Call, owner: str) -> Answer:
-        """Perform one of the five file operations, which are methods of the same name, for this owner."""
-        self._sweep_if_due()
+    def __call__(self, call: Call, owner: str, is_hashed: bool = True) -> Answer:
+        """Perform one of the five file operations, which are methods of the same name, for this owner.
+
+        `is_hashed` says whether an upload's SHA-256 is computed and kept.
+        """
+        self._sweeper.start_if_due()
+        if call.operation == "upload_file":
+            return self.upload_file(call, owner, is_hashed)
         operation: Callable[[Call, str], Answer] = getattr(self, call.operation)
         return operation(call, owner)
 
@@ -62,13 +75,23 @@ class Store:
         """The files of one owner, for an operation that needs them in addition to its own target."""
         return OwnersFiles(self, owner)
 
-    def upload_file(self, call: Call, owner: str) -> Answer:
-        """Write, sync, rename, sync the folder, then commit. In this order no crash leaves a partial file."""
+    def upload_file(self, call: Call, owner: str, is_hashed: bool = True) -> Answer:
+        """Write, sync, rename, sync the folder, then commit. In this order no crash leaves a partial file.
+
+        The sidecar needs the id, which the file gets in the order of commits: it is written in the transaction, where
+        other uploads wait, and synced after it, where none does.
+        """
         upload = call.upload
         assert upload is not None
-        with self._blobs.store(upload) as blob:
+        self._reserve.keep(upload.max_size or 0)
+        with self._blobs.store(upload, is_hashed) as blob:
             row = _row(upload, owner, blob, self._clock())
-            self._index.add(row)
+            self._index.add(row, before_commit=blob.describe)
+            try:
+                blob.sync()
+            except BaseException:
+                self._index.remove(owner, row["id"])
+                raise
         return Answer(200, json=_object(row))
 
     def list_files(self, call: Call, owner: str) -> Answer:
@@ -110,43 +133,35 @@ class Store:
             return Answer(200, headers, body=self._blobs.open(row["blob"], row["bytes"]))
         except StoreError:
             self._find(file_id, owner)  # raises NotFound if the file was deleted in the meantime
+            self._check_deleted(row)
             raise
 
+    def _check_deleted(self, row: Json) -> None:
+        """NotFound if the blob is in `trash/`. If the process that put it there was killed, what it began is ended."""
+        if not self._blobs.is_in_trash(row["blob"]):
+            return
+        with suppress(StoreError), self._blobs.locked(row["blob"], "trash") as is_ours:
+            if is_ours:
+                finish_removal(self._blobs, self._index, row["blob"])
+        raise _no_such(row["id"])
+
     def delete_file(self, call: Call, owner: str) -> Answer:
-        """Remove the file from the index, then its bytes. A download that has begun goes on."""
+        """Move the blob to `trash/`, then remove the row, then the blob. A download that has begun goes on."""
         row = self._find(call.file_id, owner)
-        with self._blobs.removing(row["blob"]):
+        with self._blobs.removing([row["blob"]]):
             if not self._index.remove(owner, row["id"]):
                 raise _no_such(row["id"])
         return Answer(200, json={"id": row["id"], "object": "file", "deleted": True})
 
     def sweep(self) -> None:
         """Remove expired files and what a killed process left. No file that was acknowledged is ever destroyed."""
-        while expired := self._index.expired(self._clock()):
-            for row in expired:
-                with self._blobs.removing(row["blob"]):
-                    self._index.remove(row["owner"], row["id"])
-        self._blobs.sweep_incoming(self._index.names)
-        if lost := self._blobs.sweep_kept(self._index.names):
-            message = "%d files of the local store are in no index: they are in its folder lost/, which nothing serves"
-            logging.getLogger("filesproxy").warning(message, lost)
+        self._sweeper.sweep()
 
     def _find(self, file_id: str, owner: str) -> Json:
         row = self._index.find(file_id, owner, self._clock())
         if row is None:
             raise _no_such(file_id)
         return row
-
-    def _sweep_if_due(self) -> None:
-        if time.monotonic() - self._swept > SWEEP_SECONDS:
-            self._swept = time.monotonic()
-            threading.Thread(target=self._sweep_quietly, name="filesproxy-sweep", daemon=True).start()
-
-    def _sweep_quietly(self) -> None:
-        try:
-            self.sweep()
-        except FilesproxyError as error:
-            logging.getLogger("filesproxy").warning("the local store was not swept: %s", error.message)
 
 
 class OwnersFiles:
@@ -165,7 +180,7 @@ class OwnersFiles:
         return self._store.open(file_id, self._owner)
 
 
-def _row(upload: Upload, owner: str, blob: str, now: float) -> Json:
+def _row(upload: Upload, owner: str, blob: NewBlob, now: float) -> Json:
     seconds = upload.fields.get("expires_after[seconds]")
     return {
         "owner": owner,
@@ -175,7 +190,8 @@ def _row(upload: Upload, owner: str, blob: str, now: float) -> Json:
         "bytes": upload.size,
         "created_at": int(now),
         "expires_at": int(now) + int(seconds) if seconds else None,
-        "blob": blob,
+        "blob": blob.name,
+        "sha256": blob.sha256,
     }
 
 

@@ -1,0 +1,101 @@
+"""The sweep: what has expired, been deleted or been abandoned goes, and nothing that may have been acknowledged.
+
+It runs in a thread of its own, beside requests and beside the sweeps of other processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from ...errors import FilesproxyError
+from . import clock
+from .blobs import Blobs
+from .index import Index
+
+SWEEP_SECONDS = 600.0  # between two sweeps of a process
+_DAY = 86400
+
+_log = logging.getLogger("filesproxy")
+
+
+class Sweeper:
+    """Sweeps one store. Every sweep is done anew from what is in the folder, so one that was killed does no harm."""
+
+    def __init__(self, blobs: Blobs, index: Index, look: Callable[[], clock.Now]) -> None:
+        self._blobs = blobs
+        self._index = index
+        self._look = look
+        self._is_sound = False
+        self._swept = float("-inf")
+        self._said: set[str] = set()
+
+    def start_if_due(self) -> None:
+        """Start a sweep in a thread, at the first call and then every SWEEP_SECONDS."""
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            threading.Thread(target=self._sweep_quietly, name="filesproxy-sweep", daemon=True).start()
+
+    def _sweep_quietly(self) -> None:
+        try:
+            self.sweep()
+        except FilesproxyError as error:
+            self._warn(f"the local store was not swept: {error.message}")
+
+    def sweep(self) -> None:
+        """Sweep once. Not before the index was found sound: what it does not name would look abandoned."""
+        if not self._is_sound:
+            self._index.check()
+            self._is_sound = True
+        for name in self._blobs.abandoned("trash", lambda name: False):
+            finish_removal(self._blobs, self._index, name)
+        self._remove_expired()
+        for name in self._blobs.abandoned("incoming", self._index.names):
+            self._blobs.drop(name, "incoming")
+        self._set_lost_aside()
+        self._describe()
+
+    def _remove_expired(self) -> None:
+        last, sight = self._index.see(self._look())
+        if last and sight.ahead - last.ahead > _DAY:
+            days = (sight.ahead - last.ahead) // _DAY
+            self._warn(f"the clock gained {days} days since a sweep: the bytes of expired files stay for six hours")
+        while expired := self._index.expired(sight.proven):
+            with self._blobs.removing(expired):
+                self._index.forget(expired)
+
+    def _set_lost_aside(self) -> None:
+        lost = 0
+        for name in self._blobs.abandoned("blobs", self._index.names):
+            if self._index.is_empty():
+                self._warn(
+                    "the local store's index is empty, but there are files: `filesproxy files rebuild` makes it anew"
+                )
+                return
+            self._blobs.lose(name)
+            lost += 1
+        if lost:
+            _log.warning(
+                "%d files of the local store are in no index: they are in its folder lost/, which nothing serves", lost
+            )
+
+    def _describe(self) -> None:
+        """Write the sidecars that are missing: those of version 0.1.0's files, and what a power failure took."""
+        for name in self._blobs.undescribed():
+            with self._blobs.locked(name, "blobs") as is_ours:
+                if is_ours and (row := self._index.of_blob(name)):
+                    self._blobs.describe(name, row)
+
+    def _warn(self, text: str) -> None:
+        """Say it once: the next sweep may find the same."""
+        if text not in self._said:
+            _log.warning(text)
+            self._said.add(text)
+
+
+def finish_removal(blobs: Blobs, index: Index, name: str) -> None:
+    """Complete the removal of a blob in `trash/`, whose lock the caller has."""
+    index.forget([name])
+    blobs.destroy(name)
