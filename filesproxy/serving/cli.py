@@ -1,4 +1,4 @@
-"""The command line: `serve` (the default), `demo`, `check` and `key`."""
+"""The command line: `serve` (the default), `demo`, `check`, `key` and `files`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from typing import Any, cast
 from .. import __version__
 from ..app import Application, create_app
 from ..calls import Setting, Transport
-from ..config.load import ENVIRONMENT_PREFIX
+from ..config.load import ENVIRONMENT_PREFIX, load
 from ..config.reload import check_reload
 from ..config.settings import is_name, known_settings
 from ..errors import ConfigError
 from ..gateway.access_log import to_stdout
 from ..gateway.auth import GATEWAY_KEY_PREFIX, is_loopback
 from ..providers import PROVIDERS
+from . import files
 from .demo import demo
 from .embedded import Server
 from .limits import raise_descriptor_limit
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "demo": lambda: demo(print),
         "check": lambda: check(arguments.config),
         "key": lambda: key(arguments.name),
+        "files": lambda: files.run(arguments, load(*_configured({"config": arguments.config}), PROVIDERS)),
     }
     try:
         return commands.get(arguments.command, lambda: serve(vars(arguments)))()
@@ -57,7 +59,7 @@ def _make_everything_printable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-_ALL_WORDS = ("serve", "demo", "check", "key", "-h", "--help", "--version")
+_ALL_WORDS = ("serve", "demo", "check", "key", "files", "-h", "--help", "--version")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     check_parser.add_argument("--config", metavar="FILE", help="INI file; default: $FILESPROXY_CONFIG")
     key_parser = add_parser("key", help="make a gateway key: print it, and the lines that configure it")
     key_parser.add_argument("--name", required=True, help="name of the key's user, such as team-a")
+    files.add_parser(commands)
     return parser
 
 
@@ -156,6 +159,15 @@ def _reload(server: Server, arguments: Mapping[str, Any]) -> None:
 
 
 def _application(arguments: Mapping[str, Any], transports: Mapping[str, Transport] | None = None) -> Application:
+    config, settings = _configured(arguments)
+    application = create_app(config, transports=transports, **settings)
+    host, _ = application.config.settings["listen"]
+    application.this_machine_only = not application.config.keys and is_loopback(host)
+    return application
+
+
+def _configured(arguments: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The configuration file and the settings beside it. Without a file, files are kept in the user's data folder."""
     names = [setting.name for setting in _app_settings()]
     settings = {name: arguments[name] for name in names if arguments.get(name) is not None}
     config = arguments.get("config") or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
@@ -163,11 +175,7 @@ def _application(arguments: Mapping[str, Any], transports: Mapping[str, Transpor
         defaults = {"folder": _data_folder(), "default_provider": "local"}
         given = {name: os.environ.get(ENVIRONMENT_PREFIX + name.upper()) or defaults[name] for name in defaults}
         settings = {**given, **settings}
-    application = create_app(config, transports=transports, **settings)
-    application.this_machine_only = not application.config.keys and is_loopback(
-        application.config.settings["listen"][0]
-    )
-    return application
+    return config, settings
 
 
 def _data_folder() -> str:

@@ -49,6 +49,10 @@ class Blobs:
     def _place(self, place: str, name: str = "") -> str:
         return os.path.join(self._folder, place, name) if name else os.path.join(self._folder, place)
 
+    def folder_of(self, place: str) -> str:
+        """The path of one of the folders."""
+        return self._place(place)
+
     def _paths(self) -> list[str]:
         return [self._folder, *map(self._place, PLACES)]
 

@@ -1,0 +1,275 @@
+"""What an operator does to a store that is there: verify, rebuild, back up, restore. A gateway may be running.
+
+Each function is given a folder and `say`, which takes a line about what is wrong with a file. Raises StoreError.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from typing import NamedTuple
+
+from ...calls import Json
+from ...errors import FilesproxyError, StoreError
+from . import sidecars
+from .blobs import PLACES, Blobs
+from .disk import FolderLock, disk_errors, private, sync_folder
+from .index import FILE, LOG_SUFFIXES, Index
+
+Say = Callable[[str], object]
+_NEW = "index.new.sqlite3"
+_BATCH = 1000  # rows of one transaction
+
+
+class Count(NamedTuple):
+    """How many files, and how many bytes they have together."""
+
+    files: int
+    bytes: int
+
+
+class Verified(NamedTuple):
+    """What was looked at: files, problems that were said, files whose SHA-256 or sidecar is not there, `lost/`."""
+
+    kept: Count
+    problems: int
+    without_sha256: int
+    without_sidecar: int
+    lost: Count
+
+
+def files(folder: str) -> Iterator[Json]:
+    """The rows of all files, by owner and id."""
+    return _opened(folder)[1].every()
+
+
+def lost(folder: str) -> Count:
+    """What is in `lost/`."""
+    blobs = _blobs(folder)
+    with disk_errors():
+        sizes = [os.stat(blobs.path(name, "lost")).st_size for name in blobs.names("lost")]
+    return Count(len(sizes), sum(sizes))
+
+
+def verify(folder: str, say: Say) -> Verified:
+    """Compare the index, the sidecars and all bytes. Changes nothing."""
+    blobs, index = _opened(folder)
+    index.check()
+    kept = size = problems = without_sha256 = without_sidecar = 0
+    for row in index.every():
+        kept, size = kept + 1, size + row["bytes"]
+        without_sha256 += not row.get("sha256")
+        problem = _problem(blobs, row)
+        sidecar = blobs.sidecar(row["blob"])
+        if not problem and sidecar and sidecars.encode(sidecar) != sidecars.encode(row):
+            problem = "its sidecar differs from the index"
+        if (problem or not sidecar) and not index.names(row["blob"]):
+            continue  # it has been deleted meanwhile
+        without_sidecar += not sidecar
+        if problem:
+            problems += 1
+            say(f"{_title(row)}: {problem}")
+    for name in blobs.abandoned("blobs", index.names):
+        problems += 1
+        say(f"blobs/{name}: no file of the index; the next sweep moves it to lost/")
+    return Verified(Count(kept, size), problems, without_sha256, without_sidecar, lost(folder))
+
+
+def rebuild(folder: str, say: Say, is_forced: bool = False) -> tuple[int, str]:
+    """Make an index from the sidecars. How many files it has, and under which name the old index is kept.
+
+    What has no sidecar is taken from the old index, where that can be read. StoreError if a gateway is running, or if
+    the index is usable and `is_forced` is not set.
+    """
+    blobs = _blobs(folder)
+    in_use = FolderLock(folder, is_exclusive=True)
+    old = None
+    with suppress(StoreError):
+        old = _index(folder)
+    if old and not is_forced and _is_usable(old, blobs):
+        raise StoreError("The index is usable. --force makes a new one from the sidecars all the same.")
+    _remove(folder, _NEW)
+    new = Index(folder, _NEW)
+    found = _known(blobs, old, say)
+    added = 0
+    while batch := [row for _, row in zip(range(_BATCH), found)]:
+        added += new.adopt(batch)
+    new.close()
+    if old:
+        old.close()
+    aside = f"{FILE}.old-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    with disk_errors():
+        for suffix in ("", *LOG_SUFFIXES):
+            with suppress(FileNotFoundError):
+                os.rename(os.path.join(folder, FILE + suffix), os.path.join(folder, aside + suffix))
+        os.rename(os.path.join(folder, _NEW), os.path.join(folder, FILE))
+        sync_folder(folder)
+    in_use.close()
+    return added, aside if os.path.exists(os.path.join(folder, aside)) else ""
+
+
+def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
+    """Copy a store that may be in use to a new folder, which can be used as a store.
+
+    What was copied, and whether blobs are shared with the store (hard links) because both are on one file system.
+    Files that are deleted meanwhile are left out; those whose bytes are missing are said.
+    """
+    blobs, index = _opened(folder)
+    with disk_errors():
+        if os.path.isdir(target) and os.listdir(target):
+            raise StoreError("The folder for the backup is not empty.")
+        for path in (target, *(os.path.join(target, place) for place in PLACES)):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            os.chmod(path, stat.S_IRWXU)
+    index.copy_to(os.path.join(target, FILE))
+    copy, copies = _index(target), Blobs(target)
+    gone: list[str] = []
+    kept = size = linked = 0
+    for row in copy.every():
+        try:
+            linked += _copy(blobs.path(row["blob"]), copies.path(row["blob"]))
+            kept, size = kept + 1, size + row["bytes"]
+        except FileNotFoundError:
+            gone.append(row["blob"])
+            if index.names(row["blob"]) and not blobs.is_in_trash(row["blob"]):
+                say(f"{_title(row)}: its bytes are missing")
+    for start in range(0, len(gone), _BATCH):
+        copy.forget(gone[start : start + _BATCH])
+    copy.close()
+    with disk_errors():
+        sync_folder(copies.folder_of("blobs"))
+        sync_folder(target)
+    return Count(kept, size), bool(linked)
+
+
+def restore(folder: str, say: Say) -> Count:
+    """Put what is in `lost/` back among the files, under the ids and owners that its sidecars name."""
+    blobs, index = _opened(folder)
+    restored = size = 0
+    for name in blobs.names("lost"):
+        with blobs.locked(name, "lost") as is_ours:
+            if not is_ours:
+                continue
+            row = _described(blobs, name, "lost")
+            if row is None:
+                say(f"lost/{name}: it has no sidecar that fits it")
+                continue
+            blobs.move(name, "lost", "blobs")  # still locked, so no sweep takes it away again
+            with disk_errors():
+                sync_folder(blobs.folder_of("blobs"))
+            if index.adopt([row]):
+                restored, size = restored + 1, size + row["bytes"]
+            else:
+                blobs.move(name, "blobs", "lost")
+                say(f"lost/{name}: there is another file {row['id']}")
+    return Count(restored, size)
+
+
+def discard(folder: str) -> Count:
+    """Remove what is in `lost/`, for good."""
+    blobs, count = _blobs(folder), lost(folder)
+    for name in blobs.names("lost"):
+        for path in (blobs.path(name, "lost") + sidecars.SUFFIX, blobs.path(name, "lost")):
+            with disk_errors(), suppress(FileNotFoundError):
+                os.unlink(path)
+    return count
+
+
+def _blobs(folder: str) -> Blobs:
+    if not os.path.isdir(os.path.join(folder, "blobs")):
+        raise StoreError("There is no local store in this folder.")
+    return Blobs(folder)
+
+
+def _index(folder: str) -> Index:
+    return Index(folder, holds_files=lambda: True)  # never made here
+
+
+def _opened(folder: str) -> tuple[Blobs, Index]:
+    return _blobs(folder), _index(folder)
+
+
+def _is_usable(index: Index, blobs: Blobs) -> bool:
+    try:
+        index.check()
+        return not index.is_empty() or blobs.is_empty()
+    except FilesproxyError:
+        return False
+
+
+def _known(blobs: Blobs, old: Index | None, say: Say) -> Iterator[Json]:
+    """The rows of all kept blobs of which something is known."""
+    for name in blobs.names("blobs"):
+        row = _described(blobs, name, "blobs")
+        if row is None and old:
+            with suppress(StoreError):
+                row = old.of_blob(name)
+        if row is None:
+            say(f"blobs/{name}: it has no sidecar that fits it; the next sweep moves it to lost/")
+        else:
+            yield row
+
+
+def _described(blobs: Blobs, name: str, place: str) -> Json | None:
+    """The row of a blob by its sidecar. None if there is none, or if the blob is not as large as it says."""
+    row = blobs.sidecar(name, place)
+    with disk_errors():
+        fits = row is not None and os.stat(blobs.path(name, place)).st_size == row["bytes"]
+    return {**row, "blob": name} if row and fits else None
+
+
+def _problem(blobs: Blobs, row: Json) -> str:
+    """What is wrong with the bytes of a file; "" if nothing is."""
+    try:
+        size, digest = 0, sha256()
+        with open(blobs.path(row["blob"]), "rb") as file:
+            while block := file.read(1 << 20):
+                size += len(block)
+                digest.update(block)
+    except FileNotFoundError:
+        return "" if blobs.is_in_trash(row["blob"]) else "its bytes are missing"
+    except (OSError, StoreError) as error:
+        return f"its bytes cannot be read ({type(error).__name__})"
+    if size != row["bytes"]:
+        return f"it has {size} bytes instead of {row['bytes']}"
+    return "its bytes have changed (SHA-256)" if row.get("sha256") not in (None, digest.hexdigest()) else ""
+
+
+def _copy(source: str, target: str) -> bool:
+    """Link or copy a blob and its sidecar. Whether it was linked. FileNotFoundError if there is no blob."""
+    for suffix in (sidecars.SUFFIX, ""):
+        try:
+            os.link(source + suffix, target + suffix, follow_symlinks=False)
+            is_linked = True
+        except FileNotFoundError:
+            if not suffix:
+                with suppress(FileNotFoundError):
+                    os.unlink(target + sidecars.SUFFIX)
+                raise
+        except OSError:  # another file system, or one without links
+            with disk_errors():
+                is_linked = _copied(source + suffix, target + suffix)
+    return is_linked
+
+
+def _copied(source: str, target: str) -> bool:
+    with open(source, "rb") as old, open(target, "xb", opener=private) as new:
+        shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+    return False
+
+
+def _remove(folder: str, file: str) -> None:
+    for suffix in ("", *LOG_SUFFIXES):
+        with disk_errors(), suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, file + suffix))
+
+
+def _title(row: Json) -> str:
+    return f"{row['id']} of {row['owner'] or 'this machine'}"

@@ -1,0 +1,184 @@
+"""`filesproxy files` as an operator meets it: what it prints, its exit status, and errors without a traceback."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+from contextlib import closing
+
+import pytest
+from sockets import run
+from stores import Clock, content_of, ids, open_store, upload
+
+from filesproxy.serving import cli
+
+
+@pytest.fixture(autouse=True)
+def no_sweep_by_itself(monkeypatch):
+    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "store"
+
+
+def opened(folder):
+    return open_store(folder, Clock(1_700_000_000.0))
+
+
+@pytest.fixture
+def files(monkeypatch, capsys, folder):
+    """Runs a verb in this process: files(*words) → (status, lines of stdout, stderr)."""
+    monkeypatch.setenv("FILESPROXY_FOLDER", str(folder))
+
+    def call(*words):
+        capsys.readouterr()
+        try:
+            status = cli.main(("files", *words))
+        except SystemExit as ended:
+            status = ended.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return status, out.splitlines(), err
+
+    return call
+
+
+def test_list_shows_every_file_and_whose_it_is(files, folder):
+    store = opened(folder)
+    one = upload(store, b"hello", "team-a", "one.txt")
+    two = upload(store, b"", "", "two\u2028\x9b.txt", seconds=3600)
+    assert files("list") == (0, [
+        f"{two['id']}  -  0  2023-11-14T22:13:20Z  expires 2023-11-14T23:13:20Z  two\\u2028\\x9b.txt",
+        f"{one['id']}  team-a  5  2023-11-14T22:13:20Z  stays  one.txt",
+        f"2 files (5 bytes) in {folder}",
+    ], "")  # fmt: skip
+
+
+def test_list_speaks_where_the_terminal_knows_no_unicode(folder, tmp_path):
+    upload(opened(folder), b"hello", name="\u6587.txt")
+    done = run(tmp_path, "files", "list", FILESPROXY_FOLDER=str(folder), PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "") and "\\u6587.txt" in done.stdout
+
+
+def test_verify_is_status_0_for_a_store_that_is_whole(files, folder):
+    upload(opened(folder))
+    assert files("verify") == (0, [f"1 file (5 bytes) in {folder}: no problems"], "")
+
+
+def test_verify_is_status_1_for_a_byte_that_changed(files, folder):
+    file = upload(opened(folder))
+    (blob,) = (folder / "blobs").glob("*[!n]")
+    blob.write_bytes(b"jello")
+    assert files("verify") == (1, [
+        f"{file['id']} of this machine: its bytes have changed (SHA-256)",
+        f"1 file (5 bytes) in {folder}: 1 problem",
+    ], "")  # fmt: skip
+
+
+def test_lost_files_are_shown_restored_and_discarded(files, folder):
+    store = opened(folder)
+    upload(store, b"stays")
+    file = upload(store, b"lost!")
+
+    def lose():
+        with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
+            database.execute("DELETE FROM files WHERE id = ?", (file["id"],))
+        store.sweep()
+
+    lose()
+    hint = "1 file (5 bytes) in lost/: `files restore` puts them back, `files discard` removes them"
+    assert files("verify")[:2] == (1, [f"1 file (5 bytes) in {folder}: no problems", hint])
+    assert files("list")[1][-1] == hint
+    assert files("restore") == (0, ["1 file (5 bytes) restored"], "")
+    assert content_of(store, file["id"]) == b"lost!"
+    lose()
+    assert files("discard") == (0, ["1 file (5 bytes) removed from lost/"], "")
+    assert files("restore") == (0, ["0 files (0 bytes) restored"], "")
+
+
+def test_index_that_is_damaged_is_status_1_and_rebuild_makes_it_anew(files, folder):
+    file = upload(opened(folder))
+    gc.collect()
+    (folder / "index.sqlite3").write_bytes(b"no database at all" * 100)
+    for verb in (["verify"], ["list"], ["restore"], ["backup", str(folder.parent / "copy")]):
+        status, out, err = files(*verb)
+        assert (status, out) == (1, []) and err.startswith(f"filesproxy: {folder}: The local store's index is damaged")
+        assert "files rebuild" in err and err.count("\n") == 1
+    status, (line,), err = files("rebuild")
+    assert (status, err) == (0, "") and line.startswith(
+        "the new index has 1 file; the old one is kept as index.sqlite3.old-"
+    )
+    assert ids(opened(folder)) == [file["id"]]
+    gc.collect()
+    status, out, err = files("rebuild")
+    assert (status, out) == (1, []) and "--force" in err
+    assert files("rebuild", "--force")[0] == 0
+
+
+def test_backup_says_what_it_did(files, folder, tmp_path):
+    upload(opened(folder))
+    status, (line,), err = files("backup", str(tmp_path / "copy"))
+    assert (status, err) == (0, "")
+    assert line == f"1 file (5 bytes) copied to {tmp_path}/copy, as hard links: copy the folder to another disk"
+    assert files("backup", str(tmp_path / "copy"))[0] == 1
+
+
+def test_folder_without_a_store_is_status_1(files, folder):
+    status, out, err = files("verify")
+    assert (status, out) == (1, []) and err == f"filesproxy: {folder}: There is no local store in this folder.\n"
+    assert not folder.exists()
+
+
+TWO_STORES = (
+    "[provider:first]\nkind = local\nfolder = {0}/first\n[provider:second]\nkind = local\nfolder = {0}/second\n"
+)
+
+
+def test_provider_is_named_where_several_keep_files(files, tmp_path, monkeypatch):
+    monkeypatch.delenv("FILESPROXY_FOLDER")
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(TWO_STORES.format(tmp_path))
+    upload(opened(tmp_path / "second"))
+    status, out, err = files("verify", "--config", str(path))
+    assert (status, out, err) == (2, [], "filesproxy: --provider must be one of first, second.\n")
+    assert files("verify", "--config", str(path), "--provider", "third")[0] == 2
+    assert files("verify", "--config", str(path), "--provider", "second")[1] == [
+        f"1 file (5 bytes) in {tmp_path}/second: no problems"
+    ]
+
+
+def test_configuration_without_a_store_is_status_2(files, tmp_path, monkeypatch):
+    monkeypatch.delenv("FILESPROXY_FOLDER")
+    path = tmp_path / "filesproxy.ini"
+    path.write_text("[filesproxy]\n")
+    status, _, err = files("list", "--config", str(path))
+    assert status == 2 and "no provider keeps files here" in err
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["backup"], ["verify", "DIR"]])
+def test_wrong_words_are_status_2(words, files):
+    status, out, err = files(*words)
+    assert (status, out) == (2, []) and "usage:" in err
+
+
+def test_store_of_the_user_is_found_without_a_configuration(tmp_path):
+    upload(opened(tmp_path / "data" / "filesproxy"))
+    done = run(tmp_path, "files", "verify", XDG_DATA_HOME=str(tmp_path / "data"))
+    assert (done.returncode, done.stderr) == (0, "") and "no problems" in done.stdout
+
+
+def test_reader_that_has_seen_enough_is_no_error(folder, tmp_path):
+    import subprocess
+    import sys
+
+    store = opened(folder)
+    upload(store, b"x")
+    command = f"{sys.executable} -m filesproxy files list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "FILESPROXY_FOLDER": str(folder)}, capture_output=True, text=True,
+        timeout=20, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
