@@ -51,7 +51,7 @@ class Index:
     """The table of files. Each operation borrows a connection to sqlite. Raises StoreError and StoreFull.
 
     `holds_files` says whether the folder holds blobs: then no empty index is made. `make_room` frees space on a full
-    disk, for what must work there, and says whether there was any to free.
+    disk, for what must work there.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Index:
         folder: str,
         file: str = FILE,
         holds_files: Callable[[], bool] = lambda: False,
-        make_room: Callable[[], bool] = lambda: False,
+        make_room: Callable[[], object] = lambda: None,
     ) -> None:
         self._idle: list[sqlite3.Connection] = []
         self._writing = threading.Lock()  # one writer for each process: sqlite would let them wait in a loop
@@ -254,7 +254,7 @@ class Index:
             except BaseException:
                 database.close()  # after a failure it is not used again
                 raise
-            if len(self._idle) < MAX_IDLE and not isinstance(database, _Frozen) and self.close.alive:
+            if len(self._idle) < MAX_IDLE and not isinstance(database, _Passing) and self.close.alive:
                 self._idle.append(database)
             else:
                 database.close()
@@ -268,30 +268,32 @@ class Index:
             return _connect(self._path)
         except sqlite3.OperationalError as error:
             # On a full disk, sqlite cannot make the index of its log; it says so, or speaks of an I/O error.
-            if not (re.search("full|I/O", str(error)) and self._make_room()):
+            if not re.search("full|I/O", str(error)):
                 raise
+            self._make_room()
             return _connect(self._path)
 
     def _with_room(self, work: Callable[[], _Result]) -> _Result:
         try:
             return work()
         except StoreFull:
-            if not self._make_room():
-                raise
+            self._make_room()  # or another thread has made it
             return work()
 
 
-class _Frozen(sqlite3.Connection):
-    """A connection that takes no lock and sees no change. It is for one operation."""
+class _Passing(sqlite3.Connection):
+    """A connection for one operation: it was opened where nothing can be written, and would stay so."""
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    try:
+    if os.access(path, os.W_OK):
         return _opened(path)
+    try:
+        return _opened(path, factory=_Passing)
     except sqlite3.OperationalError as error:
         if "unable to open" not in str(error) or not _is_frozen(path):
             raise
-        return _opened(f"file:{quote(path)}?immutable=1", uri=True, factory=_Frozen)
+        return _opened(f"file:{quote(path)}?immutable=1", uri=True, factory=_Passing)
 
 
 def _opened(path: str, **options: Any) -> sqlite3.Connection:

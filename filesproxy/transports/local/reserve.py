@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 from ...errors import StoreFull
 from .disk import disk_errors, write_all
@@ -46,13 +47,10 @@ class Reserve:
         finally:
             os.close(handle)
 
-    def release(self) -> bool:
-        """Give the space back. False if there was none to give."""
-        try:
+    def release(self) -> None:
+        """Give the space back, if it is there."""
+        with suppress(OSError):
             os.unlink(self._path)
-        except OSError:
-            return False
-        return True
 
     def _is_whole(self) -> bool:
         try:
