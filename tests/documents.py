@@ -113,7 +113,10 @@ RUN_BY = {
     ),
     "docs/local-store.md": (
         ("ini", "[filesproxy]", "test_ini_example_is_a_configuration"),
-        ("sh", "mkdir -m 700 /backup/filesproxy", "test_backup_as_printed_can_be_restored"),
+        ("sh", "python3 -m filesproxy files list", "test_store_is_looked_after_as_printed"),
+        ("sh", "python3 -m filesproxy files backup", "test_store_is_looked_after_as_printed"),
+        ("sh", "python3 -m filesproxy files rebuild", "test_store_is_looked_after_as_printed"),
+        ("sh", "python3 -m filesproxy files restore", "test_store_is_looked_after_as_printed"),
     ),
     "docs/performance.md": (),
     "docs/providers.md": (
