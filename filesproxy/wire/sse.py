@@ -138,7 +138,7 @@ def passed_through(
     `has_several` says that more than one choice was asked for.
     """
     blocks = iter(blocks)
-    answer = _Progress(last_types, has_several)
+    answer = _Progress(last_types)
     for whole in frames(blocks):
         text = b"\n\n".join(whole) + b"\n\n"
         if b"[DONE]" in text and (place := _done(whole)) is not None:
@@ -168,9 +168,8 @@ def _read_to_the_end(blocks: Iterator[bytes]) -> None:
 class _Progress:
     """How far an answer has come, by what its client has seen."""
 
-    def __init__(self, last_types: Sequence[str], has_several: bool) -> None:
+    def __init__(self, last_types: Sequence[str]) -> None:
         self._last_types = last_types
-        self._has_several = has_several
         self._begun: set[int] = set()  # indexes of choices
         self._finished: set[int] = set()
         self.has_ended = False  # by an event that is the last one, or an error

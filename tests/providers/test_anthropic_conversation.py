@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from filesproxy.errors import BadRequest
 from filesproxy.providers.anthropic.conversation import Conversation
 
 MARK = {"type": "ephemeral"}
+MARKED = {"cache_control": MARK}
 HOUR = {"type": "ephemeral", "ttl": "1h"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YQ=="}}
 OUR_IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "YQ=="}}
@@ -283,3 +285,12 @@ def test_result_of_a_tool_has_no_files_for_the_code_execution_tool():
     with pytest.raises(BadRequest) as refused:
         translated(*loop, known={"f1": "text/csv"}, runs_code=True)
     assert refused.value.param == "messages[2].content[0].file"
+
+
+@pytest.mark.fuzz
+def test_many_blank_texts_with_marks_cost_linear_time():
+    parts = [text("a", **MARKED) for _ in range(100_000)] + [text(" ", **MARKED) for _ in range(100_000)]
+    thoughts = assistant(content_blocks=[THOUGHT] * 100_000 + [text(" ", **MARKED)] * 100_000)
+    started = time.process_time()
+    Conversation([user(parts), thoughts], {}, False, []).translated()
+    assert time.process_time() - started < 4

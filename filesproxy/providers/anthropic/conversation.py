@@ -43,7 +43,8 @@ class Conversation:
         messages: list[Json] = []
         for place, message in self._given:
             role, blocks = self._turn(required(message, "role", str, place), message, place)
-            blocks = self._marked(self._without_blanks(blocks), cache_mark(message, place))
+            blocks = self._without_blanks(blocks)
+            self._mark(blocks, cache_mark(message, place))
             if role == "system":
                 system += blocks
             elif blocks and messages and messages[-1]["role"] == role:
@@ -79,20 +80,19 @@ class Conversation:
         kept: list[Json] = []
         for block in blocks:
             if _is_blank(block):
-                kept = self._marked(kept, block.get("cache_control"))
+                self._mark(kept, block.get("cache_control"))
             else:
                 kept.append(block)
         return kept
 
-    def _marked(self, blocks: list[Json], mark: Json | None) -> list[Json]:
-        """The blocks, the last one with this cache mark unless it has its own. A mark without a block is ignored."""
-        place = next((n for n in reversed(range(len(blocks))) if blocks[n]["type"] not in _THOUGHTS), None)
-        if mark is None:
-            return blocks
-        if place is None or blocks[place].get("cache_control", mark) != mark:
+    def _mark(self, blocks: list[Json], mark: Json | None) -> None:
+        """Give the last block this cache mark. It is ignored if that block cannot have it, or has another one."""
+        if not mark:
+            return
+        if blocks and blocks[-1]["type"] not in _THOUGHTS and blocks[-1].get("cache_control", mark) == mark:
+            blocks[-1] = {**blocks[-1], "cache_control": mark}
+        else:
             self._ignored.append("messages.cache_control")
-            return blocks
-        return [*blocks[:place], {**blocks[place], "cache_control": mark}, *blocks[place + 1 :]]
 
     def _assistant(self, message: Json, place: str) -> list[Json]:
         """The blocks of an assistant: thinking, text and tool calls.
@@ -103,7 +103,7 @@ class Conversation:
             if message.get(name) is not None:
                 refuse(at(place, name), "This has no translation for Anthropic")
         blocks = _given_blocks(message, place)
-        if not any(block["type"] == "text" for block in blocks):
+        if not any(block["type"] == "text" and not _is_blank(block) for block in blocks):
             blocks += _spoken(message.get("content"), at(place, "content"))
             refusal = optional(message, "refusal", str, place)
             blocks += [{"type": "text", "text": refusal}] if refusal else []
@@ -145,10 +145,13 @@ def _spoken(content: Any, place: str) -> list[Json]:
     if not isinstance(content, list):
         return text_blocks(content, place)
     plain = [
-        {"type": "text", "text": required(part, "refusal", str, where)} if part.get("type") == "refusal" else part
-        for where, part in objects(content, place)
+        _as_text(part, where) if part.get("type") == "refusal" else part for where, part in objects(content, place)
     ]
     return text_blocks(plain, place)
+
+
+def _as_text(part: Json, place: str) -> Json:
+    return with_cache_control({"type": "text", "text": required(part, "refusal", str, place)}, part, place)
 
 
 def _given_blocks(message: Json, place: str) -> list[Json]:
@@ -158,7 +161,7 @@ def _given_blocks(message: Json, place: str) -> list[Json]:
             refuse(where, "An assistant has no block of this type")
         if block["type"] == "text":
             required(block, "text", str, where)
-    return [block for block in given if block["type"] != "tool_use" and not _is_blank(block)]
+    return [block for block in given if block["type"] != "tool_use"]
 
 
 def _arguments(function: Json, function_place: str) -> Any:

@@ -70,11 +70,11 @@ def _allowed(choice: Json, made: list[Json]) -> tuple[str, list[Json]]:
     if mode not in ("auto", "required"):
         refuse(at(place, "mode"), "This mode has no translation for Anthropic")
     names = dict(_named(required(wanted, "tools", list, place), at(place, "tools")))
-    allowed = [tool for tool in made if _key(tool) in names]
-    missing = next((where for key, where in names.items() if key not in map(_key, allowed)), None)
-    if made and (missing or not names):
-        refuse(missing or at(place, "tools"), "This tool is not among the tools" if missing else "No tool is allowed")
-    return mode, allowed
+    keys = set(map(_key, made))
+    missing = next((where for key, where in names.items() if key not in keys), "" if names else at(place, "tools"))
+    if made and missing:
+        refuse(missing, "This names none of the tools")
+    return mode, [tool for tool in made if _key(tool) in names]
 
 
 def _named(given: list[Json], place: str) -> Iterator[tuple[tuple[str, str], str]]:
