@@ -1,7 +1,8 @@
 """Anthropic: OpenAI's contract on Anthropic's Files API and Messages API.
 
-`files` and `chat` have the operations. `request` (with `content` and `tools`), `answer` and `stream` translate a chat;
-`errors` translates errors. Pure functions, as in every provider.
+`files` and `chat` have the operations. `request` translates a chat, with `conversation` (its messages), `content`
+(their parts) and `tools`; `answer` and `stream` translate what comes back, and `errors` errors. Pure functions, as in
+every provider.
 """
 
 from __future__ import annotations
