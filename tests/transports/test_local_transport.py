@@ -789,19 +789,21 @@ def test_sweep_under_an_index_that_is_older_destroys_nothing_and_says_so(store, 
 @pytest.mark.parametrize("way", ["delete", "expiry"])
 def test_file_whose_removal_meets_a_sweep_is_not_taken_for_lost(way, store, folder, clock, monkeypatch):
     """The sweep came after the index had forgotten the file, and moved its bytes to lost/, where they stayed."""
-    file = upload(store, seconds=3600)
-    sweeper, remove, swept = Store(str(folder), clock), store._index.remove, []
+    file, swept = upload(store, seconds=3600), []
+    prove(store, clock)
+    sweeper, forgets = open_store(folder, clock), "remove" if way == "delete" else "forget"
+    forget = getattr(store._index, forgets)
 
-    def remove_then_sweep(*arguments):
-        is_removed = remove(*arguments)
+    def forget_then_sweep(*arguments):
+        result = forget(*arguments)
         swept.append(sweeper.sweep())
-        return is_removed
+        return result
 
-    monkeypatch.setattr(store._index, "remove", remove_then_sweep)
+    monkeypatch.setattr(store._index, forgets, forget_then_sweep)
     if way == "delete":
         ask(store, "delete_file", file["id"])
     else:
-        clock.now = file["expires_at"]
+        clock.runs(file["expires_at"] - clock.now + 1)
         store.sweep()
     assert len(swept) == 1
     assert stored(folder) == NOTHING and list((folder / "lost").iterdir()) == []
