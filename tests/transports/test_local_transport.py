@@ -789,7 +789,7 @@ def test_sweep_under_an_index_that_is_older_destroys_nothing_and_says_so(store, 
 @pytest.mark.parametrize("way", ["delete", "expiry"])
 def test_file_whose_removal_meets_a_sweep_is_not_taken_for_lost(way, store, folder, clock, monkeypatch):
     """The sweep came after the index had forgotten the file, and moved its bytes to lost/, where they stayed."""
-    file, swept = upload(store, seconds=3600), []
+    file, swept = upload(store, seconds=86400), []
     prove(store, clock)
     sweeper, forgets = open_store(folder, clock), "remove" if way == "delete" else "forget"
     forget = getattr(store._index, forgets)
