@@ -122,6 +122,8 @@ RUN_BY = {
     "docs/providers.md": (
         ("ini", "[provider:acme]", "test_ini_example_is_a_configuration"),
         ("python", "from filesproxy import create_app", "test_private_provider_is_served"),
+        ("python", "from filesproxy.providers import PROVIDERS\nfrom filesproxy.providers.toolkit import by_cursor",
+         "test_provider_that_pages_by_a_cursor_is_read_to_its_end"),
         ("python", '"""Depot', "test_worked_example_passes_its_own_test"),
         ("python", "from depot import", "test_worked_example_passes_its_own_test"),
         ("sh", 'python3 -c "import my_gateway"', "test_application_with_a_private_provider_is_served_as_printed"),

@@ -32,7 +32,7 @@ from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 import filesproxy
 from filesproxy import create_app, errors
-from filesproxy.calls import Provider
+from filesproxy.calls import Answer, Provider
 from filesproxy.config import settings
 from filesproxy.gateway import auth, target
 from filesproxy.operations import OPERATIONS, ROUTES
@@ -271,6 +271,22 @@ def test_private_provider_is_served(tmp_path, monkeypatch):
     served = create_app("filesproxy.ini", providers={"acme": made["acme"]}, transports={"https": upstream})
     webtest.TestApp(served).get("/v1/files/file-1", headers={**OPENAI, "x-portkey-provider": "acme"})
     assert [call.url for call in upstream.calls] == ["https://llm.acme.example/v1/files/file-1"]
+
+
+def test_provider_that_pages_by_a_cursor_is_read_to_its_end():
+    paged = executed(block("docs/providers.md", "python", "by_cursor("))["paged"]
+    asked = []
+
+    def host(call, target):
+        asked.append(dict(call.query))
+        start = int(call.query.get("page_token", "0"))
+        data = [{**FILE, "id": f"file-{number}"} for number in range(start, min(start + 100, 250))]
+        token = str(start + 100) if start < 200 else ""
+        return Answer(200, json={"object": "list", "data": data, "next_page_token": token})
+
+    served = create_app(providers={"paged": paged}, transports={"https": host})
+    answer = webtest.TestApp(served).get("/v1/files", headers={**OPENAI, "x-portkey-provider": "paged"}).json
+    assert ([len(answer["data"]), answer["has_more"]], len(asked)) == ([250, False], 3)
 
 
 def executed(source):
