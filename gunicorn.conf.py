@@ -2,7 +2,7 @@
 
 The same without this file: `gunicorn -c python:filesproxy.serving.gunicorn`. That module explains each setting.
 
-Settings of your own go below the import, such as `workers = 4`. The three limits that the hooks read belong to the
+Settings of your own go below the import, such as `workers = 4`. The limits that the hooks read belong to the
 module: `import filesproxy.serving.gunicorn as served`, then `served.CLIENT_IDLE_SECONDS = 60`.
 """
 

@@ -18,20 +18,22 @@ import struct
 import sys
 import threading
 import time
-from contextlib import suppress
 from http.server import HTTPServer
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
-from ..errors import BadRequest, FilesproxyError
+from ..errors import BadRequest, ClientTimeout, FilesproxyError
 from ..wire.headers import misread
+from .lobby import Lobby
 from .request_stream import RequestStream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+HEAD_SECONDS = 10.0  # for the whole head of a request
 IDLE_SECONDS = 30.0  # that one read from or write to a client may take
+ROOM_SECONDS = 0.5  # for a connection to end whose slot another one needs
 LINGER_SECONDS = 5.0  # for a client to stop sending and read the answer
 LINGER_SILENCE_SECONDS = 1.0  # after which a client is taken to have stopped sending
 MAX_CONNECTIONS = 256  # each has a thread, which mostly waits for its socket
@@ -56,9 +58,9 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         self, address: tuple[str, int], application: WSGIApplication, max_connections: int = MAX_CONNECTIONS
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._slots = threading.BoundedSemaphore(max_connections)
-        self.silent: set[socket.socket] = set()  # connections that have not sent a request yet
+        self.lobby = Lobby(max_connections, HEAD_SECONDS)  # for connections that have not sent a request yet
         super().__init__(address, Handler)
         self.set_app(application)
 
@@ -70,7 +72,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for a connection, or answer 503 if there are too many."""
-        if not self._slots.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False) and not self._takes_the_slot_of_an_idler():
             request.settimeout(1)
             request.sendall(_BUSY)
             self.shutdown_request(request)
@@ -80,6 +82,9 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         except BaseException:
             self._slots.release()
             raise
+
+    def _takes_the_slot_of_an_idler(self) -> bool:
+        return self.lobby.make_room() and self._slots.acquire(timeout=ROOM_SECONDS)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection in its thread, and free its slot."""
@@ -91,12 +96,14 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
     def drain(self, seconds: float) -> bool:
         """Stop listening for good, and give running requests this many seconds to end. True if all have ended."""
         self.server_close()
-        for sock in list(self.silent):
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RD)
+        self.lobby.close()
         deadline = time.monotonic() + seconds
-        slots = range(self._max_connections)
+        slots = range(self.max_connections)
         return all(self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in slots)
+
+    def service_actions(self) -> None:
+        """Called between two connections, and at each poll interval."""
+        self.lobby.check()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the class of the exception that ended a connection. Its text may contain a secret."""
@@ -133,14 +140,21 @@ class Handler(WSGIRequestHandler):
             self._linger()
 
     def _read_head(self) -> RequestStream | None:
-        plain, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment, arg-type]
-        self.server.silent.add(self.connection)
+        self.server.lobby.enter(lambda: self.connection)
         try:
-            while (line := self.rfile.readline(MAX_HEAD_BYTES)) in _EMPTY_LINES:  # RFC 9112 §2.2: from old clients
-                pass
-            self.raw_requestline = line
+            return self._parsed_head()
+        except BadRequest:
+            if not self.server.lobby.leave():
+                raise ClientTimeout("The client sent the head of its request too slowly.") from None
+            raise
         finally:
-            self.server.silent.discard(self.connection)
+            self.server.lobby.leave()
+
+    def _parsed_head(self) -> RequestStream | None:
+        plain, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment, arg-type]
+        while (line := self.rfile.readline(MAX_HEAD_BYTES)) in _EMPTY_LINES:  # RFC 9112 §2.2: from old clients
+            pass
+        self.raw_requestline = line
         if self.raw_requestline and not _REQUEST_LINE.fullmatch(self.raw_requestline):
             raise BadRequest("The request does not start with a request line.")
         if not self.raw_requestline or not self.parse_request():  # parse_request has sent the error
@@ -183,8 +197,12 @@ class Handler(WSGIRequestHandler):
         deadline = time.monotonic() + LINGER_SECONDS
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(LINGER_SILENCE_SECONDS)
-        while time.monotonic() < deadline and self.connection.recv(1 << 16):
-            pass
+        self.server.lobby.enter(lambda: self.connection)
+        try:
+            while time.monotonic() < deadline and self.connection.recv(1 << 16):
+                pass
+        finally:
+            self.server.lobby.leave()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request that is not acceptable HTTP, with OpenAI's error envelope."""

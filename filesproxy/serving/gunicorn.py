@@ -12,11 +12,13 @@ import inspect
 import logging
 import socket
 import struct
+import threading
 from contextlib import suppress
 from typing import Any
 
 from gunicorn import util
 from gunicorn.http.body import LengthReader
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from ..app import Application, create_app, make_transports
 from ..config.load import Config, load
@@ -25,6 +27,7 @@ from ..errors import ConfigError
 from ..gateway.access_log import to_stdout
 from ..providers import PROVIDERS
 from .limits import raise_descriptor_limit
+from .lobby import Lobby
 
 wsgi_app = "filesproxy.serving.gunicorn:application()"
 bind = "127.0.0.1:8787"
@@ -68,6 +71,8 @@ errorlog = "-"
 
 #: seconds between two reads or writes of one client; then its thread is free again
 CLIENT_IDLE_SECONDS = 30.0
+#: seconds for the whole head of a request
+HEAD_SECONDS = 10.0
 #: seconds for a block of an upload to fill before it is passed on
 COLLECT_SECONDS = 1.0
 #: bytes that a refused client may still send, within 2 s, so that it reads the answer
@@ -127,23 +132,70 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Send the access log to stdout, and close no connection on the thread that accepts."""
+    """Send the access log to stdout, limit heads, and close no connection on the thread that accepts."""
     to_stdout()
+    worker.filesproxy_lobby = lobby = Lobby(worker.cfg.threads, HEAD_SECONDS)
+    if _is_known(worker):
+        _watch_heads(worker, lobby)
+    else:
+        message = "The time of a request's head is not limited: this is not the gunicorn that filesproxy knows."
+        logging.getLogger("filesproxy").warning(message)
     # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
     # It also reads only 64 KiB of what such a client still sends, then resets the answer: nginx makes a 502 of that.
     close = getattr(util, "close_graceful", None)
     if close is not None:
         more = {"max_drain": MAX_DRAIN_BYTES} if "max_drain" in inspect.signature(close).parameters else {}
-        util.close_graceful = lambda sock: worker.tpool.submit(close, sock, **more)
+
+        def linger(sock: socket.socket) -> None:
+            lobby.enter(lambda: sock)
+            try:
+                close(sock, **more)
+            finally:
+                lobby.leave()
+
+        util.close_graceful = lambda sock: worker.tpool.submit(linger, sock)
+
+
+def _is_known(worker: Any) -> bool:
+    """Whether a head is read where the tests know it: by `handle`, on a thread of its own, until `pre_request`."""
+    return (
+        isinstance(worker, ThreadWorker)
+        and [*inspect.signature(worker.handle).parameters] == ["conn"]
+        and "sock" in inspect.signature(TConn).parameters
+        and (worker.cfg.pre_request, worker.cfg.post_request) == (pre_request, post_request)
+    )
+
+
+def _watch_heads(worker: Any, lobby: Lobby) -> None:
+    """Limit the time, and the number of threads, that clients can take with heads which they do not finish."""
+    handle = worker.handle
+
+    def handle_in_time(conn: Any) -> Any:
+        lobby.enter(lambda: conn.sock)
+        try:
+            return handle(conn)
+        finally:
+            lobby.leave()
+
+    worker.handle = handle_in_time
+    threading.Thread(target=lobby.watch, name="filesproxy lobby", daemon=True).start()
 
 
 def pre_request(worker: Any, req: Any) -> None:
     """Let the application read bodies straight from the socket, and let no connection wait for an unread rest."""
+    worker.filesproxy_lobby.leave()
     _read_directly(req)
     has_body = any(name in ("CONTENT-LENGTH", "TRANSFER-ENCODING") for name, _ in req.headers)
     if has_body and not hasattr(util, "close_graceful"):
         # After a body that was not read to its end, gunicorn 23 would wait for the rest without a time limit.
         req.force_close()
+
+
+def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+    """From here on, gunicorn may wait for the rest of a body that was refused."""
+    sock = getattr(req.unreader, "sock", None)
+    if sock is not None:
+        worker.filesproxy_lobby.enter(lambda: sock)
 
 
 def _read_directly(req: Any) -> None:

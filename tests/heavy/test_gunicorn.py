@@ -14,6 +14,7 @@ import socket
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from servers import impatient_conf, running
@@ -503,6 +504,7 @@ def parsed_by_gunicorn():
     from gunicorn.http.unreader import SocketUnreader
 
     from filesproxy.serving.gunicorn import pre_request
+    from filesproxy.serving.lobby import Lobby
 
     open_ones = []
 
@@ -511,7 +513,7 @@ def parsed_by_gunicorn():
         open_ones.extend((theirs, ours))
         theirs.sendall(data)
         request = Request(Config(), SocketUnreader(ours), ("127.0.0.1", 1), 1)
-        pre_request(None, request)
+        pre_request(SimpleNamespace(filesproxy_lobby=Lobby(1, 10)), request)
         return request, theirs
 
     yield parse

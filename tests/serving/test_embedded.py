@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+import select
 import signal
 import socket
 import socketserver
@@ -504,30 +506,58 @@ def test_failure_before_the_first_byte_is_a_500_that_arrives(caplog):
 
 
 def test_connection_over_the_limit_is_503_and_the_next_one_is_served():
-    with served(unread, max_connections=2) as server:
-        held = [connect(server.server_port), connect(server.server_port)]
-        reply = None
-        try:
-            assert until(lambda: get(server.server_port, "/", LOCAL).status == 503)
+    both, go = threading.Barrier(3), threading.Event()
+
+    def busy(environ, start_response):
+        if environ["REQUEST_METHOD"] == "POST":
+            both.wait(WAIT)
+            go.wait(WAIT)
+        return unread(environ, start_response)
+
+    with served(busy, max_connections=2) as server:
+        with connect(server.server_port) as one, connect(server.server_port) as two:
+            for client in (one, two):
+                client.sendall(request("POST", "/"))
+            both.wait(WAIT)
             reply = get(server.server_port, "/", LOCAL)
-        finally:
-            for client in held:
-                client.close()
+            go.set()
+            assert receive(one).status == receive(two).status == 200
         assert (reply.status, reply.error["code"], reply.headers["retry-after"]) == (503, "saturated", "1")
         assert until(lambda: get(server.server_port, "/", LOCAL).status == 200)
 
 
 def test_refused_connections_are_not_kept():
     with served(unread, max_connections=1) as server, connect(server.server_port):
-        assert until(lambda: len(server.silent) == 1)
+        assert until(lambda: len(server.lobby) == 1)
         for _ in range(20):
             assert get(server.server_port, "/", LOCAL).status == 503
-        assert len(server.silent) == 1
-    assert until(lambda: not server.silent)
+        assert len(server.lobby) == 1
+    assert until(lambda: not len(server.lobby))
     with served(unread) as server:
         for line in (b"GET /\rx HTTP/1.1\r\n\r\n", b"GET /\0 HTTP/1.1\r\n\r\n", b"a" * 70_000, b"garbage\r\n\r\n"):
             assert ask(server.server_port, line).status in (400, 431)
-        assert until(lambda: not server.silent)
+        assert until(lambda: not len(server.lobby), 1)
+
+
+def test_connections_without_a_request_give_way_to_one_that_has_one():
+    """They used to hold every slot for as long as they dripped, and everybody else got a 503."""
+    with served(unread, max_connections=8) as server, contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(connect(server.server_port)).sendall(b"GET / HTTP/1.1\r\nhost: loc")
+        assert until(lambda: len(server.lobby) == 8)
+        assert [get(server.server_port, "/", LOCAL).status for _ in range(20)] == [200] * 20
+
+
+def test_head_that_drips_is_408_when_its_time_is_over(monkeypatch):
+    monkeypatch.setattr(embedded, "HEAD_SECONDS", 0.3)
+    with served(unread) as server, connect(server.server_port) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n")
+        began = time.monotonic()
+        while time.monotonic() - began < WAIT and not select.select([client], [], [], 0.02)[0]:
+            client.sendall(b"a")
+        reply = receive(client)
+    assert (reply.status, reply.json["error"]["message"][:10]) == (408, "The client")
+    assert time.monotonic() - began < 2
 
 
 def test_slots_come_back_however_a_connection_ended(monkeypatch):
@@ -693,7 +723,7 @@ def test_drain_does_not_wait_for_a_client_that_has_sent_nothing():
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     with connect(server.server_port) as client:
-        assert until(lambda: server.silent)
+        assert until(lambda: len(server.lobby))
         server.shutdown()
         thread.join()
         started = time.monotonic()
