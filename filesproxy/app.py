@@ -143,6 +143,8 @@ class Application:
         admission = self._admit(request, match, record)
         watch = record.watch = self._watchdog.watch(request.client)
         request.body.is_overdue = lambda: watch.is_overdue
+        if match.route.body != "none":
+            watch.expect_body(self.config.settings["body_timeout"], lambda: request.body.is_awaited)
         request.check_form = lambda texts, field: self._guard.check_form(presented, texts, field)
         body = JsonBody(request, self.config.settings, self._budget, self.config.providers, presented)
         try:

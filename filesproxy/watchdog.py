@@ -21,6 +21,7 @@ from typing import Any
 from .calls import Client
 
 INTERVAL_SECONDS = 0.2  # between two checks
+SLOWEST_BODY = 1 << 10  # bytes per second that a request body must bring
 CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an error event if it is an event stream
 
 
@@ -39,9 +40,13 @@ class Watch:
     is_answering = False  # the status line has been sent
     cuts_by_reset = False  # only a reset can tell the client that the answer is incomplete
     has_left = False  # the client has closed the connection
-    is_overdue = False  # a phase has taken too long
+    is_overdue = False  # a phase has taken too long, or the body was too slow
     upstream_took_all = False  # when the time was over, the upstream had read all it was sent: the client was slow
     _phase: tuple[float, Callable[[], int]] = (float("inf"), no_bytes)  # its end, and the bytes that prolong it
+    _is_awaited: Callable[[], bool] | None = None  # whether a read waits for the request's body
+    _patience = _whole_patience = 0.0  # seconds that the client may still keep it waiting, and those it had at first
+    _looked = 0.0  # when the body was last looked at
+    _arrived = 0  # bytes that had come on the client's connection by then
     _cut = float("inf")  # when an overdue answer that is still being sent is cut off
 
     def __init__(self, watchdog: Watchdog | None = None, client: Client | None = None) -> None:
@@ -58,15 +63,35 @@ class Watch:
         """Begin a phase that lasts as long as a transfer may: `total`, prolonged by the bytes that `moved` counts."""
         self.allow(self.total, moved)
 
+    def expect_body(self, seconds: float, is_awaited: Callable[[], bool]) -> None:
+        """End the request if the client keeps it waiting for its body. `is_awaited` says whether a read does wait.
+
+        Waiting uses up `seconds`, and each SLOWEST_BODY bytes that arrive give back one. So a body that stops is over
+        after that time, one that drips is too, and a slow one may still stall now and then.
+        """
+        self._patience = self._whole_patience = seconds
+        self._is_awaited, self._looked = is_awaited, time.monotonic()
+
     def check(self, now: float) -> None:
-        """End the request if its phase has taken too long."""
+        """End the request if its phase has taken too long, or if its client keeps it waiting."""
         end, moved = self._phase
-        if not self.is_overdue and now > end + moved() / self.min_rate:
+        if not self.is_overdue and (now > end + moved() / self.min_rate or self._is_kept_waiting(now)):
             self.upstream_took_all = _is_writable(self.upstream)
             self.is_overdue, self._cut = True, now + CUT_SECONDS
             self._wake()
         elif self.is_overdue and self.is_answering and now > self._cut:
             _shut(self.client, socket.SHUT_RDWR)
+
+    def _is_kept_waiting(self, now: float) -> bool:
+        """Whether the client has used up our patience with its body."""
+        before, self._looked = self._looked, now
+        is_awaited = self._is_awaited  # the request may end meanwhile
+        arrived = _bytes_received(self.client) if is_awaited and is_awaited() else None
+        if arrived is None:
+            return False
+        patience = self._patience - (now - before) + (arrived - self._arrived) / SLOWEST_BODY
+        self._patience, self._arrived = min(patience, self._whole_patience), arrived
+        return patience < 0
 
     def leave(self) -> None:
         """End the request, because its client has closed the connection."""
@@ -93,7 +118,7 @@ class Watch:
 
     def close(self) -> None:
         """The request is over; a second time is harmless."""
-        self.client = self.upstream = None
+        self.client = self.upstream = self._is_awaited = None
         if self._watchdog:
             self._watchdog.forget(self)
 
@@ -118,6 +143,19 @@ class Watch:
             _shut(self.upstream, socket.SHUT_RDWR)
         if not self.is_answering:
             _shut(self.client, socket.SHUT_RD)  # an answer can still be sent
+
+
+def _bytes_received(sock: Any) -> int | None:
+    """Bytes that have arrived on a TCP connection, read or not; None for other sockets.
+
+    The kernel's count (Linux 4.1), because gunicorn hands over a body in chunks by large blocks only.
+    """
+    if not isinstance(sock, socket.socket):
+        return None
+    with suppress(OSError, struct.error):
+        (count,) = struct.unpack_from("Q", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136), 128)
+        return int(count)
+    return None
 
 
 def _is_writable(sock: socket.socket | None) -> bool:

@@ -616,3 +616,70 @@ def test_watch_of_nobody_has_no_limit_and_closes():
     look(watch, after=1e9)
     watch.close()
     assert not watch.is_overdue
+
+
+# The client's body
+
+
+class Body:
+    """A watched connection at an imagined time: bytes really arrive on it, and seconds pass as the test says."""
+
+    def __init__(self, pair, patience=15):
+        self.far, self.near = pair
+        self.watch = Watch(client=self.near)
+        self.is_awaited = True
+        self.watch.expect_body(patience, lambda: self.is_awaited)
+        self.now = time.monotonic()
+
+    def seconds_until_overdue(self, size, at_most=600):
+        """Let this many bytes arrive each second; how long that goes well."""
+        for second in range(at_most):
+            if self.watch.is_overdue:
+                return second
+            if size:
+                self.far.sendall(bytes(size))
+                self.near.recv(size, socket.MSG_WAITALL)
+            self.now += 1
+            self.watch.check(self.now)
+        return at_most
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_body_that_stops_or_drips_is_overdue_after_its_patience(size, pairs):
+    body = Body(pairs.tcp())
+    assert 15 <= body.seconds_until_overdue(size) <= 17
+    assert body.near.recv(1) == b""  # a read that waits has been woken
+
+
+def test_slow_body_that_stalls_now_and_then_is_waited_for(pairs):
+    body = Body(pairs.tcp())
+    for _ in range(20):
+        assert body.seconds_until_overdue(10_000, at_most=3) == 3  # a phone
+        assert body.seconds_until_overdue(0, at_most=14) == 14  # in a tunnel
+    body.seconds_until_overdue(10_000, at_most=3)
+    assert 14 <= body.seconds_until_overdue(0) <= 17
+
+
+def test_patience_cannot_be_saved_up(pairs):
+    body = Body(pairs.tcp())
+    body.seconds_until_overdue(1 << 20, at_most=20)
+    assert 15 <= body.seconds_until_overdue(0) <= 17
+
+
+def test_time_in_which_nobody_reads_the_body_does_not_count(pairs):
+    body = Body(pairs.tcp())
+    body.is_awaited = False  # the upstream is slow
+    assert body.seconds_until_overdue(0, at_most=600) == 600
+    body.is_awaited = True
+    assert 14 <= body.seconds_until_overdue(0) <= 17
+
+
+def test_body_on_a_socket_that_counts_nothing_is_not_judged(pairs):
+    assert Body(pairs()).seconds_until_overdue(0, at_most=600) == 600
+    assert Body((None, None)).seconds_until_overdue(0, at_most=600) == 600
+
+
+def test_watch_that_is_closed_holds_nothing_of_its_request(pairs):
+    body = Body(pairs.tcp())
+    body.watch.close()
+    assert body.watch._is_awaited is None

@@ -172,6 +172,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
     Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory together; more is a 503"),
     Setting("file_sha256", True, _yes, "keep the SHA-256 of files in `local`, for `files verify`: `yes`, `no`", *_BOTH),
+    Setting("body_timeout", 15.0, _seconds, "seconds a body may keep us waiting; 1 KiB gives one back; then 408"),
     Setting("via_name", "", _via_name, "name in `Via` by which this deployment detects loops; generated if empty"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
     Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", *_PROVIDER),

@@ -151,6 +151,7 @@ class RequestBody:
         self._input = _input(environ)
         self._limit: int | None = None
         self.size = 0  # bytes read so far
+        self.is_awaited = False  # a read waits for the client
         self.is_overdue: Callable[[], bool] = lambda: False  # whether the watchdog ended the reading, as too slow
 
     @property
@@ -178,12 +179,15 @@ class RequestBody:
         return block
 
     def _read(self, size: int) -> bytes:
+        self.is_awaited = True
         try:
             block: bytes | None = self._input.read(size)
         except _STALLED:
             raise ClientTimeout("The client stopped sending the request body.") from None
         except Exception:  # each server has its own classes for a malformed chunk and a lost client
             raise self._aborted("The request body could not be read to its end.") from None
+        finally:
+            self.is_awaited = False
         if block is None:  # a buffered reader's sign that a time limit has passed
             raise ClientTimeout("The client stopped sending the request body.")
         return block
