@@ -19,11 +19,12 @@ from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import permit, require_this_machine
 from .gateway.health import health
-from .gateway.json_body import JsonBody, JsonBudget
+from .gateway.json_body import JsonBody
 from .gateway.json_requests import HANDLERS
 from .gateway.key_guard import KeyGuard
 from .gateway.record import Observer, Record
 from .gateway.router import Match, route
+from .gateway.shares import Shared
 from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond, traced
 from .providers import PROVIDERS
 from .providers.table import credential_headers
@@ -92,12 +93,17 @@ class Application:
         self._guard = KeyGuard(config.keys)
         self._observers = observers
         self._watchdog = Watchdog()
-        self._budget = JsonBudget(config.settings["max_json_in_flight"])
+        self._json = Shared("memory for JSON requests", config.settings["max_json_in_flight"])
+        self.share_threads(float("inf"))
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
         self._saved = tuple([own["credential"] for own in config.providers.values() if own["credential"]])
         self._credential_keys = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
         #: refuse other machines and foreign web pages, for a server without keys on a developer's machine
         self.this_machine_only = False
+
+    def share_threads(self, threads: float) -> None:
+        """Tell the application how many threads serve it, before it is served, so that each caller gets its share."""
+        self._threads = Shared("threads", threads, self.config.settings["max_caller_requests"])
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; every failure becomes OpenAI's error envelope."""
@@ -105,8 +111,7 @@ class Application:
         try:
             return self._respond(environ, start_response, record)
         except BaseException:  # there is no response whose `close` would do it
-            if record.watch:
-                record.watch.close()
+            self._release(record)
             raise
 
     def _respond(self, environ: WSGIEnvironment, start_response: StartResponse, record: Record) -> Iterable[bytes]:
@@ -123,6 +128,14 @@ class Application:
             )
             response = error_response(failure, record.headers())
         return self._send(response, environ, start_response, record)
+
+    def _release(self, record: Record) -> None:
+        """Stop watching the request and counting it for its caller; a second time is harmless."""
+        if record.watch:
+            record.watch.close()
+        sharer, record.sharer = record.sharer, None
+        if sharer is not None:
+            self._threads.give_back(sharer)
 
     def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)
@@ -141,12 +154,14 @@ class Application:
     def _relay(self, request: Request, match: Match, record: Record, presented: Sequence[str]) -> Response:
         """Admit the caller, find the target, make the call, run it, and turn its answer into a response."""
         admission = self._admit(request, match, record)
+        self._threads.take(admission.sharer)
+        record.sharer = admission.sharer
         watch = record.watch = self._watchdog.watch(request.client)
         request.body.is_overdue = lambda: watch.is_overdue
         if match.route.body != "none":
             watch.expect_body(self.config.settings["body_timeout"], lambda: request.body.is_awaited)
         request.check_form = lambda texts, field: self._guard.check_form(presented, texts, field)
-        body = JsonBody(request, self.config.settings, self._budget, self.config.providers, presented)
+        body = JsonBody(request, self.config.settings, self._json, admission.sharer, self.config.providers, presented)
         try:
             target = self._find_target(match, admission, body, watch)
             record.note_target(target)
@@ -203,7 +218,7 @@ class Application:
         watch = record.watch or Watch()
 
         def done(sent: int, error: str) -> None:
-            watch.close()
+            self._release(record)
             is_slow = error == "client_aborted" and watch.is_overdue
             record.finish(response.status, sent, "client_timeout" if is_slow else error)
             for observer in self._observers:

@@ -14,7 +14,8 @@ FilesproxyError
 │   ├── LengthRequired       411
 │   ├── TooLarge             413
 │   ├── UnsupportedMedia     415
-│   └── RangeNotSatisfiable  416 + Content-Range
+│   ├── RangeNotSatisfiable  416 + Content-Range
+│   └── CallerBusy           429 + Retry-After, the caller has its share in use
 ├── UpstreamError            502, the upstream is unreachable or broken
 │   ├── InvalidAnswer        502, its answer cannot be used
 │   ├── UpstreamTimeout      504
@@ -161,6 +162,14 @@ class RangeNotSatisfiable(ClientError):
 
     status = 416
     code = "range_not_satisfiable"
+
+
+class CallerBusy(ClientError):
+    """429: other requests of the same caller use its whole share. The same request can be sent again later."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "caller_busy"
 
 
 class UpstreamError(FilesproxyError):

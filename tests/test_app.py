@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl, urlencode
 from wsgiref.util import setup_testing_defaults
 
@@ -854,3 +857,120 @@ def test_gateway_key_in_via_is_400_and_goes_nowhere(given, make_client, upstream
     headers = {**OPENAI, "x-portkey-api-key": "team-key", "via": given}
     answer = client.get("/v1/files/file-1", headers=headers, status=400)
     assert answer.json["error"]["param"] == "via" and upstream.calls == []
+
+
+# Shares
+
+
+class Held:
+    """A transport that keeps requests waiting until they may go on."""
+
+    def __init__(self, upstream):
+        self.upstream, self.go, self.waiting = upstream, threading.Event(), threading.Semaphore(0)
+
+    def __call__(self, call, target):
+        self.waiting.release()
+        self.go.wait(10)
+        return self.upstream(call, target)
+
+
+@pytest.fixture
+def shared():
+    """A gateway with two keys, four threads, and a provider that lets nobody go."""
+    upstream = FakeUpstream()
+    upstream.answers(FILE)
+    held = Held(upstream)
+    keys = {f"key:{name}": {"sha256": hashed(f"fp_{name}"), "providers": "openai"} for name in ("a", "b")}
+    config = {"provider:openai": {"credential": "sk-saved"}, **keys}
+    application = create_app(config, transports={"https": held}, default_provider="openai")
+    application.share_threads(4)
+    with ThreadPoolExecutor(8) as pool:
+        yield webtest.TestApp(application), held, pool
+        held.go.set()
+
+
+def by_key(client, name, path="/v1/files/file-1"):
+    return client.get(path, headers={"x-portkey-api-key": f"fp_{name}"}, status="*")
+
+
+def test_caller_over_its_share_is_429_at_once_and_others_are_served(shared, access_log):
+    client, held, pool = shared
+    running = [pool.submit(by_key, client, "a") for _ in range(2)]
+    for _ in running:
+        assert held.waiting.acquire(timeout=5)
+    refused = by_key(client, "a")
+    assert (refused.status_int, refused.json["error"]["code"]) == (429, "caller_busy")
+    assert refused.headers["retry-after"] == "1" and "x-should-retry" not in refused.headers
+    assert client.get("/v1/health").status_int == 200
+    running.append(pool.submit(by_key, client, "b"))
+    assert held.waiting.acquire(timeout=5)
+    held.go.set()
+    assert [job.result().status_int for job in running] == [200] * 3
+    assert by_key(client, "a").status_int == 200
+    lines = access_log()
+    assert [(line["key"], line["error"]) for line in lines if line["status"] == 429] == [("a", "caller_busy")]
+
+
+SHARE_ENDS = {
+    "answer": lambda upstream: upstream.answers(FILE),
+    "refusal": lambda upstream: upstream.answers({"error": {"message": "no"}}, 400),
+    "failure": lambda upstream: setattr(upstream, "chunks", [UpstreamError("cut")]),
+    "garbage": lambda upstream: setattr(upstream, "chunks", [b"garbage"]),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/files/file-1", "/v1/files/file-1/content", "/v1/files?limit=0"])
+@pytest.mark.parametrize("end", SHARE_ENDS)
+def test_thread_is_given_back_however_a_request_ends(end, path, shared):
+    client, held, _ = shared
+    held.go.set()
+    SHARE_ENDS[end](held.upstream)
+    for _ in range(6):
+        with contextlib.suppress(ConnectionError):  # a download that is cut
+            assert by_key(client, "a", path).status_int != 429
+    assert client.app._threads._held == {}
+
+
+def test_large_answer_counts_until_its_client_has_taken_it(shared):
+    """A client that does not read it holds its thread, and the answer was said to be over."""
+    client, held, _ = shared
+    held.go.set()
+    held.upstream.answers({**FILE, "more": "x" * 200_000})
+    environ = {"HTTP_X_PORTKEY_API_KEY": "fp_a", "PATH_INFO": "/v1/files/file-1"}
+    setup_testing_defaults(environ)
+    answer = client.app(environ, lambda *started: None)
+    assert client.app._threads._held == {"a": 1}
+    assert len(b"".join(answer)) > 200_000
+    answer.close()
+    assert client.app._threads._held == {}
+
+
+def test_forged_header_changes_nothing():
+    """Without keys the address counts; a client that says another one each time is still one caller."""
+    upstream = FakeUpstream()
+    upstream.answers(FILE)
+    held = Held(upstream)
+    application = create_app({}, transports={"https": held})
+    application.share_threads(4)
+    client = webtest.TestApp(application, extra_environ={"REMOTE_ADDR": "192.0.2.1"})
+
+    def forging(number):
+        headers = {**OPENAI, "x-forwarded-for": f"203.0.113.{number}"}
+        return client.get("/v1/files/file-1", headers=headers, status="*").status_int
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(forging, number) for number in range(2)]
+        for _ in running:
+            assert held.waiting.acquire(timeout=5)
+        assert forging(3) == 429
+        held.go.set()
+        assert [job.result() for job in running] == [200, 200]
+
+
+def test_this_machine_only_is_never_met_by_a_header():
+    application = create_app({}, transports={"https": FakeUpstream()}, trusted_proxies="192.0.2.1 127.0.0.1")
+    application.this_machine_only = True
+    for peer, header in (("192.0.2.1", "127.0.0.1"), ("192.0.2.1", ""), ("127.0.0.1", "127.0.0.1")):
+        client = webtest.TestApp(application, extra_environ={"REMOTE_ADDR": peer, "HTTP_HOST": "localhost"})
+        forwarded = {"x-forwarded-for": header} if header else {}
+        assert client.get("/v1/files/file-1", headers={**OPENAI, **forwarded}, status="*").status_int == 403

@@ -25,6 +25,7 @@ FACES = {
     "TooLarge": (413, "invalid_request_error", "request_too_large"),
     "UnsupportedMedia": (415, "invalid_request_error", "unsupported_media_type"),
     "RangeNotSatisfiable": (416, "invalid_request_error", "range_not_satisfiable"),
+    "CallerBusy": (429, "rate_limit_error", "caller_busy"),
     "UpstreamError": (502, "server_error", "upstream_error"),
     "InvalidAnswer": (502, "server_error", "upstream_invalid_answer"),
     "UpstreamTimeout": (504, "server_error", "upstream_timeout"),

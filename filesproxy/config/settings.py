@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from ..calls import Provider, Setting
@@ -75,6 +76,13 @@ def _hashes(text: str) -> tuple[str, ...]:
     if not text.split() or not all(re.fullmatch(r"[0-9a-f]{64}", word) for word in text.split()):
         raise ValueError("one or more SHA-256 hashes of 64 lower-case hexadecimal digits")
     return tuple(text.split())
+
+
+def _proxies(text: str) -> tuple[str | IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple([word if word == "unix:" else ip_network(word) for word in text.split()])
+    except ValueError:
+        raise ValueError("IP addresses, networks such as 192.0.2.0/24, or unix:, with spaces between them") from None
 
 
 def _via_name(text: str) -> str:
@@ -171,8 +179,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("generation_total", 3600.0, _seconds, "seconds for the whole answer of a model", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
     Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory together; more is a 503"),
+    Setting(
+        "max_caller_requests", 0, _integer, "requests of one caller at a time in a worker; 0: half of what is free"
+    ),
     Setting("file_sha256", True, _yes, "keep the SHA-256 of files in `local`, for `files verify`: `yes`, `no`", *_BOTH),
     Setting("body_timeout", 15.0, _seconds, "seconds a body may keep us waiting; 1 KiB gives one back; then 408"),
+    Setting("trusted_proxies", (), _proxies, "proxies whose X-Forwarded-For counts: addresses, networks, `unix:`"),
     Setting("via_name", "", _via_name, "name in `Via` by which this deployment detects loops; generated if empty"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
     Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", *_PROVIDER),

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from ..calls import Provider, Target
 from ..config.load import Config
 from ..providers.table import read_headers
+from .address import client_site
 from .auth import AUTH_HEADERS, authenticate
 from .target import TARGET_HEADERS, client_headers, may_name_in_model, name_in_headers, resolve
 from .wsgi import Head
@@ -23,6 +24,7 @@ MAX_CHARACTERS = 4096  # of the headers that are read, else the head is not reme
 class Admission:
     """What one head decides: the caller now; the target and its headers when they are first needed.
 
+    `sharer` is whom the request counts for where callers share something: its gateway key, else its client's address.
     Raises what `authenticate`, `resolve` and `client_headers` raise. Thread-safe: every thread gets the same result.
     """
 
@@ -31,6 +33,8 @@ class Admission:
         self._config = config
         self._providers = providers
         self.caller = authenticate(head, config.keys)
+        proxies, forwarded_for = config.settings["trusted_proxies"], head.headers.get("x-forwarded-for", "")
+        self.sharer = self.caller.name or client_site(head.client_address, forwarded_for, proxies)
         self._target: Target | None = None
         self._headers: Mapping[str, str] | None = None
 

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..calls import Json
-from ..errors import InvalidJson, Saturated, UnsupportedMedia
+from ..errors import InvalidJson, UnsupportedMedia
 from ..wire.headers import media_type
 from ..wire.strict_json import Unreadable, loads
 from .key_guard import check_json
+from .shares import Shared
 from .wsgi import Request
 
 BLOCK_BYTES = 1 << 18  # of one read
 JSON = "application/json"
 
 
-class JsonBudget:
-    """The bytes of JSON text that an application may hold at one time. Parsed, they take several times that memory."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> None:
-        """Count these bytes. Raises Saturated (503) if the budget has fewer left."""
-        with self._lock:
-            if size > self._left:
-                raise Saturated(
-                    "The JSON requests in progress use all the memory that is allowed for them; try again later.",
-                    headers={"retry-after": "1"},
-                )
-            self._left -= size
-
-    def give_back(self, size: int) -> None:
-        """Stop counting these bytes."""
-        with self._lock:
-            self._left += size
-
-
 class JsonBody:
     """A request's JSON object, which is read when it is first needed. Call `release` when it has been sent on.
 
-    `names` are the configured providers. If the model begins with one (`@NAME/model`), that prefix is removed.
+    `budget` are the bytes of JSON text that callers may hold in memory at one time. Parsed, they take several times
+    that. `names` are the configured providers. If the model begins with one (`@NAME/model`), that prefix is removed.
     `presented` are the gateway keys in the request's head, which must not be in the body too.
     """
 
@@ -51,7 +29,8 @@ class JsonBody:
         self,
         request: Request,
         settings: Mapping[str, Any],
-        budget: JsonBudget,
+        budget: Shared,
+        caller: str,
         names: Collection[str],
         presented: Sequence[str] = (),
     ) -> None:
@@ -60,13 +39,14 @@ class JsonBody:
         self._names = names
         self._max_bytes = settings["max_json_bytes"]
         self._budget = budget
+        self._caller = caller
         self._held = 0
         self._value: Json | None = None
         self._slug = ""
 
     @property
     def value(self) -> Json:
-        """The object. Raises InvalidJson, UnsupportedMedia, TooLarge, Saturated, or what reading the body raises."""
+        """The object. Raises InvalidJson, UnsupportedMedia, or what taking memory and reading the body raise."""
         if self._value is None:
             self._slug, self._value = split_slug(self._read(), self._names)
         return self._value
@@ -80,7 +60,7 @@ class JsonBody:
         """Stop counting its bytes. Calling it twice is harmless."""
         held, self._held = self._held, 0
         if held:
-            self._budget.give_back(held)
+            self._budget.give_back(self._caller, held)
 
     def _read(self) -> Json:
         declared = media_type(self._request.headers) or JSON
@@ -100,7 +80,7 @@ class JsonBody:
         text = bytearray()
         self._request.body.limit(self._max_bytes)
         while block := self._request.body.read(BLOCK_BYTES):
-            self._budget.take(len(block))
+            self._budget.take(self._caller, len(block), self._held)
             self._held += len(block)
             text += block
         return text

@@ -63,6 +63,7 @@ class Record:
         self.body: RequestBody | None = None
         self.upload: Upload | None = None
         self.watch: Watch | None = None
+        self.sharer: str | None = None  # whom the request counts for while it runs
         self.status = 0
         self.bytes_out = 0
         self.seconds = 0.0

@@ -30,6 +30,9 @@ from ..wire.headers import single
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+# Of an answer in one piece. More may not fit into a socket's buffer, and then it takes as long as its client likes.
+MAX_PIECE_BYTES = 1 << 16
+
 # Before Python 3.10 socket.timeout is not a TimeoutError. EAGAIN is a time limit of the kernel (SO_RCVTIMEO).
 _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -280,6 +283,8 @@ def respond(
         body = b""
     if not isinstance(body, bytes):
         return _stream(response, body, start_response, done, cut)
+    if len(body) > MAX_PIECE_BYTES:
+        return _stream(response, _Pieces(body), start_response, done, cut)
     _start(response, start_response)
     done(len(body), "")
     return [body] if body else []
@@ -299,6 +304,25 @@ def _stream(
     except BaseException:
         body.close()
         raise
+
+
+class _Pieces:
+    """A large answer as a body of pieces: it is then watched until its client has taken it, as any transfer is."""
+
+    def __init__(self, whole: bytes) -> None:
+        self._left = memoryview(whole)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece, self._left = self._left[:MAX_PIECE_BYTES], self._left[MAX_PIECE_BYTES:]
+        if not piece:
+            raise StopIteration
+        return bytes(piece)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def _start(response: Response, start_response: StartResponse) -> None:

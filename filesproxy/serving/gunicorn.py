@@ -132,7 +132,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Send the access log to stdout, limit heads, and close no connection on the thread that accepts."""
+    """Send the access log to stdout, share the threads, and close no connection on the thread that accepts."""
     to_stdout()
     worker.filesproxy_lobby = lobby = Lobby(worker.cfg.threads, HEAD_SECONDS)
     if _is_known(worker):
@@ -140,6 +140,8 @@ def post_worker_init(worker: Any) -> None:
     else:
         message = "The time of a request's head is not limited: this is not the gunicorn that filesproxy knows."
         logging.getLogger("filesproxy").warning(message)
+    if isinstance(worker, ThreadWorker) and isinstance(worker.wsgi, Application):
+        worker.wsgi.share_threads(worker.cfg.threads)
     # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
     # It also reads only 64 KiB of what such a client still sends, then resets the answer: nginx makes a 502 of that.
     close = getattr(util, "close_graceful", None)

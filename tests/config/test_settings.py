@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,10 @@ GOOD = {
     "min_rate": [("1", 1), ("16384", 16384)],
     "max_json_bytes": [("33554432", 33554432)],
     "max_json_in_flight": [("1000", 1000)],
+    "max_caller_requests": [("0", 0), ("64", 64)],
     "body_timeout": [("15", 15.0)],
+    "trusted_proxies": [("10.0.0.1", (ip_network("10.0.0.1"),)), ("", ()), ("unix:", ("unix:",)),
+                        ("10.0.0.0/8  ::1 unix:", (ip_network("10.0.0.0/8"), ip_network("::1"), "unix:"))],
     "open_access": [("yes", True), ("no", False)],
     "kind": [("openai", "openai"), ("azure-openai", "azure-openai")],
     "base_url": [("https://a.example/v1/", "https://a.example/v1"), ("http://[::1]:8000", "http://[::1]:8000")],
@@ -91,7 +95,9 @@ BAD = {
     "min_rate": [*NUMBERS, "0"],
     "max_json_bytes": NUMBERS,
     "max_json_in_flight": NUMBERS,
+    "max_caller_requests": NUMBERS,
     "body_timeout": SECONDS,
+    "trusted_proxies": ["10.0.0.1/8", "10.0.0", "10.0.0.1,10.0.0.2", "localhost", "*", "unix:/run/a", "unix", SECRET],
     "open_access": TRUTHS,
     "kind": [*WORDS, "nobody", "none"],
     "base_url": ["", "a.example", "ftp://a.example", "//a.example", "https://", "https:///v1",

@@ -13,8 +13,9 @@ import pytest
 
 from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, ClientError, InvalidJson, UpstreamError
-from filesproxy.gateway.json_body import JsonBody, JsonBudget
+from filesproxy.gateway.json_body import JsonBody
 from filesproxy.gateway.json_requests import check_messages
+from filesproxy.gateway.shares import Shared
 from filesproxy.gateway.wsgi import Request
 from filesproxy.providers.anthropic.answer import completion
 from filesproxy.providers.anthropic.errors import error as translated_error
@@ -510,8 +511,8 @@ def test_any_bytes_are_a_json_object_or_an_invalid_json():
             elif rng.random() < 0.1:
                 body = body[:at] + rng.choice((b"[", b'{"a":')) * 200 + body[at:]
         environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
-        budget = JsonBudget(len(body))
-        document = JsonBody(Request(environ), {"max_json_bytes": 1 << 20}, budget, ("claude",))
+        budget = Shared("memory", len(body))
+        document = JsonBody(Request(environ), {"max_json_bytes": 1 << 20}, budget, "team", ("claude",))
         try:
             value = document.value
         except ClientError as error:
@@ -520,7 +521,7 @@ def test_any_bytes_are_a_json_object_or_an_invalid_json():
             assert isinstance(value, dict) and value == json.loads(body)
             good += 1
         document.release()
-        budget.take(len(body))  # all of it is there again
+        budget.take("team", len(body))  # all of it is there again
     assert CASES // 50 < good < CASES
 
 

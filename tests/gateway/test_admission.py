@@ -59,7 +59,13 @@ def outcome(gate, request):
         admission = gate.admit(request)
         target = admission.target
         secrets = list(target.credentials)
-        return admission.caller, target._replace(credentials=None), secrets, admission.headers_to(target)
+        return (
+            admission.caller,
+            admission.sharer,
+            target._replace(credentials=None),
+            secrets,
+            admission.headers_to(target),
+        )
     except FilesproxyError as error:
         return type(error), error.message, error.code, error.param
 
@@ -73,6 +79,19 @@ def test_gate_that_has_seen_other_callers_says_what_a_new_one_says(source):
             assert outcome(experienced, request(headers, peer)) == outcome(gate(source), request(headers, peer)), (
                 headers
             )
+
+
+def test_request_counts_for_its_key_and_without_keys_for_its_clients_address():
+    proxies = {"filesproxy": {"trusted_proxies": "127.0.0.1"}}
+    forwarded = {**CALLER, "x-forwarded-for": "203.0.113.1, 198.51.100.7"}
+    asked = gate({**KEYED, **proxies})
+    for name in ("team", "guest"):
+        assert asked.admit(request({**forwarded, "authorization": f"Bearer fp_{name}"})).sharer == name
+    asked = gate(proxies)
+    assert asked.admit(request(forwarded)).sharer == "198.51.100.7"
+    assert asked.admit(request(forwarded, "10.0.0.9")).sharer == "10.0.0.9"
+    assert asked.admit(request({**CALLER, "x-forwarded-for": "198.51.100.8"})).sharer == "198.51.100.8"
+    assert gate(None).admit(request(forwarded, "")).sharer == ""  # a Unix socket is one caller
 
 
 PER_REQUEST = ["x-amzn-trace-id", "traceparent", "x-request-id", "x-portkey-trace-id", "content-length", "range",

@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,8 @@ from filesproxy.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
-from filesproxy.gateway.json_body import BLOCK_BYTES, JsonBody, JsonBudget, split_slug
+from filesproxy.gateway.json_body import BLOCK_BYTES, JsonBody, split_slug
+from filesproxy.gateway.shares import Shared
 from filesproxy.gateway.wsgi import Request
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,8 +64,13 @@ def request(body, length=True, **environ):
     return Request({"REQUEST_METHOD": "POST", "wsgi.input": stream, "wsgi.input_terminated": True, **sized, **environ})
 
 
-def json_body(body, budget=None, names=(), max_json_bytes=LIMIT, **environ):
-    return JsonBody(request(body, **environ), {"max_json_bytes": max_json_bytes}, budget or JsonBudget(10**9), names)
+def json_body(body, budget=None, names=(), max_json_bytes=LIMIT, caller="team", **environ):
+    limits = {"max_json_bytes": max_json_bytes}
+    return JsonBody(request(body, **environ), limits, budget or memory(10**9), caller, names)
+
+
+def memory(size):
+    return Shared("memory", size)
 
 
 def left(budget):
@@ -74,11 +79,11 @@ def left(budget):
     while low < high:
         middle = (low + high + 1) // 2
         try:
-            budget.take(middle)
+            budget.take("looker", middle)
         except Saturated:
             high = middle - 1
         else:
-            budget.give_back(middle)
+            budget.give_back("looker", middle)
             low = middle
     return low
 
@@ -183,41 +188,8 @@ def test_chunked_body_that_the_server_does_not_end_is_411():
 # The budget
 
 
-def test_budget_gives_what_is_left_and_no_more():
-    budget = JsonBudget(10)
-    budget.take(10)
-    with pytest.raises(Saturated) as refused:
-        budget.take(1)
-    assert (refused.value.status, refused.value.code) == (503, "saturated")
-    assert int(refused.value.headers["retry-after"]) >= 1
-    budget.take(0)
-    budget.give_back(4)
-    budget.take(4)
-    assert left(budget) == 0
-
-
-def test_budget_is_correct_with_many_threads():
-    budget, refused = JsonBudget(1000), []
-
-    def work():
-        for _ in range(500):
-            try:
-                budget.take(300)
-            except Saturated:
-                refused.append(1)
-            else:
-                budget.give_back(300)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert left(budget) == 1000
-
-
 def test_bytes_count_until_they_are_released():
-    budget = JsonBudget(1000)
+    budget = memory(1000)
     made = json_body(b'{"a": "0123456789"}', budget)
     assert left(budget) == 1000
     assert made.value
@@ -229,10 +201,10 @@ def test_bytes_count_until_they_are_released():
 
 
 def test_second_body_is_503_while_the_first_is_held_and_fits_afterwards():
-    budget = JsonBudget(30)
+    budget = memory(30)
     first = json_body(b'{"a": "0123456789"}', budget)
     assert first.value
-    second = json_body(b'{"b": "0123456789"}', budget)
+    second = json_body(b'{"b": "0123456789"}', budget, caller="another team")
     with pytest.raises(Saturated):
         second.value  # noqa: B018
     second.release()
@@ -252,7 +224,7 @@ FAILURES = {
 @pytest.mark.parametrize("name", FAILURES)
 def test_what_was_held_is_given_back_after_a_failure(name):
     stream, error = FAILURES[name]
-    budget = JsonBudget(10**7)
+    budget = memory(10**7)
     made = json_body(stream, budget, length=False)
     with pytest.raises(error):
         made.value  # noqa: B018
@@ -262,7 +234,7 @@ def test_what_was_held_is_given_back_after_a_failure(name):
 
 @pytest.mark.parametrize("name", INVALID)
 def test_what_was_held_is_given_back_after_a_refusal(name):
-    budget = JsonBudget(10**8)
+    budget = memory(10**8)
     made = json_body(INVALID[name], budget, max_json_bytes=1 << 24)
     with pytest.raises(InvalidJson):
         made.value  # noqa: B018
@@ -271,7 +243,7 @@ def test_what_was_held_is_given_back_after_a_refusal(name):
 
 
 def test_half_read_body_that_exceeded_the_budget_is_given_back():
-    budget = JsonBudget(BLOCK_BYTES + 5)
+    budget = memory(BLOCK_BYTES + 5)
     made = json_body(b" " * (BLOCK_BYTES + 10), budget, max_json_bytes=10**9)
     with pytest.raises(Saturated):
         made.value  # noqa: B018
@@ -375,11 +347,13 @@ def test_slug_is_found_when_asserts_are_disabled():
     """Once, an assert read the body: under -O, a chat went to the default provider with its saved credential."""
     program = (
         "import io\n"
-        "from filesproxy.gateway.json_body import JsonBody, JsonBudget\n"
+        "from filesproxy.gateway.json_body import JsonBody\n"
+        "from filesproxy.gateway.shares import Shared\n"
         "from filesproxy.gateway.wsgi import Request\n"
         'body = b\'{"model": "@claude/m"}\'\n'
         "environ = {'REQUEST_METHOD': 'POST', 'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body))}\n"
-        "print(JsonBody(Request(environ), {'max_json_bytes': 99}, JsonBudget(99), ['claude']).named_provider())\n"
+        "body = JsonBody(Request(environ), {'max_json_bytes': 99}, Shared('memory', 99), 'team', ['claude'])\n"
+        "print(body.named_provider())\n"
     )
     done = subprocess.run([sys.executable, "-O", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "claude\n"

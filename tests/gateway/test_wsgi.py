@@ -11,7 +11,15 @@ import pytest
 from fakes import FakeBody
 
 from filesproxy.errors import BadRequest, ClientAborted, ClientTimeout, LengthRequired, TooLarge, UpstreamError
-from filesproxy.gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond
+from filesproxy.gateway.wsgi import (
+    MAX_PIECE_BYTES,
+    Request,
+    Response,
+    ResponseStream,
+    error_response,
+    json_response,
+    respond,
+)
 
 LENGTHS = ["-3", "+5", "3, 5", "5,5", "9" * 20, "٣", "１", "0x5", "5.0", "5 5", "5\xa0", "5\x0b", "5\n", "1_0",
            "five", "--", "5;"]  # fmt: skip
@@ -338,6 +346,20 @@ def test_any_status_has_a_reason_phrase(status, line):
     server = Server()
     server.send(Response(status, {}, b""))
     assert server.events[0][1] == line
+
+
+@pytest.mark.parametrize("size,pieces", [(MAX_PIECE_BYTES, 1), (MAX_PIECE_BYTES + 1, 2), (10 * MAX_PIECE_BYTES, 10)])
+def test_large_answer_is_over_when_its_client_has_taken_it(size, pieces):
+    """A client that does not read what no buffer can hold keeps its thread; the request was said to be over."""
+    server = Server()
+    whole = b"0123456789" * (size // 10) + b"x" * (size % 10)
+    stream = server.send(Response(200, {"content-length": str(size)}, whole))
+    assert (("done", size, "") in server.events) == (pieces == 1)
+    taken = list(stream)
+    assert b"".join(taken) == whole and len(taken) == pieces
+    if pieces > 1:
+        stream.close()
+    assert [event for event in server.events if event[0] == "done"] == [("done", size, "")]
 
 
 def test_first_chunk_is_read_before_start_response():

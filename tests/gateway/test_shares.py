@@ -1,0 +1,106 @@
+"""What callers share: nobody holds more than it leaves free, and what was held comes back."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from filesproxy.errors import CallerBusy, Saturated
+from filesproxy.gateway.shares import Shared
+
+
+def taken(shared, caller, amount=1):
+    """How often the caller can take this amount."""
+    count = 0
+    while True:
+        try:
+            shared.take(caller, amount)
+        except (CallerBusy, Saturated):
+            return count
+        count += 1
+
+
+@pytest.mark.parametrize("total,shares", [(256, [128, 64, 32]), (4, [2, 1, 1]), (2, [1, 1]), (1, [1, 0])])
+def test_nobody_holds_more_than_it_leaves_free(total, shares):
+    shared = Shared("threads", total)
+    assert [taken(shared, f"team-{number}") for number in range(len(shares))] == shares
+
+
+def test_two_that_always_want_more_get_a_third_each():
+    shared = Shared("threads", 256)
+    held = {"a": taken(shared, "a"), "b": 0}
+    for _ in range(1000):  # requests end and others come, in turn
+        for name in held:
+            if held[name]:
+                shared.give_back(name)
+                held[name] -= 1
+        for name in ("b", "a"):
+            held[name] += taken(shared, name)
+    assert 80 <= held["a"] <= 90 and 80 <= held["b"] <= 90
+
+
+def test_over_the_share_is_429_and_over_everything_is_503_and_both_say_when_to_come_back():
+    shared = Shared("threads", 4)
+    taken(shared, "a")
+    with pytest.raises(CallerBusy) as busy:
+        shared.take("a")
+    assert (busy.value.status, busy.value.code, busy.value.type) == (429, "caller_busy", "rate_limit_error")
+    shared.take("b"), shared.take("c")
+    with pytest.raises(Saturated) as full:
+        shared.take("d")
+    assert (full.value.status, full.value.code) == (503, "saturated")
+    assert busy.value.headers == full.value.headers == {"retry-after": "1"}
+
+
+def test_only_request_of_a_caller_may_be_larger_than_its_share():
+    memory = Shared("memory", 100)
+    memory.take("a", 40)
+    memory.take("a", 40, 40)  # the same request goes on
+    with pytest.raises(CallerBusy):
+        memory.take("a", 1)  # another one
+    with pytest.raises(Saturated):
+        memory.take("a", 30, 80)
+    memory.take("b", 5)
+    memory.give_back("a", 80)
+    memory.take("a", 1)
+
+
+def test_fixed_share_holds_instead_also_where_the_number_of_threads_is_unknown():
+    shared = Shared("threads", float("inf"), 3)
+    assert [taken(shared, "a"), taken(shared, "b")] == [3, 3]
+    assert taken(Shared("threads", 4, 4), "a") == 4
+
+
+def test_unknown_number_of_threads_is_not_shared():
+    shared = Shared("threads", float("inf"))
+    for _ in range(10_000):
+        shared.take("a")
+
+
+def test_what_was_given_back_is_there_again_and_callers_are_forgotten():
+    shared = Shared("threads", 8)
+    for number in range(1000):
+        assert taken(shared, f"caller-{number}") == 4
+        for _ in range(4):
+            shared.give_back(f"caller-{number}")
+    assert shared._held == {}
+
+
+def test_counts_are_correct_with_many_threads():
+    shared = Shared("memory", 1000)
+
+    def work(name):
+        for _ in range(2000):
+            try:
+                shared.take(name, 100)
+            except (CallerBusy, Saturated):
+                continue
+            shared.give_back(name, 100)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "aabbccdd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shared.take("one", 1000)  # all of it
