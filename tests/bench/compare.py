@@ -249,7 +249,7 @@ def contenders(options, folder):
     words = {"port": small, "tls": tls, "folder": folder, "file": json.dumps(FILE), "chat": json.dumps(CHAT)}
     config = folder / "filesproxy.ini"
     config.write_text(
-        f"[filesproxy]\nmax_upload_bytes = {size + BLOCK}\n"
+        f"[filesproxy]\nmax_upload_bytes = {size + BLOCK}\nmax_caller_requests = 256\n"
         f"[provider:small]\nkind = openai\nbase_url = http://127.0.0.1:{small}/v1\n"
         f"[provider:tls]\nkind = openai\nbase_url = https://127.0.0.1:{tls}/v1\nca_file = {cert}\n"
         f"[provider:files]\nkind = openai\nbase_url = http://127.0.0.1:{port}/v1\n"

@@ -1,13 +1,14 @@
 """What the gateway stands, measured by hand: many uploads, stalled clients, a faulty provider, clients that leave,
-few descriptors, answers that come twice, a loop of two gateways.
+few descriptors, answers that come twice, a loop of two gateways, callers that starve others.
 
-    python tests/bench/stress.py                    all but the soak, about three minutes
+    python tests/bench/stress.py                    all but the soak, about six minutes
     python tests/bench/stress.py doubled            one of them; --help names them
     python tests/bench/stress.py soak --minutes 10
 
 Needs gunicorn; Linux (/proc). On loopback: this process is the clients, a second one the provider, and gunicorn runs
 with gunicorn.conf.py as shipped, two workers. Exits 1 if an answer was wrong: a short file that looks whole, another
-file's metadata, another SHA-256, another team's content, no answer at all where there has to be one.
+file's metadata, another SHA-256, another team's content, no answer at all where there has to be one; or if one caller
+kept another waiting.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import random
 import re
 import resource
+import select
 import socket
 import struct
 import sys
@@ -79,6 +81,7 @@ class Provider:
                 if path.startswith("/doubled/"):
                     self.answer_doubly(sock, stream, path)
                     return
+                stream.read(int(headers.get("content-length", 0)))
                 self.spoil(sock, fault) if fault else self.answer(sock, path, digest)
         except (OSError, ValueError):
             pass
@@ -429,8 +432,148 @@ def threads(gateway):
     return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in gateway.workers())
 
 
+# One caller against the others
+
+KEYS = {"hog": "fp_stress-hog", "team": "fp_stress-team"}
+CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 300_000}]}).encode()
+JSON_KIND = {"content-type": "application/json"}
+
+
+def by_key(name):
+    return {"x-portkey-api-key": KEYS[name]}
+
+
+def beside(gateway, what, seconds=24):
+    """Another team's chats and health checks, one after another, beside what somebody does."""
+    ends, chats, health, slowest = time.monotonic() + seconds, [], [], 0.0
+    while time.monotonic() < ends:
+        for answers, call_one in (
+            (
+                chats,
+                lambda: call(gateway, "POST", "/v1/chat/completions", CHAT, headers={**by_key("team"), **JSON_KIND}),
+            ),
+            (health, lambda: call(gateway, "GET", "/v1/health")),
+        ):
+            began = time.monotonic()
+            answers.append(call_one()[0])
+            slowest = max(slowest, time.monotonic() - began)
+        time.sleep(0.1)
+    bad = [status for status in chats + health if status != 200]
+    print(f"  beside {what}: {chats.count(200)} of {len(chats)} chats of another team, {health.count(200)} of "
+          f"{len(health)} health checks, the slowest after {slowest:.1f} s", flush=True)  # fmt: skip
+    if bad or slowest > 3:
+        wrong.append(f"beside {what}: answers {sorted(set(bad))}, the slowest after {slowest:.1f} s")
+
+
+def connected(gateway, data):
+    """A connection that is to send this, as far as it is taken, and then stays open."""
+    sock = socket.create_connection(("127.0.0.1", gateway.port), 60)
+    sock.setblocking(False)
+    return sock, memoryview(data)
+
+
+def is_readable(sock):
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def push(held):
+    """Send what each still takes; those that the other side has closed are left out."""
+    left = []
+    for sock, rest in held:
+        try:
+            while rest:
+                rest = rest[sock.send(rest) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            rest = None
+        if rest is None or is_readable(sock):  # an answer or an end: a refusal
+            sock.close()
+        else:
+            left.append((sock, rest))
+    return left
+
+
+@contextlib.contextmanager
+def going_on(held, seconds, again):
+    """Send on at this interval, with `again` of what is left."""
+    over = threading.Event()
+
+    def work():
+        nonlocal held
+        while not over.wait(seconds):
+            held = again(held)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    yield
+    over.set()
+    worker.join()
+    for sock, _ in held:
+        sock.close()
+
+
+def half_sent_bodies(gateway, large=260, small=340):
+    """JSON of one key that stops before its end: so much that it fills the memory for JSON, and every thread.
+
+    Who is dropped or refused comes back after two seconds.
+    """
+
+    def half_sent(size):
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size + 1000}\r\n"
+        head += f"Content-Type: application/json\r\nx-portkey-provider: @good\r\nx-portkey-api-key: {KEYS['hog']}\r\n"
+        return connected(gateway, head.encode() + b"\r\n" + b" " * size)
+
+    def again(held):
+        nonlocal due
+        held = push(held)
+        if time.monotonic() > due:
+            due = time.monotonic() + 2
+            held += push([half_sent(50_000) for _ in range(large + small - len(held))])
+        return held
+
+    due = time.monotonic() + 2
+    held = push([half_sent(1_200_000) for _ in range(large)])
+    held += push([half_sent(50_000) for _ in range(small)])
+    with going_on(held, 0.05, again):
+        time.sleep(4)
+        beside(gateway, f"{large + small} half-sent bodies of one key")
+
+
+def dripped_heads(gateway, count=530):
+    """Connections that send a byte of their head every two seconds, and come back when they are dropped."""
+
+    def dripping():
+        return connected(gateway, b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nx-drip: ")
+
+    def again(held):
+        held = push([(sock, memoryview(b"a")) for sock, _ in held])
+        return held + push([dripping() for _ in range(count - len(held))])
+
+    with going_on(push([dripping() for _ in range(count)]), 2, again):
+        time.sleep(2)
+        beside(gateway, f"{count} dripped heads")
+
+
+def starving_callers(provider, folder):
+    config = folder / "starve.ini"
+    sections = ["[filesproxy]", "[provider:good]", "kind = openai", f"base_url = {provider}/good/v1",
+                "credential = sk-stress"]  # fmt: skip
+    for name, key in KEYS.items():
+        sections += [f"[key:{name}]", f"sha256 = {hashlib.sha256(key.encode()).hexdigest()}", "providers = good"]
+    config.write_text("\n".join(sections))
+    for kind in ("gunicorn", "embedded"):
+        for attack in (half_sent_bodies, dripped_heads):
+            with running(kind, folder / f"{kind}-{attack.__name__}", FILESPROXY_CONFIG=config) as gateway:
+                print(kind)
+                attack(gateway)
+
+
 OF_THE_SHIPPED = {"big": big_uploads, "stalled": stalled_clients, "faulty": faulty_provider, "leaving": leaving_clients}
-OF_THEIR_OWN = {"descriptors": few_descriptors, "doubled": doubled_answers, "loop": loop_of_two}
+OF_THEIR_OWN = {"descriptors": few_descriptors, "doubled": doubled_answers, "loop": loop_of_two,
+                "starve": starving_callers}  # fmt: skip
 
 
 def soak(gateway, minutes):
