@@ -27,7 +27,7 @@ from ..gateway.auth import GATEWAY_KEY_PREFIX, is_loopback
 from ..providers import PROVIDERS
 from . import files
 from .demo import demo
-from .embedded import Server
+from .embedded import MAX_CONNECTIONS, Server
 from .limits import raise_descriptor_limit
 
 GRACE_SECONDS = 30.0  # for running transfers, after the server was told to stop
@@ -133,7 +133,6 @@ def serve(arguments: Mapping[str, Any]) -> int:
         reason = error.strerror or error
         print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
         return 1
-    application.share_threads(server.max_connections)
     _stop_on_signals(server)
     signal.signal(signal.SIGHUP, lambda signum, frame: _reload(server, arguments))
     print(_banner(server, application), file=sys.stderr, flush=True)
@@ -164,6 +163,7 @@ def _application(arguments: Mapping[str, Any], transports: Mapping[str, Transpor
     application = create_app(config, transports=transports, **settings)
     host, _ = application.config.settings["listen"]
     application.this_machine_only = not application.config.keys and is_loopback(host)
+    application.share_threads(MAX_CONNECTIONS)  # also after a reload
     return application
 
 
