@@ -14,8 +14,9 @@ from ..calls import Provider, Setting
 from ..errors import ConfigError
 from ..providers.table import Scope, check_table, scope_of, settings_of
 from ..transports.https import tls
+from .credentials import NO_CREDENTIAL, is_saved
 from .ini import Source, read
-from .settings import NO_CREDENTIAL, is_name, is_saved, is_written_out, known_settings, parsed
+from .settings import is_name, is_written_out, known_settings, parsed
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
 # Kubernetes sets these variables for every service, so one called `filesproxy` sets some that are not settings.

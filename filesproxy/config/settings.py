@@ -16,12 +16,9 @@ from ..providers.table import settings_of
 from ..redaction import Secret
 from ..transports.https.proxy import proxy_url
 from ..wire import urls
+from .credentials import credential, is_literal
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_CREDENTIAL = re.compile(r"[\x21-\x7e]{1,4096}")
-#: `credential = none`: the provider is saved, and its host asks for no credential. Told apart by identity.
-NO_CREDENTIAL = Secret()
-MIN_CREDENTIAL = 8  # characters: a shorter word is redacted wherever an answer happens to contain it
 
 
 def is_name(text: str) -> bool:
@@ -97,42 +94,11 @@ def _yes(text: str) -> bool:
     return text == "yes"
 
 
-def credential(text: str) -> Secret:
-    """A credential: `env:NAME`, `file:/path` or the literal itself; one word of visible ASCII characters.
-
-    NO_CREDENTIAL for the literal `none`. ValueError for a word that is too short to be redacted without harm.
-    """
-    if text == "none":
-        return NO_CREDENTIAL
-    if text.startswith("env:"):
-        text = os.environ.get(text[4:], "")
-    elif text.startswith("file:"):
-        text = _content(text[5:])
-    if not _CREDENTIAL.fullmatch(text):
-        raise ValueError("env:NAME of a variable that is set, file:/path that can be read, or one word of ASCII")
-    if len(text) < MIN_CREDENTIAL:
-        raise ValueError(f"{MIN_CREDENTIAL} characters or more, or `none` for a host that asks for no credential")
-    return Secret(text)
-
-
-def is_saved(own: Mapping[str, Any]) -> bool:
-    """Whether a provider with these settings is a saved one: with a credential, or with `credential = none`."""
-    return bool(own["credential"]) or own["credential"] is NO_CREDENTIAL
-
-
 def is_written_out(setting: Setting, text: str) -> bool:
     """Whether this text of a setting is itself a secret: a literal credential, or a proxy's URL with a password."""
     if setting.parse is credential:
-        return text != "none" and not text.startswith(("env:", "file:"))
+        return is_literal(text)
     return setting.parse is proxy_url and "@" in text
-
-
-def _content(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read(8192).strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _listen(text: str) -> tuple[str, int]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..calls import Provider, Setting, Target
+from ..config.credentials import is_saved
 from ..config.load import Config, Key
-from ..config.settings import is_saved
 from ..errors import BadRequest, Forbidden, Unauthorized
 from ..providers.table import Scope
 from ..redaction import Secret, single_credential

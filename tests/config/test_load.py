@@ -10,8 +10,9 @@ import pytest
 from configurations import SECRET, config, hashed, refusal, written
 
 from filesproxy import create_app
+from filesproxy.config.credentials import is_saved
 from filesproxy.config.load import Key
-from filesproxy.config.settings import is_saved, known_settings
+from filesproxy.config.settings import known_settings
 from filesproxy.providers import PROVIDERS
 
 KEY = {"sha256": hashed("fp_a"), "providers": "*"}
