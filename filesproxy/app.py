@@ -110,15 +110,15 @@ class Application:
         record = Record(environ, self._credential_keys, self._saved)
         try:
             return self._respond(environ, start_response, record)
-        except BaseException:  # there is no response whose `close` would do it
-            self._release(record)
+        except BaseException as error:  # there is no response whose `close` would do it
+            self._finish(record, 500, 0, type(error).__name__)
             raise
 
     def _respond(self, environ: WSGIEnvironment, start_response: StartResponse, record: Record) -> Iterable[bytes]:
         try:
             return self._send(self._answer(environ, record), environ, start_response, record)
         except FilesproxyError as error:
-            record.note_failure(error.code or "")
+            record.note_failure(error.code or "", error.detail)
             response = error_response(error, record.headers())
         except Exception as error:
             _log.error("request %s: %s", record.id, _where(error))
@@ -129,13 +129,16 @@ class Application:
             response = error_response(failure, record.headers())
         return self._send(response, environ, start_response, record)
 
-    def _release(self, record: Record) -> None:
-        """Stop watching the request and counting it for its caller; a second time is harmless."""
+    def _finish(self, record: Record, status: int, sent: int, error: str) -> None:
+        """Stop watching the request and counting it for its caller, and tell the observers."""
         if record.watch:
             record.watch.close()
         sharer, record.sharer = record.sharer, None
         if sharer is not None:
             self._threads.give_back(sharer)
+        record.finish(status, sent, error)
+        for observer in self._observers:
+            observer.finished(record)
 
     def _answer(self, environ: WSGIEnvironment, record: Record) -> Response:
         request = Request(environ)
@@ -218,11 +221,8 @@ class Application:
         watch = record.watch or Watch()
 
         def done(sent: int, error: str) -> None:
-            self._release(record)
             is_slow = error == "client_aborted" and watch.is_overdue
-            record.finish(response.status, sent, "client_timeout" if is_slow else error)
-            for observer in self._observers:
-                observer.finished(record)
+            self._finish(record, response.status, sent, "client_timeout" if is_slow else error)
 
         stream = respond(response, environ["REQUEST_METHOD"], start_response, done, watch.cut)
         if isinstance(stream, ResponseStream):

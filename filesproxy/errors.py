@@ -44,7 +44,10 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class FilesproxyError(Exception):
-    """A failure that a client may see: `status`, OpenAI's `type`, `param` and `code`, and extra response `headers`."""
+    """A failure that a client may see: `status`, OpenAI's `type`, `param` and `code`, and extra response `headers`.
+
+    `detail` is for the operator's log only: a path, and what the system said.
+    """
 
     status = 500
     type = "server_error"
@@ -57,9 +60,11 @@ class FilesproxyError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
+        detail: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.detail = detail
         self.param = param
         self.code = code or self.code
         self.headers = dict(headers)

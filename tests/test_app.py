@@ -16,7 +16,7 @@ from configurations import MADE, hashed
 from fakes import FILE, OPENAI, FakeBody, FakeUpstream, form, form_type
 
 from filesproxy import create_app
-from filesproxy.app import Application
+from filesproxy.app import Application, make_transports
 from filesproxy.calls import Answer
 from filesproxy.errors import FINAL_CODES, UpstreamError
 from filesproxy.gateway import access_log as access_log_module
@@ -435,6 +435,7 @@ def test_access_log_has_one_line_per_request_and_no_secret(client, upstream, acc
         "bytes_out": line["bytes_out"],
         "status": 200,
         "error": None,
+        "detail": None,
     }
     assert "sk-caller" not in caplog.text
 
@@ -786,8 +787,8 @@ def test_credential_in_a_private_providers_header_is_not_logged(make_client, acc
 
 @pytest.mark.parametrize("kind", ["answer", "download"])
 @pytest.mark.parametrize("failure", [ValueError("a server that does not like a header"), KeyboardInterrupt()])
-def test_start_response_that_raises_leaves_no_watch_behind(failure, kind, upstream):
-    """The watchdog's thread went on for ever, with a socket that was long closed."""
+def test_start_response_that_raises_leaves_no_watch_behind_and_a_line_in_the_log(failure, kind, upstream, access_log):
+    """The watchdog's thread went on for ever, with a socket that was long closed, and nothing told of the request."""
 
     def start_response(status, headers, exc_info=None):
         raise failure
@@ -800,6 +801,26 @@ def test_start_response_that_raises_leaves_no_watch_behind(failure, kind, upstre
     with pytest.raises(type(failure)):
         application(environ, start_response)
     assert not application._watchdog._watches and upstream.bodies[0].closed
+    (line,) = access_log()
+    assert (line["status"], line["error"], line["bytes_out"]) == (500, type(failure).__name__, 0)
+
+
+def test_log_says_where_a_failure_was_that_the_client_learns_less_about(make_client, access_log, tmp_path):
+    """The path of a disk that cannot be used was in no log."""
+    (tmp_path / "store").write_text("a file")
+    client = make_client({"provider:local": {"folder": str(tmp_path / "store")}}, transports=make_transports())
+    answer = client.get("/v1/files", headers={"x-portkey-provider": "local"}, status=500)
+    assert str(tmp_path) not in answer.text and answer.json["error"]["code"] == "store_error"
+    assert access_log()[-1]["detail"].startswith(f"{tmp_path}/store")
+
+
+def test_log_has_the_line_that_the_client_reads_about_an_unreachable_host(make_client, access_log):
+    client = make_client(
+        {"provider:far": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}}, transports=make_transports()
+    )
+    headers = {**OPENAI, "x-portkey-provider": "far"}
+    message = client.get("/v1/files", headers=headers, status=502).json["error"]["message"]
+    assert message == access_log()[-1]["detail"] == "Cannot connect to 127.0.0.1:9 (ECONNREFUSED)."
 
 
 def test_download_whose_body_fails_to_close_is_logged_and_not_watched_any_longer(make_client, access_log):

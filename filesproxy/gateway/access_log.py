@@ -50,6 +50,7 @@ def line(record: Record) -> str:
             "bytes_out": record.bytes_out,
             "status": record.status,
             "error": record.error or None,
+            "detail": record.detail or None,
             "ms": round(record.seconds * 1000, 1),
         }
     )

@@ -70,7 +70,7 @@ class Record:
         self._saved = saved
         self._presented = [secret for key in environ.keys() & presented for secret in _secrets_in(key, environ[key])]
         self._file_id = ""
-        self._error = ""
+        self._error = self._detail = ""
 
     @property
     def trace_id(self) -> str:
@@ -98,6 +98,11 @@ class Record:
         """The code or class of the failure, "" if there was none."""
         hide = self._without_saved if _CODE.fullmatch(self._error) else self._hidden
         return hide(self._error)[:64]  # a provider's code may have any length
+
+    @property
+    def detail(self) -> str:
+        """What the operator needs to know of the failure, "" if the code says it."""
+        return self._hidden(self._detail)[:300]
 
     @property
     def bytes_in(self) -> int:
@@ -136,9 +141,9 @@ class Record:
         if isinstance(file_id, str) and is_id(file_id) and self._hidden(file_id) == file_id:
             self._file_id = file_id
 
-    def note_failure(self, error: str) -> None:
-        """Note why the request failed: a code, or the class of an exception."""
-        self._error = error
+    def note_failure(self, error: str, detail: str = "") -> None:
+        """Note why the request failed: a code, or the class of an exception; and what the code does not say."""
+        self._error, self._detail = error, detail
 
     def finish(self, status: int, bytes_out: int, error: str) -> None:
         """The request is over; `error` is what ended the answer, "" if nothing did."""

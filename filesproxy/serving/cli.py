@@ -89,7 +89,10 @@ def _app_settings() -> list[Setting]:
 
 
 def check(config: str | None) -> int:
-    """Print what the configuration means. Raises ConfigError, which names the place, if something is wrong with it."""
+    """Print what the configuration means. 1 if a folder for files cannot be used.
+
+    Raises ConfigError, which names the places, if something is wrong with the configuration.
+    """
     found = create_app(config).config
     named = config or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
     print("The configuration is valid." if named else "There is no configuration file; these are the defaults.")
@@ -98,9 +101,11 @@ def check(config: str | None) -> int:
     for known in found.keys:
         uses = f"providers {' '.join(known.providers) or 'none'}, operations {' '.join(known.operations)}"
         print(f"  key {known.name}: {uses}")
-    for warning in found.warnings:
+    for warning in (*found.warnings, *files.warnings(found)):
         print(f"  warning: {warning}")
-    return 0
+    for problem in (problems := files.unusable(found)):
+        print(f"filesproxy: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def key(name: str) -> int:
@@ -133,6 +138,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
         reason = error.strerror or error
         print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
         return 1
+    files.tell(application.config)
     _stop_on_signals(server)
     signal.signal(signal.SIGHUP, lambda signum, frame: _reload(server, arguments))
     print(_banner(server, application), file=sys.stderr, flush=True)

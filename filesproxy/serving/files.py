@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..config.load import Config
@@ -46,14 +48,46 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _folder(config: Config, name: str | None) -> str:
-    folders = {name: own["folder"] for name, own in config.providers.items() if own["kind"] == "local"}
+    folders = _folders(config)
     if name is None and len(folders) == 1:
-        return str(*folders.values())
+        return next(iter(folders.values()))
     if name in folders:
-        return str(folders[name])
+        return folders[name]
     if not folders:
         raise ConfigError("no provider keeps files here: there is no `folder` in the configuration.")
     raise ConfigError(f"--provider must be one of {', '.join(sorted(folders))}.")
+
+
+def unusable(config: Config) -> list[str]:
+    """Why folders in which files are to be kept cannot be used, each with its path."""
+    return list(filter(None, map(maintenance.unusable, _folders(config).values())))
+
+
+def warnings(config: Config) -> list[str]:
+    """What stands in the stores that no key reaches: files of owners that have been renamed, or of nobody."""
+    found = []
+    known = {key.name for key in config.keys} or {""}
+    for folder in _folders(config).values():
+        with suppress(StoreError):  # `unusable` says why
+            strangers = [name for name in maintenance.owners(folder) if name not in known]
+            if named := ", ".join(filter(None, strangers)):
+                found.append(f"{folder} has files of {named}, and no gateway key has that name: nobody can read them.")
+            if "" in strangers:
+                found.append(f"{folder} has files from a time without gateway keys: no key can read them.")
+    return found
+
+
+def tell(config: Config) -> None:
+    """Log what `check` would say of the folders."""
+    logger = logging.getLogger("filesproxy")
+    for problem in unusable(config):
+        logger.error(problem)
+    for warning in warnings(config):
+        logger.warning(warning)
+
+
+def _folders(config: Config) -> dict[str, str]:
+    return {name: str(own["folder"]) for name, own in config.providers.items() if own["kind"] == "local"}
 
 
 def _list(folder: str, arguments: argparse.Namespace) -> int:

@@ -126,9 +126,11 @@ class _Way(NamedTuple):
 def _failure(error: Exception, way: _Way) -> UpstreamError:
     """What a client reads: the phase, the host, its port, and the cause as far as it is known."""
     if isinstance(error, TIMEOUTS):
-        return UpstreamTimeout(f"Connecting to {way.peer if not way.is_connected else way.end} took too long.")
+        message = f"Connecting to {way.peer if not way.is_connected else way.end} took too long."
+        return UpstreamTimeout(message, detail=message)
     if isinstance(error, ssl.SSLError):
-        return UpstreamError(_tls_failure(error, way.end), code="upstream_tls")
+        message = _tls_failure(error, way.end)
+        return UpstreamError(message, code="upstream_tls", detail=message)
     if isinstance(error, (socket.gaierror, UnicodeError)):
         message = f"Cannot resolve {way.peer}{_cause(error)}."
     elif not way.is_connected:
@@ -137,7 +139,7 @@ def _failure(error: Exception, way: _Way) -> UpstreamError:
         message = f"The proxy opened no connection to {way.end}{_cause(error)}."
     else:
         message = f"The connection to {way.end} ended during the TLS handshake{_cause(error)}."
-    return UpstreamError(message, code="upstream_unreachable")
+    return UpstreamError(message, code="upstream_unreachable", detail=message)
 
 
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")  # http.client's words

@@ -58,14 +58,18 @@ class Blobs:
 
     def _check(self) -> bool:
         """Whether all folders are there. StoreError for one that others could write to."""
+        found = [self.check_folder(path) for path in self._paths()]  # each is looked at
+        return all(found)
+
+    @staticmethod
+    def check_folder(path: str) -> bool:
+        """Whether this folder is there. StoreError for one that others could write to, and for what is no folder."""
         with disk_errors():
-            found = [status for status in map(_status, self._paths()) if status]
-        for status in found:
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise StoreError(
-                    "The local store's folder must belong to this user, and nobody else may be able to write to it."
-                )
-        return len(found) == len(self._paths())
+            found = _status(path)
+        if found and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022):
+            message = "The local store's folder must belong to this user, and nobody else may be able to write to it."
+            raise StoreError(message, detail=path)
+        return found is not None
 
     def make(self) -> None:
         """Make the folders that are not there yet."""

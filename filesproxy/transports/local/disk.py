@@ -15,7 +15,7 @@ from ...errors import StoreError, StoreFull
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Raise OSErrors as our own errors, because the text of an OSError contains paths."""
+    """Raise OSErrors as our own errors, whose message has no path: that is for the log."""
     try:
         yield
     except OSError as error:
@@ -23,12 +23,13 @@ def disk_errors() -> Iterator[None]:
 
 
 def _raise(error: OSError) -> NoReturn:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        raise StoreFull("The local store has no space left; nothing was stored.") from None
-    if error.errno == errno.EROFS:
-        raise StoreError("The local store's disk is read-only.") from None
     name = errno.errorcode.get(error.errno or 0, "unknown")
-    raise StoreError(f"The local store cannot use its folder ({name}).") from None
+    detail = f"{error.filename}: {name}" if error.filename else name
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise StoreFull("The local store has no space left; nothing was stored.", detail=detail) from None
+    if error.errno == errno.EROFS:
+        raise StoreError("The local store's disk is read-only.", detail=detail) from None
+    raise StoreError(f"The local store cannot use its folder ({name}).", detail=detail) from None
 
 
 def write_all(handle: int, block: bytes) -> None:

@@ -124,6 +124,11 @@ class Index:
         with self._connection() as database:
             return [dict(row) for row in database.execute(query, (*values, int(now), limit))]
 
+    def owners(self) -> list[str]:
+        """Everybody who has a file."""
+        with self._connection() as database:
+            return [owner for (owner,) in database.execute("SELECT DISTINCT owner FROM files ORDER BY owner")]
+
     def every(self, limit: int = 1000) -> Iterator[Json]:
         """All rows, by owner and id, a page at a time: a long look would keep sqlite from writing back its log."""
         owner, after = "", ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from . import sidecars
 from .blobs import PLACES, Blobs
 from .disk import FolderLock, disk_errors, private, sync_folder
 from .index import FILE, LOG_SUFFIXES, Index
+from .reserve import Reserve
 
 Say = Callable[[str], object]
 _NEW = "index.new.sqlite3"
@@ -41,6 +43,50 @@ class Verified(NamedTuple):
     without_sha256: int
     without_sidecar: int
     lost: Count
+
+
+def unusable(folder: str) -> str:
+    """Why a gateway could not keep files in this folder; "" if it can. Leaves nothing behind, and makes no folder."""
+    try:
+        if not os.path.lexists(folder):
+            parent = _existing_parent(folder)
+            return "" if os.access(parent, os.W_OK | os.X_OK) else f"{folder}: cannot be made in {parent} (EACCES)"
+        Blobs.check_folder(folder)
+        _try_to_write(folder)
+        if os.path.isdir(os.path.join(folder, "blobs")):
+            _index(folder).close()
+        return ""
+    except StoreError as error:
+        return f"{folder}: {error.message}{error.detail and f' ({error.detail})'}"
+
+
+def _existing_parent(folder: str) -> str:
+    parent = os.path.dirname(folder)
+    return parent if os.path.lexists(parent) or parent == folder else _existing_parent(parent)
+
+
+def _try_to_write(folder: str) -> None:
+    """Write and sync a file, and see whether there is room for an upload. Raises StoreError and StoreFull."""
+    with disk_errors():
+        handle, path = tempfile.mkstemp(prefix="probe-", dir=folder)
+        try:
+            os.write(handle, b"probe")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+            os.unlink(path)
+    Reserve(folder).check_room()
+
+
+def owners(folder: str) -> list[str]:
+    """Everybody who has a file in this folder; nobody if there is no store in it."""
+    if not os.path.isdir(os.path.join(folder, "blobs")):
+        return []
+    index = _index(folder)
+    try:
+        return index.owners()
+    finally:
+        index.close()
 
 
 def files(folder: str) -> Iterator[Json]:

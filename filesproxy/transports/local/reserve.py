@@ -29,13 +29,18 @@ class Reserve:
         StoreFull if there is not, StoreError on a read-only disk.
         """
         with disk_errors():
+            if not self.check_room(wanted):
+                self._make()
+
+    def check_room(self, wanted: int = 0) -> bool:
+        """Whether the reserve is there. StoreFull if there is no room for it and for this many bytes."""
+        with disk_errors():
             found = os.statvfs(self._folder)
             # With room for one reserve only, it would take at once what a delete has just released and not yet used.
-            is_missing = not self._is_whole()
-            if found.f_bavail * found.f_frsize < (2 * RESERVE_BYTES if is_missing else 0) + wanted:
-                raise StoreFull("The local store has no space left for this file; nothing was stored.")
-            if is_missing:
-                self._make()
+            is_there = self._is_whole()
+        if found.f_bavail * found.f_frsize < (0 if is_there else 2 * RESERVE_BYTES) + wanted:
+            raise StoreFull("The local store has no space left for this file; nothing was stored.")
+        return is_there
 
     def _make(self) -> None:
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
