@@ -18,12 +18,16 @@ from .exchange import EventStream, answer_headers, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import permit, require_this_machine
+from .gateway.files import call_of
 from .gateway.health import health
-from .gateway.json_body import JsonBody
+from .gateway.json_body import JsonBody, split_model
 from .gateway.json_requests import HANDLERS
 from .gateway.key_guard import KeyGuard
+from .gateway.models import SECONDS as MODELS_SECONDS
+from .gateway.models import ModelLists
+from .gateway.portkey import FORWARD, METADATA, forwarded, metadata, unread
 from .gateway.record import Observer, Record
-from .gateway.router import Match, route
+from .gateway.router import Match, named_model, route
 from .gateway.shares import Shared
 from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond, traced
 from .providers import PROVIDERS
@@ -32,7 +36,7 @@ from .redaction import redact
 from .transports.https.transport import HttpTransport
 from .transports.local.transport import LocalTransport
 from .watchdog import Watch, Watchdog, no_bytes
-from .wire.headers import safe
+from .wire.headers import media_type, safe
 from .wire.ranges import partial
 
 if TYPE_CHECKING:
@@ -95,6 +99,8 @@ class Application:
         self._watchdog = Watchdog()
         self._json = Shared("memory for JSON requests", config.settings["max_json_in_flight"])
         self.share_threads(float("inf"))
+        self._models = ModelLists(self._ask_for_models)
+        self._lists = frozenset(name for entry in providers.values() for name in entry.get("list_headers", ()))
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
         self._saved = tuple([own["credential"] for own in config.providers.values() if own["credential"]])
         self._credential_keys = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
@@ -145,9 +151,13 @@ class Application:
         presented = self._guard.check_head(request)
         record.note_trace(request.headers)
         record.body = request.body
-        request.refuse_encoded_slash()
+        if not named_model(request.path):
+            request.refuse_encoded_slash()
         _check_via(request, self.config)
         match = route(request.method, request.path)
+        if match.route.body == "part or json":
+            is_form = media_type(request.headers) == "multipart/form-data"
+            match = match._replace(route=match.route._replace(body="part" if is_form else "json"))
         record.operation = match.route.operation
         record.note_file(match.id)
         if match.route.operation in OWN_OPERATIONS:
@@ -159,6 +169,8 @@ class Application:
         admission = self._admit(request, match, record)
         self._threads.take(admission.sharer)
         record.sharer = admission.sharer
+        if match.route.operation == "list_models" and (targets := admission.chat_targets()):
+            return self._all_models(request, match, admission, targets, record)
         watch = record.watch = self._watchdog.watch(request.client)
         request.body.is_overdue = lambda: watch.is_overdue
         if match.route.body != "none":
@@ -166,7 +178,7 @@ class Application:
         request.check_form = lambda texts, field: self._guard.check_form(presented, texts, field)
         body = JsonBody(request, self.config.settings, self._json, admission.sharer, self.config.providers, presented)
         try:
-            target = self._find_target(match, admission, body, watch)
+            match, target = self._find_target(match, admission, body, watch)
             record.note_target(target)
             # JSON has no back-pressure: what a slow client has sent of it stays in memory until the rest has come.
             moved = no_bytes if match.route.body == "json" else lambda: request.body.size
@@ -193,17 +205,44 @@ class Application:
         permit(admission.caller, match.route.operation)
         return admission
 
-    def _find_target(self, match: Match, admission: Admission, body: JsonBody, watch: Watch) -> Target:
+    def _find_target(self, match: Match, admission: Admission, body: JsonBody, watch: Watch) -> tuple[Match, Target]:
+        """The target, and the match without the provider that its model named."""
+        if match.model:
+            named, model = split_model(match.model, self.config.providers)
+            return match._replace(model=model), admission.target_by_model(lambda: named)
         if match.route.body != "json":
-            return admission.target
+            return match, admission.target
         # The model may name the provider, so the body may be read before the provider's own limits are known.
         _limit_transfer(watch, self.config.settings)
-        return admission.target_by_model(body.named_provider)
+        return match, admission.target_by_model(body.named_provider)
+
+    def _all_models(
+        self, request: Request, match: Match, admission: Admission, targets: Sequence[Target], record: Record
+    ) -> Response:
+        """The models of all saved providers that the caller may chat with."""
+        via = {"via": request.headers["via"]} if "via" in request.headers else {}
+        call = call_of(match, headers=via, now=record.started)
+        found = self._models.of(admission.caller.key, call, targets)
+        headers = {**record.headers(), "cache-control": "no-store"}
+        self._note_ignored(request, {}, admission, record)
+        if ignored := [*(f"@{name}" for name in found.missing), *record.ignored]:
+            headers["x-filesproxy-ignored"] = ", ".join(ignored)
+        secrets = [secret for target in targets for secret in target.credentials]
+        return json_response(200, {"object": "list", "data": found.data}, headers, secrets)
+
+    def _ask_for_models(self, call: Call, target: Target) -> Any:
+        watch = self._watchdog.watch(None, MODELS_SECONDS)
+        settings = {**target.settings, "connect_timeout": min(MODELS_SECONDS, target.settings["connect_timeout"])}
+        try:
+            return run(call._replace(watch=watch), target._replace(settings=settings), self.transports).json
+        finally:
+            watch.close()
 
     def _make_call(
         self, request: Request, match: Match, target: Target, admission: Admission, body: JsonBody, record: Record
     ) -> Call:
-        headers, timeout = admission.headers_to(target), request.time_limit()
+        headers, timeout = admission.headers_to(target), request.time_limit() or admission.portkey_config.timeout
+        self._note_ignored(request, target.provider, admission, record)
         value = body.value if match.route.body == "json" else None
         call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
         if via := request.headers.get("via"):
@@ -212,8 +251,24 @@ class Application:
             headers = {**headers, **traced(request.headers)}
         if call.headers:
             headers = {**headers, **{name: text for name, text in call.headers.items() if text}}
+        if FORWARD in request.headers:
+            own, ignored = forwarded(request.headers, target.settings["forward_headers"])
+            headers = {**own, **headers}
+            record.ignored += ignored
         record.upload = call.upload
         return call._replace(headers=headers, timeout=timeout, now=record.started, watch=record.watch)
+
+    def _note_ignored(
+        self, request: Request, provider: Mapping[str, Any], admission: Admission, record: Record
+    ) -> None:
+        """Note the headers that nobody reads, and the client's metadata if the operator wants it in the log."""
+        record.ignored = [*admission.portkey_config.ignored, *unread(request.headers, provider, self._lists)]
+        if METADATA not in request.headers:
+            return
+        if self.config.settings["log_metadata"]:
+            record.metadata = metadata(request.headers)
+        if record.metadata is None:
+            record.ignored.append(METADATA)
 
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record
@@ -259,7 +314,7 @@ def _check_via(request: Request, config: Config) -> None:
 
 def _response(answer: Answer, match: Match, target: Target, record: Record) -> Response:
     headers = {**record.headers(), **answer_headers(answer, target)}
-    ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored]
+    ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored, *record.ignored]
     if ignored:
         headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credentials)
     if answer.body is not None:

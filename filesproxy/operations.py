@@ -12,18 +12,21 @@ from typing import Any, Literal, NamedTuple
 from .errors import BadRequest
 
 Expected = Literal["json", "nothing", "bytes", "events"]
-BodyKind = Literal["none", "form", "part", "json"]
+BodyKind = Literal["none", "form", "part", "json", "part or json"]
 
 
 class Route(NamedTuple):
     """One row of the table: a method and a path, and what the gateway knows about the operation that they name.
 
-    - `path`: `:id` matches one segment, which is the id of a file, a batch, and so on.
-    - `body`: the request's body: `none`, an upload's `form`, one `part` of a multi-part upload, or a `json` object.
+    - `path`: `:id` matches one segment, which is the id of a file, a batch, and so on. `:model` matches all that is
+      left, since the names of models may contain slashes, and may begin with a provider's, as in `@NAME/model`.
+    - `body`: the request's body: `none`, an upload's `form`, one `part` (a form whose file needs no purpose), a `json`
+      object, or whichever of the last two its media type says.
     - `answer`: what the upstream must answer (`Call.expects`); `events` instead if the request asks for a stream.
     - `is_generated`: a model makes the answer.
     - `is_passed_through`: path, query, JSON and status pass unchanged.
     - `request_ids`, `answer_ids`: where the JSON has ids, in the notation of `ids_at`.
+    - `makes_another`: the answer is about something that was made below the id in the path, and has an id of its own.
     """
 
     method: str
@@ -35,11 +38,17 @@ class Route(NamedTuple):
     is_passed_through: bool = False
     request_ids: tuple[str, ...] = ()
     answer_ids: tuple[str, ...] = ()
+    makes_another: bool = False
 
     @property
     def repeats_id(self) -> bool:
-        """Whether the answer's `id`, if it has one, is the id in the path; the answer to a part has the part's own."""
-        return ":id" in self.path and "id" in self.answer_ids and self.body != "part"
+        """Whether the answer's `id`, if it has one, is the last id in the path."""
+        return ":id" in self.path and "id" in self.answer_ids and not self.makes_another
+
+    @property
+    def names_model(self) -> bool:
+        """Whether the path ends in the name of a model."""
+        return self.path.endswith("/:model")
 
 
 def _passed(method: str, path: str, operation: str, **columns: Any) -> Route:
@@ -47,20 +56,24 @@ def _passed(method: str, path: str, operation: str, **columns: Any) -> Route:
     return Route(method, path, operation, is_passed_through=True, **columns)
 
 
+def _each(places: tuple[str, ...]) -> tuple[str, ...]:
+    """The same places in each item of a list's `data`."""
+    return tuple(f"data[].{place}" for place in places)
+
+
 _CHAT_IDS = ("messages[].content[].file.file_id", "messages[].content[].image_url.file_id")
 _RESPONSE_IDS = (
     "previous_response_id",
     "input[].content[].file_id",
     "input[].output[].file_id",
+    "tools[].container",
     "tools[].container.file_ids[]",
+    "tools[].vector_store_ids[]",
 )
 _JOB_IDS = ("id", "training_file", "validation_file", "result_files[]")
 _BATCH_IDS = ("id", "input_file_id", "output_file_id", "error_file_id")
-
-
-def _each(places: tuple[str, ...]) -> tuple[str, ...]:
-    """The same places in each item of a list's `data`."""
-    return tuple(f"data[].{place}" for place in places)
+_CONTAINER_FILE_IDS = ("id", "container_id")
+_STORED_FILE_IDS = ("id", "vector_store_id")
 
 
 ROUTES: tuple[Route, ...] = (
@@ -83,13 +96,15 @@ ROUTES: tuple[Route, ...] = (
     _passed("GET", "/v1/responses/:id/input_items", "list_response_input_items",
             answer_ids=_each(("id", "content[].file_id"))),
     _passed("POST", "/v1/uploads", "create_upload", body="json", answer_ids=("id",)),
-    _passed("POST", "/v1/uploads/:id/parts", "add_upload_part", body="part", answer_ids=("id", "upload_id")),
+    _passed("POST", "/v1/uploads/:id/parts", "add_upload_part", body="part", answer_ids=("id", "upload_id"),
+            makes_another=True),
     _passed("POST", "/v1/uploads/:id/complete", "complete_upload", body="json", request_ids=("part_ids[]",),
             answer_ids=("id", "file.id")),
     _passed("POST", "/v1/uploads/:id/cancel", "cancel_upload", answer="nothing", answer_ids=("id",)),
     _passed("POST", "/v1/batches", "create_batch", body="json", request_ids=("input_file_id",), answer_ids=_BATCH_IDS),
     _passed("GET", "/v1/batches", "list_batches", answer_ids=_each(_BATCH_IDS)),
     _passed("GET", "/v1/batches/:id", "retrieve_batch", answer_ids=_BATCH_IDS),
+    _passed("GET", "/v1/batches/:id/output", "retrieve_batch_output", answer="bytes"),
     _passed("POST", "/v1/batches/:id/cancel", "cancel_batch", answer="nothing", answer_ids=_BATCH_IDS),
     _passed("POST", "/v1/fine_tuning/jobs", "create_fine_tuning_job", body="json",
             request_ids=("training_file", "validation_file"), answer_ids=_JOB_IDS),
@@ -100,6 +115,46 @@ ROUTES: tuple[Route, ...] = (
     _passed("POST", "/v1/fine_tuning/jobs/:id/resume", "resume_fine_tuning_job", answer="nothing", answer_ids=_JOB_IDS),
     _passed("GET", "/v1/fine_tuning/jobs/:id/events", "list_fine_tuning_events"),
     _passed("GET", "/v1/fine_tuning/jobs/:id/checkpoints", "list_fine_tuning_checkpoints", answer_ids=_each(("id",))),
+    _passed("GET", "/v1/models", "list_models"),
+    _passed("GET", "/v1/models/:model", "retrieve_model"),
+    _passed("DELETE", "/v1/models/:model", "delete_model", answer="nothing"),
+    _passed("POST", "/v1/embeddings", "create_embedding", body="json", is_generated=True),
+    _passed("POST", "/v1/containers", "create_container", body="json", request_ids=("file_ids[]",),
+            answer_ids=("id",)),
+    _passed("GET", "/v1/containers", "list_containers", answer_ids=_each(("id",))),
+    _passed("GET", "/v1/containers/:id", "retrieve_container", answer_ids=("id",)),
+    _passed("DELETE", "/v1/containers/:id", "delete_container", answer="nothing", answer_ids=("id",)),
+    _passed("POST", "/v1/containers/:id/files", "create_container_file", body="part or json",
+            request_ids=("file_id",), answer_ids=_CONTAINER_FILE_IDS, makes_another=True),
+    _passed("GET", "/v1/containers/:id/files", "list_container_files", answer_ids=_each(_CONTAINER_FILE_IDS)),
+    _passed("GET", "/v1/containers/:id/files/:id", "retrieve_container_file", answer_ids=_CONTAINER_FILE_IDS),
+    _passed("DELETE", "/v1/containers/:id/files/:id", "delete_container_file", answer="nothing", answer_ids=("id",)),
+    _passed("GET", "/v1/containers/:id/files/:id/content", "retrieve_container_file_content", answer="bytes"),
+    _passed("POST", "/v1/vector_stores", "create_vector_store", body="json", request_ids=("file_ids[]",),
+            answer_ids=("id",)),
+    _passed("GET", "/v1/vector_stores", "list_vector_stores", answer_ids=_each(("id",))),
+    _passed("GET", "/v1/vector_stores/:id", "retrieve_vector_store", answer_ids=("id",)),
+    _passed("POST", "/v1/vector_stores/:id", "update_vector_store", body="json", answer_ids=("id",)),
+    _passed("DELETE", "/v1/vector_stores/:id", "delete_vector_store", answer="nothing", answer_ids=("id",)),
+    _passed("POST", "/v1/vector_stores/:id/search", "search_vector_store", body="json",
+            answer_ids=_each(("file_id",))),
+    _passed("POST", "/v1/vector_stores/:id/files", "create_vector_store_file", body="json", request_ids=("file_id",),
+            answer_ids=_STORED_FILE_IDS, makes_another=True),
+    _passed("GET", "/v1/vector_stores/:id/files", "list_vector_store_files", answer_ids=_each(_STORED_FILE_IDS)),
+    _passed("GET", "/v1/vector_stores/:id/files/:id", "retrieve_vector_store_file", answer_ids=_STORED_FILE_IDS),
+    _passed("POST", "/v1/vector_stores/:id/files/:id", "update_vector_store_file", body="json",
+            answer_ids=_STORED_FILE_IDS),
+    _passed("DELETE", "/v1/vector_stores/:id/files/:id", "delete_vector_store_file", answer="nothing",
+            answer_ids=("id",)),
+    _passed("GET", "/v1/vector_stores/:id/files/:id/content", "retrieve_vector_store_file_content"),
+    _passed("POST", "/v1/vector_stores/:id/file_batches", "create_vector_store_file_batch", body="json",
+            request_ids=("file_ids[]", "files[].file_id"), answer_ids=_STORED_FILE_IDS, makes_another=True),
+    _passed("GET", "/v1/vector_stores/:id/file_batches/:id", "retrieve_vector_store_file_batch",
+            answer_ids=_STORED_FILE_IDS),
+    _passed("POST", "/v1/vector_stores/:id/file_batches/:id/cancel", "cancel_vector_store_file_batch",
+            answer="nothing", answer_ids=_STORED_FILE_IDS),
+    _passed("GET", "/v1/vector_stores/:id/file_batches/:id/files", "list_vector_store_file_batch_files",
+            answer_ids=_each(_STORED_FILE_IDS)),
     Route("GET", "/v1/health", "health"),
     Route("GET", "/", "health"),
 )  # fmt: skip
@@ -107,11 +162,26 @@ ROUTES: tuple[Route, ...] = (
 #: operation → its row, for the operations that a provider performs
 OPERATIONS: dict[str, Route] = {route.operation: route for route in ROUTES if route.operation != "health"}
 FILE_OPERATIONS = tuple(name for name, route in OPERATIONS.items() if route.path.startswith("/v1/files"))
-#: the operations that only providers with OpenAI's own contract have
+#: the operations that only providers with OpenAI's own contract have, unless one has them in its own way
 PASSED_THROUGH = tuple(name for name, route in OPERATIONS.items() if route.is_passed_through)
 
 # The ids that providers issue. Nothing in them can change the URL that they are put into ("..", "/", "?", "#", "%").
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+# A segment of a model's name, as providers have them: ft:gpt-4o:acme::a1, @cf/meta/llama-3, llama3:8b.
+_MODEL_SEGMENT = re.compile(r"[A-Za-z0-9._:@+~=-]{1,128}")
+MAX_MODEL_SEGMENTS = 8
+
+
+# What mock servers that are made from an OpenAPI document answer for every text. No upstream issues it as an id, so no
+# crossed answer has it, and the vendors' own test-suites, which run against such servers, pass through the gateway.
+_EXAMPLE = "string"
+
+
+def is_about(found: Any, asked: str) -> bool:
+    """Whether an answer with the id `found` can be about the id that was asked for."""
+    return found in (asked, _EXAMPLE)
 
 
 def is_id(text: str) -> bool:
@@ -124,6 +194,16 @@ def checked_id(item_id: str, param: str = "id") -> str:
     if not is_id(item_id):
         raise BadRequest("An id is 1 to 128 letters, digits, dots, underscores or hyphens.", param=param)
     return item_id
+
+
+def checked_model(name: str) -> str:
+    """The name of a model as it can stand in a URL. BadRequest if a segment of it could change the URL."""
+    segments = name.split("/")
+    fit = all(_MODEL_SEGMENT.fullmatch(segment) and segment not in (".", "..") for segment in segments)
+    if not fit or len(segments) > MAX_MODEL_SEGMENTS:
+        message = f"A model's name is up to {MAX_MODEL_SEGMENTS} segments of letters, digits and ._:@+~=-."
+        raise BadRequest(message, param="model")
+    return name
 
 
 def ids_at(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -49,8 +49,11 @@ class Watch:
     _arrived = 0  # bytes that had come on the client's connection by then
     _cut = float("inf")  # when an overdue answer that is still being sent is cut off
 
-    def __init__(self, watchdog: Watchdog | None = None, client: Client | None = None) -> None:
+    def __init__(
+        self, watchdog: Watchdog | None = None, client: Client | None = None, seconds: float = float("inf")
+    ) -> None:
         self._watchdog = watchdog
+        self._end = time.monotonic() + seconds  # of all phases together
         self.client = client  # None if the server does not give access to the socket
         self._lock = threading.Lock()  # for the upstream's socket, which another request may use a moment later
 
@@ -75,7 +78,8 @@ class Watch:
     def check(self, now: float) -> None:
         """End the request if its phase has taken too long, or if its client keeps it waiting."""
         end, moved = self._phase
-        if not self.is_overdue and (now > end + moved() / self.min_rate or self._is_kept_waiting(now)):
+        is_over = now > min(self._end, end + moved() / self.min_rate)
+        if not self.is_overdue and (is_over or self._is_kept_waiting(now)):
             self.upstream_took_all = _is_writable(self.upstream)
             self.is_overdue, self._cut = True, now + CUT_SECONDS
             self._wake()
@@ -188,9 +192,9 @@ class Watchdog:
         self._watches: set[Watch] = set()
         self._runs_in = 0  # the id of the process in which the thread runs, 0 while it does not run
 
-    def watch(self, client: Client | None) -> Watch:
-        """Start watching a request. Its watch must be closed when the request is over."""
-        made = Watch(self, client)
+    def watch(self, client: Client | None, seconds: float = float("inf")) -> Watch:
+        """Start watching a request, which may take this long in all. Its watch must be closed when it is over."""
+        made = Watch(self, client, seconds)
         with self._lock:
             if self._runs_in != os.getpid():
                 self._watches = set()  # after a fork: the parent's requests do not run here

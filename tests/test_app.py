@@ -380,7 +380,8 @@ NOT_ONE_TARGET = [
     {"x-portkey-provider": "openai,openai"},
     {"x-portkey-provider": "open ai"},
     {**OPENAI, "x-portkey-custom-host": "https://evil.example"},
-    {**OPENAI, "x-portkey-config": "{}"},
+    {**OPENAI, "x-portkey-config": "pc-of-portkey"},
+    {**OPENAI, "x-portkey-config": '{"provider": "@openai"}'},
     {"x-portkey-provider": "openai", "x-portkey-api-key": "a,b"},
     {"x-portkey-provider": "openai", "authorization": "Bearer a,Bearer b"},
 ]

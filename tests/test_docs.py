@@ -34,7 +34,7 @@ import filesproxy
 from filesproxy import create_app, errors
 from filesproxy.calls import Answer, Provider
 from filesproxy.config import settings
-from filesproxy.gateway import auth, target
+from filesproxy.gateway import auth, portkey, target
 from filesproxy.operations import OPERATIONS, ROUTES
 from filesproxy.providers import PROVIDERS, table
 from filesproxy.wire import headers
@@ -133,7 +133,7 @@ def shown(setting):
 
 def routes_table():
     """The table of routes, from the table of operations."""
-    bodies = {"none": "", "form": "form", "part": "form", "json": "JSON"}
+    bodies = {"none": "", "form": "form", "part": "form", "json": "JSON", "part or json": "form or JSON"}
     rows = [
         f"| `{route.method} {route.path}` | `{route.operation}` | {bodies[route.body]} "
         f"| {'yes' if route.is_passed_through else ''} |"
@@ -154,6 +154,7 @@ def test_routes_that_no_provider_performs_are_named():
 
 def test_every_header_is_in_the_api_page():
     names = set(headers.RELAYED | headers.RELAYED_WITH_CONTENT) | set(target._REFUSED) | auth._PLACEHOLDERS
+    names |= portkey.READ
     names |= table.FOREIGN_SCOPE | {*table.FOREIGN_SCOPE_PREFIXES, *headers.RELAYED_PREFIXES}
     for provider in PROVIDERS.values():
         for key in (

@@ -69,6 +69,20 @@ def _operations(text: str) -> tuple[str, ...]:
     return _words(text)
 
 
+# Headers that frame a request, name its host or carry a credential, and those that the gateway reads itself.
+_NOT_FORWARDED = re.compile(
+    r"(connection|host|content-.*|transfer-encoding|te|trailer|upgrade|keep-alive|expect|proxy-.*|authorization|cookie"
+    r"|.*api-key|range|if-range|via|accept-encoding|user-agent|accept|x-portkey-.*)"
+)
+
+
+def _header_names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split())
+    if not all(re.fullmatch(r"[a-z0-9-]{1,64}", name) and not _NOT_FORWARDED.fullmatch(name) for name in names):
+        raise ValueError("names of headers in lower case, none that frames a request or carries a credential")
+    return names
+
+
 def _hashes(text: str) -> tuple[str, ...]:
     if not text.split() or not all(re.fullmatch(r"[0-9a-f]{64}", word) for word in text.split()):
         raise ValueError("one or more SHA-256 hashes of 64 lower-case hexadecimal digits")
@@ -152,6 +166,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("body_timeout", 15.0, _seconds, "seconds a body may keep us waiting; 1 KiB gives one back; then 408"),
     Setting("trusted_proxies", (), _proxies, "proxies whose X-Forwarded-For counts: addresses, networks, `unix:`"),
     Setting("via_name", "", _via_name, "name in `Via` by which this deployment detects loops; generated if empty"),
+    Setting("log_metadata", False, _yes, "does the access log have the clients' x-portkey-metadata: `yes`, `no`"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
     Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", *_PROVIDER),
     Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", *_PROVIDER),
@@ -161,6 +176,9 @@ SETTINGS: tuple[Setting, ...] = (
         credential,
         "saved credential: `env:NAME`, `file:/path`, a literal, or `none`",
         *_PROVIDER,
+    ),
+    Setting(
+        "forward_headers", (), _header_names, "client headers that x-portkey-forward-headers may pass on", *_PROVIDER
     ),
     Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while the key changes", *_KEY),
     Setting("providers", (), _words, "saved providers this key may use, or `*`", *_KEY),

@@ -35,6 +35,7 @@ class AccessLog:
 def line(record: Record) -> str:
     """The JSON line of a request. ASCII; `ms` are milliseconds to the last byte."""
     at = int(record.started * 1000)
+    metadata = record.logged_metadata
     return json.dumps(
         {
             "time": f"{_second(at // 1000)}.{at % 1000:03d}Z",
@@ -52,6 +53,7 @@ def line(record: Record) -> str:
             "error": record.error or None,
             "detail": record.detail or None,
             "ms": round(record.seconds * 1000, 1),
+            **({} if metadata is None else {"metadata": metadata}),
         }
     )
 

@@ -12,9 +12,10 @@ from types import MappingProxyType
 from ..calls import Provider, Target
 from ..config.load import Config
 from ..providers.table import read_headers
+from . import portkey
 from .address import client_site
 from .auth import AUTH_HEADERS, authenticate
-from .target import TARGET_HEADERS, client_headers, may_name_in_model, name_in_headers, resolve
+from .target import TARGET_HEADERS, chat_targets, client_headers, may_name_in_model, name_in_headers, resolve
 from .wsgi import Head
 
 MAX_REMEMBERED = 128  # heads
@@ -37,6 +38,7 @@ class Admission:
         self.sharer = self.caller.name or client_site(head.client_address, forwarded_for, proxies)
         self._target: Target | None = None
         self._headers: Mapping[str, str] | None = None
+        self._portkey_config: portkey.Config | None = None
 
     # Not a cached_property: before Python 3.12 it has a lock, which may be held when the process forks.
     @property
@@ -52,13 +54,26 @@ class Admission:
         That one wins over a header, because it says what is meant for this request, while a header may stand for all of
         a client's. A header that names the same provider decides about the credential: a plain name, the caller's own.
         """
-        in_header = name_in_headers(self._head)
+        in_header = name_in_headers(self._head, self._config.scope)
         if in_header:
             _ = self.target  # what is wrong with it is said before the body is read
         of_model = slug() if may_name_in_model(self._head, self.caller) else ""
         if of_model in ("", in_header):
             return self.target
         return resolve(self._head, self.caller, self._config, self._providers, of_model)
+
+    @property
+    def portkey_config(self) -> portkey.Config:
+        """What the header x-portkey-config says. Raises as `read_config` does."""
+        if self._portkey_config is None:
+            self._portkey_config = portkey.read_config(self._head.headers, self._config.scope)
+        return self._portkey_config
+
+    def chat_targets(self) -> list[Target]:
+        """The saved providers that a caller who names none may use for chats; empty if a header names one."""
+        if name_in_headers(self._head, self._config.scope):
+            return []
+        return chat_targets(self._head, self.caller, self._config, self._providers)
 
     def headers_to(self, target: Target) -> Mapping[str, str]:
         """The client's headers for this target. Read-only, because other requests share them."""

@@ -6,11 +6,12 @@ A handler gets the request, its row of the table with the id, the target, and th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ..calls import Call, Json, Target, Upload
 from ..errors import BadRequest, UnsupportedMedia
+from ..operations import OPERATIONS
 from ..wire.headers import media_type
 from ..wire.lists import checked_purpose
 from ..wire.multipart import Part, boundary_of, parts
@@ -26,10 +27,9 @@ _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 def call_of(match: Match, **more: Any) -> Call:
-    """A call of the matched operation. Its path is the route's, without the version and with the id."""
+    """A call of the matched operation. Its path is the route's, without the version and with the ids."""
     route = match.route
-    path = route.path[len("/v1") :].replace(":id", match.id)
-    return Call(route.operation, route.method, path, expects=route.answer, file_id=match.id, **more)
+    return Call(route.operation, route.method, match.path, expects=route.answer, file_id=match.id, **more)
 
 
 def upload_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
@@ -37,18 +37,19 @@ def upload_file(request: Request, match: Match, target: Target, body: Json | Non
     fields = target.provider.get("form_fields", ())
     known = fields(target) if callable(fields) else fields
     required = target.provider.get("required_form_fields", ())
-    upload = Form(_form_parts(request, target), known, required, check=request.check_form).upload()
+    upload = Form(form_parts(request, target), known, required, check=request.check_form).upload()
     upload.max_size = request.body.length
     return call_of(match, upload=upload)
 
 
 def add_upload_part(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """POST /v1/uploads/:id/parts. The form has one part, `data`, without fields; OpenAI's example has no file name."""
-    form = Form(_form_parts(request, target), name="data", is_named=False, check=request.check_form)
+    form = Form(form_parts(request, target), name="data", is_named=False, check=request.check_form)
     return call_of(match, upload=form.upload())
 
 
-def _form_parts(request: Request, target: Target) -> Iterator[Part]:
+def form_parts(request: Request, target: Target) -> Iterator[Part]:
+    """The parts of an upload's form. UnsupportedMedia if the body is none, TooLarge if it is over max_upload_bytes."""
     if media_type(request.headers) != "multipart/form-data":
         raise UnsupportedMedia("An upload must be multipart/form-data.", param="content-type")
     request.body.limit(target.settings["max_upload_bytes"])
@@ -66,7 +67,7 @@ def retrieve_or_delete_file(request: Request, match: Match, target: Target, body
 
 
 def retrieve_file_content(request: Request, match: Match, target: Target, body: Json | None) -> Call:
-    """GET /v1/files/:id/content."""
+    """GET /v1/files/:id/content, and all else that answers bytes."""
     asked = conditions(request.headers) if request.method == "GET" else {}  # RFC 9110 §14.2: only for GET
     return call_of(match, headers=asked)
 
@@ -75,7 +76,7 @@ HANDLERS: dict[str, Handler] = {
     "upload_file": upload_file,
     "list_files": list_files,
     "retrieve_file": retrieve_or_delete_file,
-    "retrieve_file_content": retrieve_file_content,
+    **{name: retrieve_file_content for name, route in OPERATIONS.items() if route.answer == "bytes"},
     "delete_file": retrieve_or_delete_file,
     "add_upload_part": add_upload_part,
 }
@@ -105,6 +106,11 @@ class Form:
         self._check = check
         self._fields: dict[str, str] = {}
         self._ignored: list[str] = []
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The fields that have been read so far."""
+        return self._fields
 
     def upload(self) -> Upload:
         """The file, once its part has begun. BadRequest if there is none, or for an invalid field before it."""

@@ -92,7 +92,13 @@ def split_slug(body: Json, names: Collection[str]) -> tuple[str, Json]:
     ("", body) if NAME is not one of `names`: some hosts have models with such names.
     """
     model = body.get("model")
-    if not isinstance(model, str) or not model.startswith("@"):
-        return "", body
+    name, rest = split_model(model, names) if isinstance(model, str) else ("", "")
+    return (name, {**body, "model": rest}) if name else ("", body)
+
+
+def split_model(model: str, names: Collection[str]) -> tuple[str, str]:
+    """The provider in `@NAME/model`, and the model without it; ("", model) if NAME is not one of `names`."""
+    if not model.startswith("@"):
+        return "", model
     name, slash, rest = model[1:].partition("/")
-    return (name, {**body, "model": rest}) if slash and name in names else ("", body)
+    return (name, rest) if slash and name in names else ("", model)

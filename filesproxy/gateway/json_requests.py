@@ -10,7 +10,7 @@ from ..operations import OPERATIONS, checked_id
 from ..wire.headers import single
 from ..wire.json_fields import at, objects, optional, required
 from .files import HANDLERS as FILE_HANDLERS
-from .files import Handler, call_of
+from .files import Form, Handler, call_of, form_parts
 from .router import Match
 from .wsgi import Request
 
@@ -39,9 +39,30 @@ def passed_through(request: Request, match: Match, target: Target, body: Json | 
     return call._replace(expects="events" if wants_events else "json", is_generated=True, is_strict=is_strict)
 
 
+def create_embedding(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """POST /v1/embeddings."""
+    call = passed_through(request, match, target, body)
+    return call._replace(json=_with_named_model(body or {}, request.headers, target))
+
+
+def create_container_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """POST /v1/containers/:id/files: a form with the file or, in either notation, the id of an uploaded one."""
+    if match.route.body == "json":
+        return passed_through(request, match, target, body)
+    form = Form(form_parts(request, target), known=("file_id",))
+    try:
+        return call_of(match, upload=form.upload())
+    except BadRequest as error:
+        if error.code != "missing_file" or "file_id" not in form.fields:
+            raise
+    return call_of(match, json={"file_id": checked_id(form.fields["file_id"], "file_id")})
+
+
 HANDLERS: dict[str, Handler] = {
     **{name: passed_through for name, route in OPERATIONS.items() if route.body in ("none", "json")},
     "create_chat_completion": create_chat_completion,
+    "create_embedding": create_embedding,
+    "create_container_file": create_container_file,
     **FILE_HANDLERS,
 }
 

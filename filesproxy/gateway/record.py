@@ -64,6 +64,8 @@ class Record:
         self.upload: Upload | None = None
         self.watch: Watch | None = None
         self.sharer: str | None = None  # whom the request counts for while it runs
+        self.ignored: list[str] = []  # names of the client's headers that nobody read
+        self.metadata: Mapping[str, Any] | None = None  # the client's own; None unless it is wanted and can be logged
         self.status = 0
         self.bytes_out = 0
         self.seconds = 0.0
@@ -86,6 +88,14 @@ class Record:
     def file_id(self) -> str:
         """The id in the request's path, or of the file in the answer; "" if there is none."""
         return self._without_saved(self._file_id)
+
+    @property
+    def logged_metadata(self) -> dict[str, Any] | None:
+        """The client's metadata, without a credential."""
+        if self.metadata is None:
+            return None
+        shown = self.metadata.items()
+        return {self._hidden(name): self._hidden(text) if isinstance(text, str) else text for name, text in shown}
 
     @property
     def purpose(self) -> str:

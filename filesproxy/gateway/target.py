@@ -16,16 +16,14 @@ from ..errors import BadRequest, Forbidden, Unauthorized
 from ..providers.table import Scope
 from ..redaction import Secret, single_credential
 from ..wire.headers import single, words
+from . import portkey
 from .auth import Caller, own_credential, presented_in, require_this_machine
 from .wsgi import Head
 
 # Portkey's headers that would change where a request goes, which is the operator's decision, not a client's.
-_REFUSED = {
-    "x-portkey-custom-host": "set base_url in the configuration of a provider",
-    "x-portkey-config": "name the provider in x-portkey-provider",
-}
+_REFUSED = {"x-portkey-custom-host": "set base_url in the configuration of a provider"}
 #: the headers that this module reads, in addition to those of the providers
-TARGET_HEADERS = frozenset({"x-portkey-provider", "x-portkey-virtual-key", *_REFUSED})
+TARGET_HEADERS = frozenset({"x-portkey-provider", "x-portkey-virtual-key", portkey.CONFIG, *_REFUSED})
 
 
 def resolve(
@@ -40,7 +38,7 @@ def resolve(
     Unauthorized without a credential, Forbidden if this caller may not use it. `slug` is the saved provider that the
     model names, and wins over a header.
     """
-    named, is_slug = (slug, True) if slug else _name(head.headers)
+    named, is_slug = (slug, True) if slug else _name(head.headers, config.scope)
     param = "model" if slug else "x-portkey-provider"
     name = named or config.settings["default_provider"]
     settings = config.providers.get(name)
@@ -66,9 +64,29 @@ def resolve(
     return target._replace(base_url=base_url(target)) if callable(base_url) else target
 
 
-def name_in_headers(head: Head) -> str:
+def chat_targets(head: Head, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> list[Target]:
+    """The saved providers that a caller may use for chats and that can list their models, in their order.
+
+    None without a gateway key, except on this machine. Raises as `resolve` does for a header that none of them accepts.
+    """
+    if caller.key is None and not _is_this_machine(head):
+        return []
+    if caller.key and not caller.key.may_do("create_chat_completion"):
+        return []
+    needed = {"create_chat_completion", "list_models"}
+    names = [
+        name
+        for name, own in config.providers.items()
+        if is_saved(own)
+        and needed <= providers[own["kind"]]["operations"].keys()
+        and (caller.key is None or caller.key.may_use(name))
+    ]
+    return [resolve(head, caller, config, providers, name) for name in names]
+
+
+def name_in_headers(head: Head, scope: Scope) -> str:
     """The provider that a header names, saved or plain; "" if none does. Raises BadRequest as `resolve` does."""
-    return _name(head.headers)[0]
+    return _name(head.headers, scope)[0]
 
 
 def may_name_in_model(head: Head, caller: Caller) -> bool:
@@ -89,16 +107,17 @@ _UNKNOWN = "This provider is not known here; see x-portkey-provider."
 _NOT_SAVED = "No credential is saved for this provider; name it without @ to bring one."
 
 
-def _name(headers: Mapping[str, str]) -> tuple[str, bool]:
+def _name(headers: Mapping[str, str], scope: Scope) -> tuple[str, bool]:
     """The name, and whether it is meant as a saved provider."""
     for header, instead in _REFUSED.items():
         if header in headers:
             raise BadRequest(f"The header {header} is not accepted here: {instead}.", param=header)
     named, virtual = single(headers, "x-portkey-provider"), single(headers, "x-portkey-virtual-key")
     saved = virtual and "@" + virtual.removeprefix("@")
-    if named == "@" or (named and saved and named != saved):
+    of_config = portkey.read_config(headers, scope).provider
+    named, *others = dict.fromkeys(filter(None, (named, saved, of_config))) or [""]
+    if named == "@" or others:
         raise BadRequest("Name one provider, in x-portkey-provider.", param="x-portkey-provider")
-    named = named or saved
     return named.removeprefix("@"), named.startswith("@")
 
 

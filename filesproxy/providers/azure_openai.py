@@ -13,11 +13,13 @@ from typing import Any
 from ..calls import Answer, Call, Json, Provider, Send, Setting, Target
 from ..errors import BadRequest, InvalidAnswer
 from ..operations import checked_id
+from ..wire.json_fields import required
 from .openai import OPENAI, error_object
 from .toolkit import AUTH, auth_header, completed, file_object, listing, own_list, sliced, translated
 
 # Azure's file statuses that OpenAI does not have (FileState in Azure's specification).
 _STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
+_DEPLOYED = ("create_chat_completion", "create_embedding")
 _RESOURCE_HEADER = "x-portkey-azure-resource-name"
 
 
@@ -87,10 +89,10 @@ def _query(call: Call, target: Target) -> Mapping[str, Any]:
 
 
 def path(call: Call, target: Target) -> str:
-    """The call's path. On the dated surface, a chat completion is under its deployment, which is the model's name."""
-    if call.operation != "create_chat_completion" or call.json is None or _is_v1(target):
+    """The call's path. On the dated surface, what a model does is under its deployment, which is the model's name."""
+    if call.operation not in _DEPLOYED or call.json is None or _is_v1(target):
         return call.path
-    return f"/deployments/{checked_id(call.json['model'], 'model')}{call.path}"
+    return f"/deployments/{checked_id(required(call.json, 'model', str), 'model')}{call.path}"
 
 
 def azure_file(obj: Any, call: Call) -> Json:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..calls import Answer, Call, Json, Provider, Send, Target
-from ..operations import PASSED_THROUGH
+from ..errors import InvalidAnswer, NotFound
+from ..operations import PASSED_THROUGH, is_about, is_id
 from ..wire import sse
-from .toolkit import deletion, file_object, listed, translated
+from .toolkit import deletion, file_object, listed, need, translated, unusable
 
 # What llama.cpp and Ollama answer, with a 500, to an image that the model has no projector for.
 _UNREADABLE_MEDIA = re.compile(
@@ -74,6 +75,20 @@ def _asks_for_several(body: Json) -> bool:
     return body.get("n") not in (None, 1) or isinstance(body.get("prompt"), list)
 
 
+def retrieve_batch_output(call: Call, send: Send) -> Answer:
+    """The content of the file with a batch's results. NotFound if the batch has none, or none yet."""
+    others = {name: text for name, text in call.headers.items() if name not in ("range", "if-range")}
+    batch = send(call._replace(path=f"/batches/{call.file_id}", headers=others, expects="json")).json
+    if not is_about(need(batch, "id", str), call.file_id):
+        raise InvalidAnswer("The provider answered about another id.")
+    if batch.get("output_file_id") is None:
+        raise NotFound(f"This batch has no output: its status is {need(batch, 'status', str)}.", param="id")
+    file_id = need(batch, "output_file_id", str)
+    if not is_id(file_id):
+        raise unusable("output_file_id")
+    return send(call._replace(path=f"/files/{file_id}/content"))
+
+
 def create_chat_completion(call: Call, send: Send) -> Answer:
     """A chat completion. `mime_type` is removed from file parts, because only other providers know it."""
     return passed_through(call._replace(json=without_mime_types(call.json or {})), send)
@@ -107,6 +122,8 @@ OPENAI: Provider = {
         "delete_file": translated(answer=deletion),
         "create_chat_completion": create_chat_completion,
         **dict.fromkeys(PASSED_THROUGH, passed_through),
+        "retrieve_container_file_content": translated(),
+        "retrieve_batch_output": retrieve_batch_output,
     },
     "form_fields": ("purpose", "expires_after[anchor]", "expires_after[seconds]"),
     "required_form_fields": ("purpose",),

@@ -97,10 +97,10 @@ def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
         call = own_list(call)
         limit, purpose = int(call.query.get("limit", MAX_LIMIT)), call.query.get("purpose")
         if call.query.get("order") == "asc":
-            every = _bounded(pages(call._replace(query={}), send))
+            every = bounded(pages(call._replace(query={}), send))
             return Answer(200, json=_cut([file for each in every for file in each.data][::-1], call.query))
         taken: list[Json] = []
-        for each in _bounded(pages(call, send)):
+        for each in bounded(pages(call, send)):
             taken += _with_purpose(each.data, purpose)
             if len(taken) > limit or (len(taken) == limit and each.has_more and not purpose):
                 return Answer(200, json=page(taken[:limit], True))
@@ -111,7 +111,7 @@ def walked(pages: Callable[[Call, Send], Iterator[Page]]) -> Operation:
 
 def rest_after(pages: Iterator[Page], after: str) -> Iterator[Page]:
     """The files that follow the file `after` in these pages. BadRequest if no page has it."""
-    pages = _bounded(pages)
+    pages = bounded(pages)
     for each in pages:
         ids = [file["id"] for file in each.data]
         if after in ids:
@@ -121,7 +121,8 @@ def rest_after(pages: Iterator[Page], after: str) -> Iterator[Page]:
     raise BadRequest(_NO_AFTER, param="after")
 
 
-def _bounded(pages: Iterator[Page]) -> Iterator[Page]:
+def bounded(pages: Iterator[Page]) -> Iterator[Page]:
+    """The same pages. UpstreamError if there are more than MAX_PAGES: a list may have no end."""
     for number, each in enumerate(pages):
         if number == MAX_PAGES:
             raise UpstreamError("The provider's list is too long to walk.", code="upstream_answer_too_large")

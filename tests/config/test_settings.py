@@ -51,6 +51,9 @@ GOOD = {
     "body_timeout": [("15", 15.0)],
     "trusted_proxies": [("10.0.0.1", (ip_network("10.0.0.1"),)), ("", ()), ("unix:", ("unix:",)),
                         ("10.0.0.0/8  ::1 unix:", (ip_network("10.0.0.0/8"), ip_network("::1"), "unix:"))],
+    "log_metadata": [("yes", True), ("no", False)],
+    "forward_headers": [("x-a", ("x-a",)), ("x-a  traceparent openai-safety-identifier",
+                                            ("x-a", "traceparent", "openai-safety-identifier")), ("", ())],
     "open_access": [("yes", True), ("no", False)],
     "kind": [("openai", "openai"), ("azure-openai", "azure-openai")],
     "base_url": [("https://a.example/v1/", "https://a.example/v1"), ("http://[::1]:8000", "http://[::1]:8000")],
@@ -98,6 +101,10 @@ BAD = {
     "max_caller_requests": NUMBERS,
     "body_timeout": SECONDS,
     "trusted_proxies": ["10.0.0.1/8", "10.0.0", "10.0.0.1,10.0.0.2", "localhost", "*", "unix:/run/a", "unix", SECRET],
+    "log_metadata": TRUTHS,
+    "forward_headers": ["X-A", "x_a", "x-a,x-b", "é", "*", "host", "authorization", "x-api-key", "api-key", "cookie",
+                        "content-length", "transfer-encoding", "via", "x-portkey-a", "proxy-authorization", "x-a host",
+                        SECRET.upper()],
     "open_access": TRUTHS,
     "kind": [*WORDS, "nobody", "none"],
     "base_url": ["", "a.example", "ftp://a.example", "//a.example", "https://", "https:///v1",
@@ -258,7 +265,7 @@ def test_keywords_may_be_python_values(tmp_path):
 @pytest.mark.parametrize("name", sorted(ABOVE))
 @pytest.mark.parametrize("value", [None, True, b"bytes", ["a"]])
 def test_keyword_of_the_wrong_type_is_refused(name, value):
-    if value is True and name in ("file_sha256", "open_access", "tls_strict"):
+    if value is True and name in ("file_sha256", "log_metadata", "open_access", "tls_strict"):
         assert config(**{name: value}).settings[name] is True
     else:
         assert name in refusal(**{name: value})

@@ -9,7 +9,10 @@ import pytest
 from forms import bodies, outcome
 
 from filesproxy.errors import ClientError, FilesproxyError, MultipartError
+from filesproxy.gateway.portkey import read_config
 from filesproxy.gateway.router import route
+from filesproxy.providers import PROVIDERS
+from filesproxy.providers.table import scope_of
 from filesproxy.wire.lists import list_query
 from filesproxy.wire.multipart import boundary_of, parse_header
 
@@ -88,7 +91,26 @@ def test_any_content_type_gives_a_boundary_or_raises_multipart_error():
 @pytest.mark.fuzz
 def test_any_path_names_an_operation_or_is_a_client_error():
     rng = random.Random(SEED + 4)
-    starts = ("/v1/files", "/v1/files/", "/content", "/", "", "file-1", "..", "//", "/v1", "%2e")
+    starts = (
+        "/v1/files",
+        "/v1/files/",
+        "/content",
+        "/",
+        "",
+        "file-1",
+        "..",
+        "//",
+        "/v1",
+        "%2e",
+        "/v1/models/",
+        "/v1/containers/",
+        "/v1/vector_stores/",
+        "/files/",
+        ":id",
+        ":model",
+        "@vllm/",
+        "ft:a::b",
+    )
     for _ in range(CASES):
         method, path = rng.choice(METHODS), text(rng, starts) + rng.choice(starts)
         try:
@@ -96,9 +118,30 @@ def test_any_path_names_an_operation_or_is_a_client_error():
         except ClientError as error:
             assert error.status in (400, 404, 405)
             continue
-        assert match.id == "" or (
-            match.id.isascii() and match.id not in (".", "..") and not set(match.id) & set("/?#%\\ \r\n")
+        for each in (*match.ids, *match.model.split("/")):
+            assert each.isascii() and each not in (".", "..") and not set(each) & set("/?#%\\ \r\n")
+        assert ":id" not in match.path.split("/") or match.model
+        assert match.path.count("/") == path.count("/") - 1 or path in ("", "/")
+
+
+@pytest.mark.fuzz
+def test_any_config_of_portkeys_is_taken_or_a_400_and_never_says_where_to_go():
+    rng = random.Random(SEED + 6)
+    scope = scope_of(PROVIDERS)
+    starts = ("{", "}", '"provider"', ":", '"@a"', ",", '"targets"', '"apiKey"', "[", "]", "1", "null",
+              '"request_timeout"',
+              '"virtual_key"', '"retry"', '"\\u0070rovider"', "true", "pc-1", " ")  # fmt: skip
+    for _ in range(CASES):
+        given = (
+            "".join(rng.choice(starts) for _ in range(rng.randint(0, 12))) if rng.random() < 0.7 else text(rng, starts)
         )
+        try:
+            found = read_config({"x-portkey-config": given}, scope)
+        except ClientError as error:
+            assert error.status == 400
+            continue
+        assert found.provider.isascii() and "," not in found.provider and not set(found.provider) & set(" \r\n")
+        assert all(name.startswith("x-portkey-config.") and name.isascii() for name in found.ignored)
 
 
 @pytest.mark.fuzz

@@ -18,20 +18,37 @@ FOUND = {
     ("POST", "/v1/files"): Match(row("upload_file")),
     ("GET", "/v1/files"): Match(row("list_files")),
     ("HEAD", "/v1/files"): Match(row("list_files")),
-    ("GET", "/v1/files/file-1"): Match(row("retrieve_file"), "file-1"),
-    ("HEAD", "/v1/files/file-1"): Match(row("retrieve_file"), "file-1"),
-    ("DELETE", "/v1/files/file-1"): Match(row("delete_file"), "file-1"),
-    ("GET", "/v1/files/file-1/content"): Match(row("retrieve_file_content"), "file-1"),
-    ("HEAD", "/v1/files/file-1/content"): Match(row("retrieve_file_content"), "file-1"),
-    ("GET", "/v1/files/content"): Match(row("retrieve_file"), "content"),
-    ("GET", "/v1/files/content/content"): Match(row("retrieve_file_content"), "content"),
+    ("GET", "/v1/files/file-1"): Match(row("retrieve_file"), ("file-1",)),
+    ("HEAD", "/v1/files/file-1"): Match(row("retrieve_file"), ("file-1",)),
+    ("DELETE", "/v1/files/file-1"): Match(row("delete_file"), ("file-1",)),
+    ("GET", "/v1/files/file-1/content"): Match(row("retrieve_file_content"), ("file-1",)),
+    ("HEAD", "/v1/files/file-1/content"): Match(row("retrieve_file_content"), ("file-1",)),
+    ("GET", "/v1/files/content"): Match(row("retrieve_file"), ("content",)),
+    ("GET", "/v1/files/content/content"): Match(row("retrieve_file_content"), ("content",)),
     ("POST", "/v1/chat/completions"): Match(row("create_chat_completion")),
-    ("POST", "/v1/uploads/upload_1/parts"): Match(row("add_upload_part"), "upload_1"),
-    ("GET", "/v1/batches/batch_1"): Match(row("retrieve_batch"), "batch_1"),
-    ("POST", "/v1/fine_tuning/jobs/ftjob-1/cancel"): Match(row("cancel_fine_tuning_job"), "ftjob-1"),
+    ("POST", "/v1/uploads/upload_1/parts"): Match(row("add_upload_part"), ("upload_1",)),
+    ("GET", "/v1/batches/batch_1"): Match(row("retrieve_batch"), ("batch_1",)),
+    ("POST", "/v1/fine_tuning/jobs/ftjob-1/cancel"): Match(row("cancel_fine_tuning_job"), ("ftjob-1",)),
     ("POST", "/v1/responses/input_tokens"): Match(row("count_response_input_tokens")),
-    ("GET", "/v1/responses/input_tokens"): Match(row("retrieve_response"), "input_tokens"),
-    ("GET", "/v1/responses/resp_1/input_items"): Match(row("list_response_input_items"), "resp_1"),
+    ("GET", "/v1/responses/input_tokens"): Match(row("retrieve_response"), ("input_tokens",)),
+    ("GET", "/v1/responses/resp_1/input_items"): Match(row("list_response_input_items"), ("resp_1",)),
+    ("GET", "/v1/batches/batch_1/output"): Match(row("retrieve_batch_output"), ("batch_1",)),
+    ("GET", "/v1/containers/files"): Match(row("retrieve_container"), ("files",)),
+    ("GET", "/v1/containers/cntr_1/files"): Match(row("list_container_files"), ("cntr_1",)),
+    ("GET", "/v1/containers/cntr_1/files/cfile_1"): Match(row("retrieve_container_file"), ("cntr_1", "cfile_1")),
+    ("GET", "/v1/containers/files/files/content/content"): Match(
+        row("retrieve_container_file_content"), ("files", "content")
+    ),
+    ("POST", "/v1/vector_stores/vs_1/file_batches/vsfb_1/cancel"): Match(
+        row("cancel_vector_store_file_batch"), ("vs_1", "vsfb_1")
+    ),
+    ("POST", "/v1/vector_stores/vs_1/search"): Match(row("search_vector_store"), ("vs_1",)),
+    ("GET", "/v1/models"): Match(row("list_models")),
+    ("HEAD", "/v1/models/gpt-4o"): Match(row("retrieve_model"), model="gpt-4o"),
+    ("DELETE", "/v1/models/ft:gpt-4o:acme::a1"): Match(row("delete_model"), model="ft:gpt-4o:acme::a1"),
+    ("GET", "/v1/models/@vllm/meta-llama/Llama-3.1-8B"): Match(
+        row("retrieve_model"), model="@vllm/meta-llama/Llama-3.1-8B"
+    ),
     ("GET", "/v1/health"): Match(row("health")),
     ("GET", "/"): Match(row("health")),
     ("GET", ""): Match(row("health")),
@@ -42,14 +59,14 @@ FOUND = {
 @pytest.mark.parametrize("method,path", FOUND)
 def test_method_and_path_name_an_operation(method, path):
     found = route(method, path)
-    assert (found.route.operation, found.id) == (FOUND[method, path].route.operation, FOUND[method, path].id)
+    assert (found.route.operation, *found[1:]) == (FOUND[method, path].route.operation, *FOUND[method, path][1:])
 
 
 @pytest.mark.parametrize(
     "path",
     ["/v1", "/v1/", "/v1/files/", "/v1//files", "//v1/files", "/V1/files", "/v1/Files", "/v2/files", "v1/files",
      "/v1/files/a/", "/v1/files//content", "/v1/files/a/b", "/v1/files/a/content/", "/v1/files/a/contents",
-     "/v1/filesx", "/health", "*", "/v1/files/a/b/content", "//", "/v1/chat", "/v1/chat/completions/", "/v1/models",
+     "/v1/filesx", "/health", "*", "/v1/files/a/b/content", "//", "/v1/chat", "/v1/chat/completions/", "/v1/models/",
          "/v1/files?limit=1",
      "/v1/health/", "https://a/v1/files"],
 )  # fmt: skip
@@ -73,6 +90,9 @@ ALLOW = {
     "/v1/files/file-1/content": "GET, HEAD",
     "/v1/health": "GET, HEAD",
     "/": "GET, HEAD",
+    "/v1/models": "GET, HEAD",
+    "/v1/models/a/b": "GET, HEAD, DELETE",
+    "/v1/vector_stores/vs_1": "GET, HEAD, POST, DELETE",
 }
 
 
@@ -135,3 +155,28 @@ def test_error_about_a_bad_id_names_its_parameter():
 def test_wrong_method_is_reported_before_a_bad_id():
     with pytest.raises(MethodNotAllowed):
         route("PUT", "/v1/files/..")
+
+
+BAD_MODELS = ["..", ".", "a/../b", "a/./b", "/a", "a/", "a//b", "a b", "a?b", "a#b", "a%2fb", "a\\b", "é", "a\r\nb",
+              "a\0", "a" * 129, "/".join("abcdefghi"), "a;b", "@vllm/../files", "<a>", "a&b"]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", BAD_MODELS)
+def test_model_that_could_change_a_url_is_400_and_not_quoted(model):
+    with pytest.raises(BadRequest) as refused:
+        route("GET", f"/v1/models/{model}")
+    assert refused.value.param == "model" and (len(model) < 4 or model not in refused.value.message)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/containers/a/files/:id", "/v1/containers/:id/files/a", "/v1/containers/a/files/.."]
+)
+def test_each_id_of_a_path_is_checked(path):
+    with pytest.raises(BadRequest) as refused:
+        route("GET", path)
+    assert refused.value.param == "id"
+
+
+def test_path_of_a_call_has_each_id_in_its_place():
+    assert route("GET", "/v1/containers/a/files/b/content").path == "/containers/a/files/b/content"
+    assert route("GET", "/v1/models/ft:id/:id").path == "/models/ft:id/:id"

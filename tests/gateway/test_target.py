@@ -105,7 +105,7 @@ def test_repeated_or_malformed_provider_header_is_400(name, value):
     assert refused.value.param == name
 
 
-@pytest.mark.parametrize("name", ["x-portkey-custom-host", "x-portkey-config"])
+@pytest.mark.parametrize("name", ["x-portkey-custom-host"])
 @pytest.mark.parametrize("value", ["https://evil.example", "{}", ""])
 def test_header_that_would_change_the_host_is_400_whatever_its_value(name, value):
     with pytest.raises(BadRequest) as refused:
@@ -254,7 +254,6 @@ SCOPE_HEADERS = [
     "x-portkey-vertex-region",
     "x-portkey-vertex-storage-bucket-name",
     "x-portkey-custom-host",
-    "x-portkey-config",
 ]
 SEVERAL = {
     "filesproxy": {"default_provider": "openai"},

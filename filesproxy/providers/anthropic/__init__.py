@@ -14,6 +14,7 @@ from ..toolkit import AUTH, auth_header, translated, walked
 from .chat import create_chat_completion
 from .errors import error
 from .files import deleted, file_object, pages, prepared_upload
+from .models import list_models, model_object, without_query
 
 VERSION = "2023-06-01"  # 2026-10-21 refuses `temperature`, which OpenAI's clients send
 
@@ -36,8 +37,14 @@ ANTHROPIC: Provider = {
         "retrieve_file_content": translated(),
         "delete_file": translated(answer=deleted),
         "create_chat_completion": create_chat_completion,
+        "list_models": list_models,
+        "retrieve_model": translated(without_query, model_object),
     },
-    "unsupported": dict.fromkeys(PASSED_THROUGH, "This operation is not available for Anthropic."),
+    "unsupported": {
+        name: "This operation is not available for Anthropic."
+        for name in PASSED_THROUGH
+        if name not in ("list_models", "retrieve_model")
+    },
     "required_form_fields": (),
     "client_headers": ("anthropic-workspace-id",),
     "list_headers": ("anthropic-beta",),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...calls import Answer, Call, Json, Send
 from ...errors import BadRequest, InvalidAnswer, UpstreamAnswered
+from ...operations import is_about
 from ...wire import sse
 from ..toolkit import need
 from .answer import completion
@@ -50,6 +51,6 @@ def _media_type(file_id: str, place: str, call: Call, send: Send) -> str:
         error.param = place
         raise
     media_type: str = need(found, "mime_type", str)
-    if found.get("id", file_id) != file_id:
+    if not is_about(found.get("id", file_id), file_id):
         raise InvalidAnswer("The provider answered about another id.")
     return media_type

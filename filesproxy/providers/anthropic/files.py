@@ -9,7 +9,7 @@ header, so it reads both. https://platform.claude.com/docs/en/build-with-claude/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from .media_types import registered
 
 FILES_BETA = "files-api-2025-04-14"  # deprecated
 MAX_PAGE = 1000  # files per page
+_FROM_THE_START: Json = {}
 
 # The file names that Anthropic accepts.
 _NAME = re.compile(r'[^<>:"|?*\\/\x00-\x1f]{1,255}')
@@ -90,7 +91,7 @@ def file_object(obj: Any, call: Call) -> Json:
     Anthropic keeps no purpose. The answer to an upload has the client's; later ones say `assistants_output` for a file
     that can be downloaded, which only a tool can make, and `assistants` for any other.
     """
-    expires_at = _seconds(obj, "expires_at") if isinstance(obj, dict) and obj.get("expires_at") is not None else None
+    expires_at = seconds(obj, "expires_at") if isinstance(obj, dict) and obj.get("expires_at") is not None else None
     is_expired = expires_at is not None and expires_at <= call.now
     downloadable = isinstance(obj, dict) and obj.get("downloadable") is True
     purpose = call.upload.fields.get("purpose") if call.upload else None
@@ -98,7 +99,7 @@ def file_object(obj: Any, call: Call) -> Json:
         "id": need(obj, "id", str),
         "object": "file",
         "bytes": need(obj, "size_bytes", int),
-        "created_at": _seconds(obj, "created_at"),
+        "created_at": seconds(obj, "created_at"),
         "expires_at": expires_at,
         "filename": need(obj, "filename", str),
         "purpose": purpose or ("assistants_output" if downloadable else "assistants"),
@@ -109,7 +110,7 @@ def file_object(obj: Any, call: Call) -> Json:
     }
 
 
-def _seconds(obj: Any, name: str) -> int:
+def seconds(obj: Any, name: str) -> int:
     """An RFC 3339 time in seconds since the epoch. Python 3.9 and 3.10 read neither Z nor nine digits themselves."""
     found = _TIME.fullmatch(need(obj, name, str))
     zone = "" if not found else "+00:00" if found[3] in "Zz" else found[3]
@@ -127,30 +128,32 @@ def pages(call: Call, send: Send) -> Iterator[Page]:
     after = call.query.get("after")
     limit = MAX_PAGE if "purpose" in call.query else min(MAX_PAGE, int(call.query.get("limit", MAX_PAGE)))
     if not after:
-        return _pages(call, send, limit, {})
+        return all_pages(call, send, limit, file_object)
     if not _has_files_beta(call):
-        return rest_after(_pages(call, send, MAX_PAGE, {}), after)
+        return rest_after(all_pages(call, send, MAX_PAGE, file_object), after)
     return _from_cursor(call, send, limit, after)
 
 
 def _from_cursor(call: Call, send: Send, limit: int, after: str) -> Iterator[Page]:
-    walk = _pages(call, send, limit, {"after_id": after})
+    walk = all_pages(call, send, limit, file_object, {"after_id": after})
     try:
         first = next(walk)
     except UpstreamAnswered as error:
         if error.status not in (400, 404):
             raise
-        walk = rest_after(_pages(call, send, MAX_PAGE, {}), after)
+        walk = rest_after(all_pages(call, send, MAX_PAGE, file_object), after)
         first = next(walk)
     yield first
     yield from walk
 
 
-def _pages(call: Call, send: Send, limit: int, cursor: Json) -> Iterator[Page]:
-    """The pages from a cursor on, in either shape."""
+def all_pages(
+    call: Call, send: Send, limit: int, item: Callable[[Any, Call], Json], cursor: Json = _FROM_THE_START
+) -> Iterator[Page]:
+    """The pages of a list from a cursor on, in either shape; `item` translates what is in them. They may never end."""
     while True:
         answer = send(call._replace(query={"limit": str(limit), **cursor})).json
-        data = [file_object(item, call) for item in need(answer, "data", list)]
+        data = [item(obj, call) for obj in need(answer, "data", list)]
         next_cursor = _next_cursor(answer, data, limit)
         yield Page(data, bool(next_cursor))
         if not next_cursor:

@@ -1,0 +1,131 @@
+"""The list of models of all saved providers that a caller may chat with, each as `@NAME/model`.
+
+It is for requests that name no provider. The providers are asked side by side; one that does not answer in time, or not
+with a list, is left out and named.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+from ..calls import Call, Json, Target
+from ..errors import FilesproxyError, UpstreamError
+from ..wire.json_fields import need
+
+AT_A_TIME = 8  # providers that an application asks side by side, whoever wants to know
+SECONDS = 5.0  # for the whole answer of one provider
+REMEMBERED_SECONDS = 60.0
+# A list that lacks a provider, and a failure, are remembered too, so that a dead provider does not cost every request
+# its time; but briefly, so that the provider is seen soon after it is back.
+INCOMPLETE_SECONDS = 5.0
+MAX_REMEMBERED = 128  # callers
+_SPARE_SECONDS = 1.0  # for a call that has been ended to return
+
+Ask = Callable[[Call, Target], Json]  # the JSON that a target answers, within SECONDS
+
+
+class Models(NamedTuple):
+    """A list of models, and the names of the providers that it lacks."""
+
+    data: list[Json]
+    missing: list[str]
+
+
+class ModelLists:
+    """Asks providers for their models, and remembers the answers by caller. Thread-safe.
+
+    `ask` performs one call. It must return or raise after SECONDS at the latest; a thread whose call does not is left
+    behind and ends when its call does.
+    """
+
+    def __init__(self, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._slots = threading.BoundedSemaphore(AT_A_TIME)
+        self._known: dict[Hashable, _Remembered] = {}
+        self._lock = threading.Lock()
+
+    def of(self, caller: Hashable, call: Call, targets: Sequence[Target]) -> Models:
+        """The models of these targets for this caller, who must always come with the same ones.
+
+        Raises the failure of the last target if all have failed.
+        """
+        with self._lock:
+            if caller not in self._known and len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            known = self._known.setdefault(caller, _Remembered())
+        with known.lock:  # requests of the same caller that come meanwhile wait for the same answers
+            if known.until <= self._clock():
+                known.found = self._gathered(call, targets)
+                is_whole = isinstance(known.found, Models) and not known.found.missing
+                known.until = self._clock() + (REMEMBERED_SECONDS if is_whole else INCOMPLETE_SECONDS)
+            found = known.found
+        if isinstance(found, Models):
+            return found
+        raise UpstreamError(found.message, code=found.code)
+
+    def _gathered(self, call: Call, targets: Sequence[Target]) -> Models | FilesproxyError:
+        gathering = _Gathering(self._ask, self._slots, call, targets)
+        found = gathering.run()
+        data = [model for target in targets for model in found.get(target.name, ())]
+        missing = [target.name for target in targets if target.name not in found]
+        return Models(data, missing) if found else gathering.failure
+
+
+class _Remembered:
+    """What one caller was told, until when, and the lock of whoever asks anew."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.until = float("-inf")
+        self.found: Models | FilesproxyError = Models([], [])
+
+
+class _Gathering:
+    """One round of questions, on threads of its own."""
+
+    def __init__(self, ask: Ask, slots: threading.BoundedSemaphore, call: Call, targets: Sequence[Target]) -> None:
+        self._ask = ask
+        self._slots = slots
+        self._call = call
+        self._left = deque(targets)
+        self._found: dict[str, list[Json]] = {}
+        self.failure: FilesproxyError = UpstreamError("No saved provider answered in time.", code="upstream_timeout")
+
+    def run(self) -> dict[str, list[Json]]:
+        """Name of a provider → its models, for those that answered in time."""
+        rounds = -(-len(self._left) // AT_A_TIME)
+        end = time.monotonic() + rounds * SECONDS + _SPARE_SECONDS
+        threads = [
+            threading.Thread(target=self._work, args=(end,), name="filesproxy models", daemon=True)
+            for _ in range(min(AT_A_TIME, len(self._left)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        self._left.clear()
+        return dict(self._found)
+
+    def _work(self, end: float) -> None:
+        while self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
+            try:
+                self._ask_next()
+            except IndexError:  # there is nobody left to ask
+                return
+            finally:
+                self._slots.release()
+
+    def _ask_next(self) -> None:
+        target = self._left.popleft()
+        try:
+            models = need(self._ask(self._call, target), "data", list)
+            self._found[target.name] = [{**model, "id": f"@{target.name}/{need(model, 'id', str)}"} for model in models]
+        except FilesproxyError as failure:
+            self.failure = failure
+        except Exception as failure:
+            self.failure = FilesproxyError(f"The gateway failed: {type(failure).__name__}.", code="internal_error")
