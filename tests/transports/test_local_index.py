@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 from processes import Child, open_files
-from stores import Clock, ask, content_of, ids, old_store, open_store, upload
+from stores import NOTHING, Clock, ask, content_of, ids, old_store, open_store, prove, stored, upload
 
 from filesproxy.errors import StoreError, StoreFull
 from filesproxy.transports.local.disk import FolderLock
@@ -319,3 +319,27 @@ def test_index_is_opened_with_the_room_of_the_reserve(folder, clock, monkeypatch
 
     monkeypatch.setattr(sqlite3, "connect", connect)
     assert ids(open_store(folder, clock)) == made
+
+
+def test_sweep_of_a_full_disk_removes_what_has_expired(folder, clock, monkeypatch):
+    store = open_store(folder, clock)
+    prove(store, clock)
+    upload(store, seconds=3600)
+    clock.runs(3600)
+    real = Index._see
+
+    def see(index, *arguments):
+        if (folder / "reserve").exists():
+            raise StoreFull("full")
+        return real(index, *arguments)
+
+    monkeypatch.setattr(Index, "_see", see)
+    store.sweep()
+    assert stored(folder) == NOTHING
+
+
+def test_upload_is_taken_where_a_disk_does_not_say_its_size(reserve, tmp_path, monkeypatch):
+    """A tmpfs without a size is 0 blocks, of which none are free."""
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result([4096, 4096, *[0] * 8]))
+    reserve.keep(1000)
+    assert (tmp_path / "reserve").exists()

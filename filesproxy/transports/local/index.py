@@ -176,7 +176,10 @@ class Index:
             return database.execute("SELECT 1 FROM files LIMIT 1").fetchone() is None
 
     def see(self, now: Now) -> tuple[Sight | None, Sight]:
-        """What was seen of the clocks last, and what is to be remembered now."""
+        """What was seen of the clocks last, and what is to be remembered now. Works on a full disk."""
+        return self._with_room(lambda: self._see(now))
+
+    def _see(self, now: Now) -> tuple[Sight | None, Sight]:
         with self._transaction() as database:
             found = database.execute("SELECT * FROM clock").fetchone()
             last = Sight(*found) if found else None

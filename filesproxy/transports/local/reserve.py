@@ -38,7 +38,8 @@ class Reserve:
             found = os.statvfs(self._folder)
             # With room for one reserve only, it would take at once what a delete has just released and not yet used.
             is_there = self._is_whole()
-        if found.f_bavail * found.f_frsize < (0 if is_there else 2 * RESERVE_BYTES) + wanted:
+        needed = (0 if is_there else 2 * RESERVE_BYTES) + wanted
+        if found.f_bavail * found.f_frsize < needed and found.f_blocks:  # 0: a disk that does not say its size
             raise StoreFull("The local store has no space left for this file; nothing was stored.")
         return is_there
 

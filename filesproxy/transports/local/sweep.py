@@ -29,6 +29,7 @@ class Sweeper:
         self._index = index
         self._look = look
         self._is_sound = False
+        self._is_described = False
         self._swept = float("-inf")
         self._said: set[str] = set()
 
@@ -55,7 +56,9 @@ class Sweeper:
         for name in self._blobs.abandoned("incoming", self._index.names):
             self._blobs.drop(name, "incoming")
         self._set_lost_aside()
-        self._describe()
+        if not self._is_described:
+            self._describe()
+            self._is_described = True
 
     def _remove_expired(self) -> None:
         last, sight = self._index.see(self._look())
@@ -82,7 +85,10 @@ class Sweeper:
             )
 
     def _describe(self) -> None:
-        """Write the sidecars that are missing: those of version 0.1.0's files, and what a power failure took."""
+        """Write the sidecars that are missing: those of version 0.1.0's files, and what a power failure took.
+
+        Both happen before a process starts, so once is enough.
+        """
         for name in self._blobs.undescribed():
             with self._blobs.locked(name, "blobs") as is_ours:
                 if is_ours and (row := self._index.of_blob(name)):
