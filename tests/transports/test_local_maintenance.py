@@ -202,7 +202,7 @@ def test_index_is_not_replaced_under_a_gateway(store, folder, said):
 @pytest.mark.parametrize("damage", ["not a database", "truncated", "empty"])
 def test_damaged_index_is_replaced(damage, folder, said):
     store = open_store(folder, Clock(1_700_000_000.0))
-    made = [upload(store, b"%d" % number)["id"] for number in range(50)]
+    made = [upload(store, b"%d" % number)["id"] for number in range(12)]
     del store
     gc.collect()
     path = folder / "index.sqlite3"
@@ -210,7 +210,7 @@ def test_damaged_index_is_replaced(damage, folder, said):
         path.write_bytes(b"no database at all" * 1000)
     else:
         os.truncate(path, 0 if damage == "empty" else 8192)
-    assert maintenance.rebuild(str(folder), said.append)[0] == 50
+    assert maintenance.rebuild(str(folder), said.append)[0] == 12
     assert ids(open_store(folder, Clock(1_700_000_000.0)), order="asc") == made
 
 
@@ -295,7 +295,7 @@ def test_what_is_in_lost_comes_back_as_it_was(store, folder, said):
 
 
 def test_restored_file_is_never_taken_away_by_a_sweep_beside_it(store, folder, said):
-    made = [lose(store, folder, b"%d" % number)["id"] for number in range(20)]
+    made = [lose(store, folder, b"%d" % number)["id"] for number in range(8)]
     over = threading.Event()
 
     def sweep():
@@ -305,7 +305,7 @@ def test_restored_file_is_never_taken_away_by_a_sweep_beside_it(store, folder, s
     sweeper = threading.Thread(target=sweep)
     sweeper.start()
     try:
-        assert maintenance.restore(str(folder), said.append).files == 20
+        assert maintenance.restore(str(folder), said.append).files == 8
     finally:
         over.set()
         sweeper.join()

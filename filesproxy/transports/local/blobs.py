@@ -43,18 +43,15 @@ class Blobs:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._is_made = self._check()
-        if not self._is_made and not os.path.isdir(self._place("blobs")):
+        if not os.path.isdir(self.place("blobs")):
             self.make()
 
-    def _place(self, place: str, name: str = "") -> str:
-        return os.path.join(self._folder, place, name) if name else os.path.join(self._folder, place)
-
-    def folder_of(self, place: str) -> str:
+    def place(self, place: str) -> str:
         """The path of one of the folders."""
-        return self._place(place)
+        return os.path.join(self._folder, place)
 
     def _paths(self) -> list[str]:
-        return [self._folder, *map(self._place, PLACES)]
+        return [self._folder, *map(self.place, PLACES)]
 
     def _check(self) -> bool:
         """Whether all folders are there. StoreError for one that others could write to."""
@@ -88,7 +85,7 @@ class Blobs:
         """
         self.make()
         name, handle = self._create()
-        path, sidecar = self._place("incoming", name), None
+        path, sidecar = self.path(name, "incoming"), None
         digest = sha256() if is_hashed else None
         try:
             for chunk in chunks:
@@ -100,10 +97,10 @@ class Blobs:
                 os.rename(path, self.path(name))
                 path = self.path(name)
                 sidecar = os.open(path + sidecars.SUFFIX, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                sync_folder(self._place("blobs"))
+                sync_folder(self.place("blobs"))
             yield NewBlob(name, digest.hexdigest() if digest else None, sidecar)
         except BaseException:
-            for left in (path, path + sidecars.SUFFIX):
+            for left in (path + sidecars.SUFFIX, path):
                 with suppress(OSError):
                     os.unlink(left)
             raise
@@ -115,7 +112,7 @@ class Blobs:
     def _create(self) -> tuple[str, int]:
         while True:
             name = secrets.token_hex(16)
-            path = self._place("incoming", name)
+            path = self.path(name, "incoming")
             with disk_errors():
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 try:
@@ -136,7 +133,7 @@ class Blobs:
         """The names of the blobs in one of the folders."""
         with disk_errors():
             try:
-                entries = os.scandir(self._place(place))
+                entries = os.scandir(self.place(place))
             except FileNotFoundError:
                 return
         with disk_errors(), entries:
@@ -148,7 +145,7 @@ class Blobs:
         """The path of a blob. StoreError for a name that is not in our form, which could lead elsewhere."""
         if not _NAME.fullmatch(name):
             raise StoreError("The local store's index contains a blob name that the store did not make.")
-        return self._place(place, name)
+        return os.path.join(self._folder, place, name)
 
     def sidecar(self, name: str, place: str = "blobs") -> Json | None:
         """What the sidecar of this blob says. None if there is none, or it is not whole."""
@@ -162,10 +159,10 @@ class Blobs:
             write_all(handle, sidecars.encode(row))
             with disk_errors():
                 os.fsync(handle)
-                os.rename(self._place("incoming", made), self.path(name) + sidecars.SUFFIX)
+                os.rename(self.path(made, "incoming"), self.path(name) + sidecars.SUFFIX)
         except BaseException:
             with suppress(OSError):
-                os.unlink(self._place("incoming", made))
+                os.unlink(self.path(made, "incoming"))
             raise
         finally:
             os.close(handle)
@@ -191,7 +188,7 @@ class Blobs:
             with disk_errors():
                 for name in names:
                     handles += self._discard(name)
-                sync_folder(self._place("blobs"))
+                sync_folder(self.place("blobs"))
             yield
             for name in names:
                 self.destroy(name)

@@ -188,7 +188,7 @@ def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
         copy.forget(gone[start : start + _BATCH])
     copy.close()
     with disk_errors():
-        sync_folder(copies.folder_of("blobs"))
+        sync_folder(copies.place("blobs"))
         sync_folder(target)
     return Count(kept, size), bool(linked)
 
@@ -207,7 +207,7 @@ def restore(folder: str, say: Say) -> Count:
                 continue
             blobs.move(name, "lost", "blobs")  # still locked, so no sweep takes it away again
             with disk_errors():
-                sync_folder(blobs.folder_of("blobs"))
+                sync_folder(blobs.place("blobs"))
             if index.adopt([row]):
                 restored, size = restored + 1, size + row["bytes"]
             else:
