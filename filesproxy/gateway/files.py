@@ -144,7 +144,8 @@ class Form:
 
     def _keep(self, name: str, value: str) -> None:
         if not _FIELD_NAME.fullmatch(name):
-            raise BadRequest("The name of a form field may contain only letters, digits and ._-[].")
+            param = "expires_after" if is_about_expiry(name) else None
+            raise BadRequest("The name of a form field may contain only letters, digits and ._-[].", param=param)
         self._check([value], name)
         for field, text in self._known_as(name, value).items():
             if field in self._fields or field in self._ignored:

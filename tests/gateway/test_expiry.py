@@ -42,6 +42,7 @@ REFUSED = {
     "brackets_of_arabic_digits": ([("expires_after[seconds]", "٣٦٠٠")], "expires_after[seconds]"),
     "brackets_with_a_blank": ([("expires_after[seconds]", "3600 ")], "expires_after[seconds]"),
     "brackets_twice": ([("expires_after[seconds][]", "3600")], "expires_after[seconds][]"),
+    "name_in_quotes": ([("expires_after['seconds']", "3600")], "expires_after"),
     "days": ([("expires_after[days]", "1")], "expires_after[days]"),
     "upper_case": ([("Expires_After[seconds]", "3600")], "Expires_After[seconds]"),
     "camel_case": ([("expiresAfter", "3600")], "expiresAfter"),
