@@ -138,7 +138,7 @@ def serve(arguments: Mapping[str, Any]) -> int:
         reason = error.strerror or error
         print(f"filesproxy: cannot listen on {host}:{port} ({reason}); try --listen {host}:0", file=sys.stderr)
         return 1
-    files.tell(application.config)
+    files.prepare(application)
     _stop_on_signals(server)
     signal.signal(signal.SIGHUP, lambda signum, frame: _reload(server, arguments))
     print(_banner(server, application), file=sys.stderr, flush=True)

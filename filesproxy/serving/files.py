@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..app import Application
 from ..config.load import Config
 from ..errors import ConfigError, StoreError
 from ..transports.local import maintenance
 from ..transports.local.maintenance import Count
+from ..transports.local.transport import LocalTransport
 
 
 def add_parser(commands: Any) -> None:
@@ -77,13 +79,18 @@ def warnings(config: Config) -> list[str]:
     return found
 
 
-def tell(config: Config) -> None:
-    """Log what `check` would say of the folders."""
-    logger = logging.getLogger("filesproxy")
+def prepare(application: Application) -> None:
+    """Log what `check` would say of the folders, and begin to sweep the stores: requests may be long in coming."""
+    logger, config = logging.getLogger("filesproxy"), application.config
     for problem in unusable(config):
         logger.error(problem)
     for warning in warnings(config):
         logger.warning(warning)
+    local = application.transports["local"]
+    for folder in _folders(config).values():
+        if isinstance(local, LocalTransport) and os.path.isdir(os.path.join(folder, "blobs")):
+            with suppress(StoreError):
+                local.store(folder).begin_sweep()
 
 
 def _folders(config: Config) -> dict[str, str]:

@@ -144,7 +144,7 @@ def post_worker_init(worker: Any) -> None:
     if isinstance(worker, ThreadWorker) and isinstance(worker.wsgi, Application):
         worker.wsgi.share_threads(worker.cfg.threads)
     if isinstance(worker.wsgi, Application) and worker.age == 1:  # the first of all
-        files.tell(worker.wsgi.config)
+        files.prepare(worker.wsgi)
     # gunicorn 27 waits up to 2 s for a refused client to hang up, on the thread that accepts: 50 of them stop a worker.
     # It also reads only 64 KiB of what such a client still sends, then resets the answer: nginx makes a 502 of that.
     close = getattr(util, "close_graceful", None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from configurations import hashed
-from sockets import get, program
+from sockets import get, program, until
 from stores import Clock, open_store, upload
 
 from filesproxy.serving import cli
@@ -124,3 +125,12 @@ def test_owners_that_no_key_has_are_named(checked, folder, tmp_path):
     assert "files of retail, treasury" in checked()[1]
     with program(tmp_path, "--config", str(written(tmp_path, folder, "treasury"))) as gateway:
         assert "files of retail" in gateway.banner
+
+
+def test_start_sweeps_a_store_that_nobody_asks_anything(tmp_path, folder):
+    """The first sweep came with the first request, so what had expired in an idle store stayed on the disk."""
+    upload(open_store(folder, Clock(time.time())))
+    left = folder / "incoming" / ("a" * 32)
+    left.write_bytes(b"half an upload, of a process that was killed")
+    with program(tmp_path, "--config", str(written(tmp_path, folder))):
+        assert until(lambda: not left.exists())

@@ -65,7 +65,7 @@ class Store:
 
         `is_hashed` says whether an upload's SHA-256 is computed and kept.
         """
-        self._sweeper.start_if_due()
+        self.begin_sweep()
         if call.operation == "upload_file":
             return self.upload_file(call, owner, is_hashed)
         operation: Callable[[Call, str], Answer] = getattr(self, call.operation)
@@ -152,6 +152,10 @@ class Store:
             if not self._index.remove(owner, row["id"]):
                 raise _no_such(row["id"])
         return Answer(200, json={"id": row["id"], "object": "file", "deleted": True})
+
+    def begin_sweep(self) -> None:
+        """Sweep in a thread of its own, unless this process has done so lately."""
+        self._sweeper.start_if_due()
 
     def sweep(self) -> None:
         """Remove expired files and what a killed process left. No file that was acknowledged is ever destroyed."""
