@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .budget import Shared
 from .calls import Answer, Call, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import BadRequest, FilesproxyError, LoopDetected
@@ -28,7 +29,6 @@ from .gateway.models import ModelLists
 from .gateway.portkey import FORWARD, METADATA, forwarded, metadata, unread
 from .gateway.record import Observer, Record
 from .gateway.router import Match, named_model, route
-from .gateway.shares import Shared
 from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond, traced
 from .providers import PROVIDERS
 from .providers.table import credential_headers

@@ -31,7 +31,7 @@ ROOMS = [
     {"gateway"},
     {"config"},
     {"exchange", "transports", "providers"},
-    {"watchdog"},
+    {"budget", "watchdog"},
     {"wire"},
     {"calls"},
     {"operations", "redaction"},

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ..budget import Shared
 from ..calls import Json
 from ..errors import InvalidJson, UnsupportedMedia
 from ..wire.headers import media_type
 from ..wire.strict_json import Unreadable, loads
 from .key_guard import check_json
-from .shares import Shared
 from .wsgi import Request
 
 BLOCK_BYTES = 1 << 18  # of one read

@@ -11,11 +11,11 @@ import re
 
 import pytest
 
+from filesproxy.budget import Shared
 from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, ClientError, InvalidJson, UpstreamError
 from filesproxy.gateway.json_body import JsonBody
 from filesproxy.gateway.json_requests import check_messages
-from filesproxy.gateway.shares import Shared
 from filesproxy.gateway.wsgi import Request
 from filesproxy.providers.anthropic.answer import completion
 from filesproxy.providers.anthropic.errors import error as translated_error

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fakes import OPENAI
 
+from filesproxy.budget import Shared
 from filesproxy.errors import (
     ClientAborted,
     ClientTimeout,
@@ -22,7 +23,6 @@ from filesproxy.errors import (
     UpstreamError,
 )
 from filesproxy.gateway.json_body import BLOCK_BYTES, JsonBody, split_slug
-from filesproxy.gateway.shares import Shared
 from filesproxy.gateway.wsgi import Request
 
 ROOT = Path(__file__).parent.parent.parent
@@ -348,7 +348,7 @@ def test_slug_is_found_when_asserts_are_disabled():
     program = (
         "import io\n"
         "from filesproxy.gateway.json_body import JsonBody\n"
-        "from filesproxy.gateway.shares import Shared\n"
+        "from filesproxy.budget import Shared\n"
         "from filesproxy.gateway.wsgi import Request\n"
         'body = b\'{"model": "@claude/m"}\'\n'
         "environ = {'REQUEST_METHOD': 'POST', 'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body))}\n"

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from filesproxy.budget import Shared
 from filesproxy.errors import CallerBusy, Saturated
-from filesproxy.gateway.shares import Shared
 
 
 def taken(shared, caller, amount=1):

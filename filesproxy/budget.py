@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ..errors import CallerBusy, Saturated
+from .errors import CallerBusy, Saturated
 
 _AGAIN = {"retry-after": "1"}
 
