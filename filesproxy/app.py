@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .budget import Shared
+from .budget import Hold, Shared
 from .calls import Answer, Call, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import BadRequest, FilesproxyError, LoopDetected
@@ -29,7 +29,7 @@ from .gateway.models import ModelLists
 from .gateway.portkey import FORWARD, METADATA, forwarded, metadata, unread
 from .gateway.record import Observer, Record
 from .gateway.router import Match, named_model, route
-from .gateway.wsgi import Request, Response, ResponseStream, error_response, json_response, respond, traced
+from .gateway.wsgi import Request, Response, ResponseStream, error_response, held, json_response, respond, traced
 from .providers import PROVIDERS
 from .providers.table import credential_headers
 from .redaction import redact
@@ -97,7 +97,10 @@ class Application:
         self._guard = KeyGuard(config.keys)
         self._observers = observers
         self._watchdog = Watchdog()
-        self._json = Shared("memory for JSON requests", config.settings["max_json_in_flight"])
+        memory = config.settings["max_json_in_flight"]
+        self._requests = Shared("memory for JSON requests", memory)
+        # As much again: who fills the memory for requests must not cost others an answer that is paid for.
+        self._answers = Shared("memory for JSON answers", memory)
         self.share_threads(float("inf"))
         self._models = ModelLists(self._ask_for_models)
         self._lists = frozenset(name for entry in providers.values() for name in entry.get("list_headers", ()))
@@ -176,7 +179,8 @@ class Application:
         if match.route.body != "none":
             watch.expect_body(self.config.settings["body_timeout"], lambda: request.body.is_awaited)
         request.check_form = lambda texts, field: self._guard.check_form(presented, texts, field)
-        body = JsonBody(request, self.config.settings, self._json, admission.sharer, self.config.providers, presented)
+        request_hold, hold = Hold(self._requests, admission.sharer), Hold(self._answers, admission.sharer)
+        body = JsonBody(request, self.config.settings, request_hold, self.config.providers, presented)
         try:
             match, target = self._find_target(match, admission, body, watch)
             record.note_target(target)
@@ -185,14 +189,18 @@ class Application:
             _limit_transfer(watch, target.settings, moved)
             call = self._make_call(request, match, target, admission, body, record)
             watch.follows_client = call.expects == "bytes" or call.is_generated
-            answer = run(call, target, self.transports)
+            answer = run(call, target, self.transports, hold=hold)
+        except BaseException:
+            hold.release()
+            raise
         finally:
             body.release()
         try:
             if call.expects == "bytes":
                 answer = partial(answer, call.headers)
-            return _response(answer, match, target, record)
+            return held(_response(answer, match, target, record), hold)
         except BaseException:
+            hold.release()
             if answer.body:
                 answer.body.close()
             raise
@@ -228,15 +236,18 @@ class Application:
         if ignored := [*(f"@{name}" for name in found.missing), *record.ignored]:
             headers["x-filesproxy-ignored"] = ", ".join(ignored)
         secrets = [secret for target in targets for secret in target.credentials]
-        return json_response(200, {"object": "list", "data": found.data}, headers, secrets)
+        response = json_response(200, {"object": "list", "data": found.data}, headers, secrets)
+        return held(response, Hold(self._answers, admission.sharer))
 
     def _ask_for_models(self, call: Call, target: Target) -> Any:
         watch = self._watchdog.watch(None, MODELS_SECONDS)
+        hold = Hold(self._answers, f"@{target.name}")  # its list is for more than one request
         settings = {**target.settings, "connect_timeout": min(MODELS_SECONDS, target.settings["connect_timeout"])}
         try:
-            return run(call._replace(watch=watch), target._replace(settings=settings), self.transports).json
+            return run(call._replace(watch=watch), target._replace(settings=settings), self.transports, hold=hold).json
         finally:
             watch.close()
+            hold.release()
 
     def _make_call(
         self, request: Request, match: Match, target: Target, admission: Admission, body: JsonBody, record: Record

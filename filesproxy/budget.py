@@ -6,6 +6,8 @@ import threading
 
 from .errors import CallerBusy, Saturated
 
+#: what a `Shared` that has no room raises
+NO_ROOM = (CallerBusy, Saturated)
 _AGAIN = {"retry-after": "1"}
 
 
@@ -17,6 +19,7 @@ class Shared:
     """
 
     def __init__(self, what: str, total: float, each: int = 0) -> None:
+        self.total = total
         self._what = what
         self._left = total
         self._each = each
@@ -46,3 +49,34 @@ class Shared:
             self._held[caller] -= amount
             if not self._held[caller]:
                 del self._held[caller]
+
+
+class Hold:
+    """What one request of a caller has taken of something shared. For one thread at a time."""
+
+    def __init__(self, shared: Shared, caller: str) -> None:
+        self._shared = shared
+        self._caller = caller
+        self.size = 0
+
+    def fits(self, amount: int) -> bool:
+        """Whether so much more would fit if there were no other request."""
+        return self.size + amount <= self._shared.total
+
+    def take(self, amount: int) -> None:
+        """Hold so much more. Raises what `Shared.take` raises."""
+        if amount:
+            self._shared.take(self._caller, amount, self.size)
+            self.size += amount
+
+    def resize(self, size: int) -> None:
+        """Hold this much from now on. Raises what `Shared.take` raises, if it is more than before."""
+        if size >= self.size:
+            self.take(size - self.size)
+        else:
+            less, self.size = self.size - size, size
+            self._shared.give_back(self._caller, less)
+
+    def release(self) -> None:
+        """Give back everything; a second time is harmless."""
+        self.resize(0)

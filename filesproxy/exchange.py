@@ -13,6 +13,7 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
+from .budget import NO_ROOM, Hold, Shared
 from .calls import Answer, Body, Call, Json, KeptFiles, Target, Transport
 from .errors import (
     BadRequest,
@@ -25,10 +26,13 @@ from .errors import (
 )
 from .operations import OPERATIONS, is_about
 from .redaction import Secret, redact
+from .watchdog import Watch
 from .wire import sse, urls
 from .wire.headers import codings, media_type, relayed
-from .wire.strict_json import BOM, Unreadable, dumps, loads
+from .wire.strict_json import BOM, Unreadable, cost, dumps, loads
 
+# Of an answer, which are not counted. Parsed, 256 of the worst take 100 MB.
+UNCOUNTED_BYTES = 1 << 14
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
 MAX_PLAIN_REASON = 500  # characters of an error that is plain text
 # A web page with one of these statuses is about the request, though a proxy in front of the provider sent it.
@@ -55,11 +59,19 @@ class NoKeptFiles:
         raise NotFound(f"No such File object: {file_id}", param="id")
 
 
-def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: KeptFiles | None = None) -> Answer:
+def run(
+    call: Call,
+    target: Target,
+    transports: Mapping[str, Transport],
+    kept: KeptFiles | None = None,
+    hold: Hold | None = None,
+) -> Answer:
     """Perform the call's operation. The answer's body is open if it is relayed; every other body is closed.
 
-    UpstreamAnswered for any status other than 2xx, InvalidAnswer for an answer that cannot be used, BadRequest if the
-    provider does not have the operation.
+    What JSON answers take in memory is counted in `hold`, for the caller to release; an EventStream releases it.
+
+    UpstreamAnswered for any status other than 2xx, InvalidAnswer for an answer that cannot be used, NO_ROOM for one
+    that there is no room for, BadRequest if the provider does not have the operation.
     """
     operation = target.provider["operations"].get(call.operation)
     if operation is None:
@@ -69,15 +81,17 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
         raise BadRequest(reason, code="unsupported_operation", headers={"x-should-retry": "false"})
     opened: list[Body] = []
     relayed_body = None
-    send = _Send(target, transports, kept or NoKeptFiles(), opened)
+    hold = hold or Hold(Shared("memory", float("inf")), "")
+    send = _Send(target, transports, kept or NoKeptFiles(), opened, hold)
     try:
         answer = operation(call, send)
         _check_id(call, answer)
-        if call.is_generated and sse.is_stream(answer) and answer.body is not None:
-            answer = _as_event_stream(answer, answer.body, opened, target)
+        if send.source and answer.body is not None:
+            events = EventStream(answer.body, opened, target.credentials, send.source, hold)
+            answer = _as_event_stream(answer, events)
         relayed_body = answer.body
         return answer
-    except UpstreamError as error:
+    except (UpstreamError, *NO_ROOM) as error:
         _redact_error(error, target.credentials)
         is_begun = send.has_sent_content or (call.upload is not None and call.upload.is_begun)
         if is_begun and not isinstance(error, UpstreamAnswered):  # it may have arrived
@@ -88,7 +102,9 @@ def run(call: Call, target: Target, transports: Mapping[str, Transport], kept: K
                     discard()
         raise
     finally:
-        if not isinstance(relayed_body, EventStream):  # an EventStream closes them all
+        if not isinstance(relayed_body, EventStream):  # an EventStream closes them all, and releases what it holds
+            if relayed_body is not None:
+                hold.release()
             for body in opened:
                 if body is not relayed_body:  # the response closes that one
                     body.close()
@@ -106,11 +122,64 @@ def _check_id(call: Call, answer: Answer) -> None:
         raise InvalidAnswer("The provider answered about another id.")
 
 
-def _as_event_stream(answer: Answer, events: Body, opened: list[Body], target: Target) -> Answer:
+def _as_event_stream(answer: Answer, events: EventStream) -> Answer:
     if codings(answer.headers):
         raise InvalidAnswer("The provider's events are compressed.")
     headers = {name: text for name, text in answer.headers.items() if name != "content-length"}
-    return answer._replace(headers=headers, body=EventStream(events, opened, target.credentials))
+    return answer._replace(headers=headers, body=events)
+
+
+class Source:
+    """The bytes of a provider's stream of events. EventStream says when it waits for an event, and what it got.
+
+    - A stream whose upstream sends no event, or only keep-alives, for `patience` seconds is ended by the watchdog.
+      Between two reads the transport's own limit holds, which empty lines and comments would renew for ever.
+    - What an event takes beyond one block is counted in `hold` until it has left.
+    """
+
+    def __init__(self, body: Body, hold: Hold, watch: Watch, patience: float) -> None:
+        self._body = body
+        self._hold = hold
+        self._watch = watch
+        self._patience = patience
+        self._silent_by = 0.0
+        self._is_silent = False
+        self._last = b""  # the block before, if no event has left since
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        """The next block. Raises what the body raises, and NO_ROOM."""
+        if self._last and sse.ends_event(self._last):  # so many empty lines; nothing of them is kept
+            self._hold.release()
+            self._last = b""
+        block = next(self._body)
+        if self._last:
+            _count(block, self._hold)
+        self._last = block
+        return block
+
+    def close(self) -> None:
+        """Close the body."""
+        self._body.close()
+
+    def begin(self) -> None:
+        """An event is waited for; the one before has left."""
+        self._hold.release()
+        if not self._is_silent:
+            self._silent_by = time.monotonic() + self._patience
+        self._watch.silent_by = self._silent_by
+
+    def end(self, events: bytes) -> None:
+        """These events came. UpstreamTimeout if there has been no other than keep-alives for too long."""
+        self._watch.silent_by = float("inf")
+        self._last = b""
+        if self._hold.size:  # the client may take its time
+            self._hold.resize(min(self._hold.size, len(events)))
+        self._is_silent = bool(events) and not sse.has_data(events)
+        if self._is_silent and time.monotonic() > self._silent_by:
+            raise UpstreamTimeout("The provider has sent nothing but keep-alives for too long.")
 
 
 class EventStream:
@@ -120,10 +189,14 @@ class EventStream:
     event, and its code is in `error`.
     """
 
-    def __init__(self, events: Iterator[bytes], bodies: list[Body], secrets: Iterable[Secret]) -> None:
+    def __init__(
+        self, events: Iterator[bytes], bodies: list[Body], secrets: Iterable[Secret], source: Source, hold: Hold
+    ) -> None:
         self._events = events
         self._bodies = bodies
         self._secrets = secrets
+        self._source = source
+        self._hold = hold
         self._begun = False
         self.error = ""
 
@@ -132,20 +205,28 @@ class EventStream:
 
     def __next__(self) -> bytes:
         """The next events, without a credential that the provider may have repeated."""
+        while not (block := self._read()):  # an event that this client does not get
+            pass
+        self._begun = True
+        return block
+
+    def _read(self) -> bytes:
         try:
-            block = next(self._events)
+            self._source.begin()
+            block = _without_secrets(next(self._events), self._secrets)
+            self._source.end(block)
+            return block
         except FilesproxyError as error:
             _redact_error(error, self._secrets)
             if not self._begun:
                 raise
             self.error = error.code or type(error).__name__
             self._events = iter(())
-            block = sse.error_event(error)
-        self._begun = True
-        return _without_secrets(block, self._secrets)
+            return _without_secrets(sse.error_event(error), self._secrets)
 
     def close(self) -> None:
         """Close every body."""
+        self._hold.release()
         for body in self._bodies:
             body.close()
 
@@ -192,7 +273,7 @@ class _Send:
     """How an operation reaches its target and the kept files. All its calls together have the time of one."""
 
     def __init__(
-        self, target: Target, transports: Mapping[str, Transport], kept: KeptFiles, opened: list[Body]
+        self, target: Target, transports: Mapping[str, Transport], kept: KeptFiles, opened: list[Body], hold: Hold
     ) -> None:
         self._target = target
         self._transports = transports
@@ -200,6 +281,8 @@ class _Send:
         self._read: Body | None = None  # the one of the last call, if it was read to its end
         self.has_sent_content = False  # raw content, of which bytes may have arrived
         self._started = 0.0
+        self.source: Source | None = None  # of events, if an answer is a stream of them
+        self._hold = hold  # what the answers so far take of the budget
         self._size = 0  # bytes of JSON that the answers so far had: the limit is for all of an operation
         self._kept = kept
 
@@ -218,19 +301,26 @@ class _Send:
         if answer.is_repeat and answer.status == 404 and call.method == "DELETE":
             return Answer(204)  # the first one has done it (RFC 9110 §9.2.2); what was asked for is so
         if not 200 <= answer.status < 300:
-            raise _refusal(answer, self._target)
+            raise _refusal(answer, self._target, self._hold)
         if answer.body is None:  # a transport that answers with JSON of its own
             return answer
         if call.expects in ("bytes", "events") and answer.status not in (200, 206):
             raise InvalidAnswer("The provider answered without the content.")
-        if call.expects == "bytes" or (call.expects == "events" and sse.is_stream(answer)):
+        if call.expects == "bytes":
             return answer
         blocks = answer.body
         if call.expects == "events":
-            is_stream, blocks = sse.recognised(blocks)
-            if is_stream:
-                return answer._replace(headers={**answer.headers, "content-type": sse.MEDIA_TYPE}, body=blocks)
-        text = _read(blocks, answer.headers, self._target.settings["max_answer_bytes"] - self._size)
+            watch, patience = call.watch or Watch(), self._target.settings["generation_timeout"]
+            if not sse.is_stream(answer):
+                watch.silent_by = time.monotonic() + patience  # what comes before the first event may come for ever
+                is_stream, blocks = sse.recognised(blocks)
+                watch.silent_by = float("inf")
+                if is_stream:
+                    answer = answer._replace(headers={**answer.headers, "content-type": sse.MEDIA_TYPE})
+            if sse.is_stream(answer):
+                self.source = Source(blocks, self._hold, watch, patience)
+                return answer._replace(body=self.source)
+        text = _read(blocks, answer.headers, self._target.settings["max_answer_bytes"] - self._size, self._hold)
         self._size += len(text)
         self._read = answer.body
         value = None if call.expects == "nothing" and not text.strip() else _parse(text)
@@ -284,13 +374,13 @@ class _TrackedKeptFiles:
         return answer
 
 
-def _refusal(answer: Answer, target: Target) -> UpstreamError:
+def _refusal(answer: Answer, target: Target, hold: Hold) -> UpstreamError:
     if target.is_saved and answer.status in (401, 403):  # the caller's own key is not at fault
         refused = "refused the saved credential" if target.secrets else "asks for a credential, and none is saved"
         return UpstreamError(f"The provider {refused}.", code="upstream_credential_rejected")
     if answer.status < 400:
         return UpstreamError("The provider redirects, which the gateway never follows.", code="upstream_redirect")
-    text = _reason(answer)
+    text = _reason(answer, hold)
     if _is_page(answer, text) and answer.status not in _PAGE_STATUSES_KEPT:
         message = f"Something before the provider answered {answer.status} with a web page."
         return InvalidAnswer(message, headers=answer_headers(answer, target))
@@ -304,7 +394,7 @@ def _refusal(answer: Answer, target: Target) -> UpstreamError:
     return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, answer_headers(answer, target))
 
 
-def _described(answer: Answer, text: bytes, target: Target) -> str:
+def _described(answer: Answer, text: bytes | bytearray, target: Target) -> str:
     """What an error says that is not JSON: its plain text, what its status means, or that it says nothing."""
     said, status = "", answer.status
     if media_type(answer.headers) == "text/plain":
@@ -328,33 +418,50 @@ def answer_headers(answer: Answer, target: Target) -> dict[str, str]:
     return {name: redact(text, target.credentials) for name, text in kept.items()}
 
 
-def _reason(answer: Answer) -> bytes:
+def _reason(answer: Answer, hold: Hold) -> bytes | bytearray:
     try:
-        return _read(answer.body or (), answer.headers, MAX_ERROR_BYTES)
-    except UpstreamError:
+        return _read(answer.body or (), answer.headers, MAX_ERROR_BYTES, hold)
+    except (UpstreamError, *NO_ROOM):
         return b""
 
 
-def _is_page(answer: Answer, text: bytes) -> bool:
+def _is_page(answer: Answer, text: bytes | bytearray) -> bool:
     start = text[:64].removeprefix(BOM).lstrip()
     return media_type(answer.headers) == "text/html" or start.lower().startswith((b"<!doctype", b"<html"))
 
 
-def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int) -> bytes:
-    """All of a body, decoded. UpstreamError if it is over the limit, in bytes."""
-    read = bytearray()
+def _read(body: Iterable[bytes], headers: Mapping[str, str], limit: int, hold: Hold) -> bytes | bytearray:
+    """All of a body, decoded, and counted in `hold` with what it takes once it is parsed.
+
+    UpstreamError if it is over the limit, in bytes. NO_ROOM if there is no more.
+    """
+    read, counted = bytearray(), 0
     for block in body:
         read += block
         if len(read) > limit:
             raise _too_large()
-    return _decoded(bytes(read), limit) if read and codings(headers) else bytes(read)
+        if len(read) > UNCOUNTED_BYTES:
+            _count(read[counted:], hold)
+            counted = len(read)
+    text = _decoded(read, limit) if read and codings(headers) else read
+    if text is not read and len(text) > UNCOUNTED_BYTES:
+        _count(text, hold)
+    return text
 
 
-def _too_large() -> UpstreamError:
-    return UpstreamError("The provider's answer is over max_answer_bytes.", code="upstream_answer_too_large")
+def _count(text: bytes | bytearray, hold: Hold) -> None:
+    """Count what this part of a JSON text will take. UpstreamError if it would not fit even alone, else NO_ROOM."""
+    size = cost(text)
+    if not hold.fits(size):  # a 503 would promise that it fits later
+        raise _too_large("would take more memory than max_json_in_flight")
+    hold.take(size)
 
 
-def _decoded(body: bytes, limit: int) -> bytes:
+def _too_large(how: str = "is over max_answer_bytes") -> UpstreamError:
+    return UpstreamError(f"The provider's answer {how}.", code="upstream_answer_too_large")
+
+
+def _decoded(body: bytearray, limit: int) -> bytes:
     """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway.
 
     UpstreamError if it is over the limit, in bytes. InvalidAnswer if it is not complete gzip, of one or more members
@@ -369,7 +476,7 @@ def _decoded(body: bytes, limit: int) -> bytes:
     return plain
 
 
-def _parse(body: bytes) -> Any:
+def _parse(body: bytes | bytearray) -> Any:
     try:
         return loads(body)
     except Unreadable:

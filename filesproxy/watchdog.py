@@ -42,6 +42,7 @@ class Watch:
     has_left = False  # the client has closed the connection
     is_overdue = False  # a phase has taken too long, or the body was too slow
     upstream_took_all = False  # when the time was over, the upstream had read all it was sent: the client was slow
+    silent_by = float("inf")  # when an upstream that streams events will have sent none for too long
     _phase: tuple[float, Callable[[], int]] = (float("inf"), no_bytes)  # its end, and the bytes that prolong it
     _is_awaited: Callable[[], bool] | None = None  # whether a read waits for the request's body
     _patience = _whole_patience = 0.0  # seconds that the client may still keep it waiting, and those it had at first
@@ -78,7 +79,7 @@ class Watch:
     def check(self, now: float) -> None:
         """End the request if its phase has taken too long, or if its client keeps it waiting."""
         end, moved = self._phase
-        is_over = now > min(self._end, end + moved() / self.min_rate)
+        is_over = now > min(self._end, self.silent_by, end + moved() / self.min_rate)
         if not self.is_overdue and (is_over or self._is_kept_waiting(now)):
             self.upstream_took_all = _is_writable(self.upstream)
             self.is_overdue, self._cut = True, now + CUT_SECONDS

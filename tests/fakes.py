@@ -7,7 +7,9 @@ import json
 import random
 from wsgiref.util import shift_path_info
 
+from filesproxy.budget import Hold, Shared
 from filesproxy.calls import Answer
+from filesproxy.errors import Saturated
 
 BOUNDARY = "a-boundary"
 #: spellings of a Content-Encoding that mean that the body is not encoded
@@ -107,3 +109,28 @@ def content_of(size, seed=1):
 def sha(content):
     """A digest to compare large contents by, so that a failure does not print them."""
     return hashlib.sha256(content).hexdigest()
+
+
+def memory(size=float("inf")):
+    """So many bytes that callers share."""
+    return Shared("memory", size)
+
+
+def hold_of(shared=None, caller="team"):
+    """What a caller's request holds of it, nothing yet."""
+    return Hold(memory() if shared is None else shared, caller)
+
+
+def left(budget):
+    """How many bytes the budget has left, found by trying."""
+    low, high = 0, 1 << 40
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            budget.take("looker", middle)
+        except Saturated:
+            high = middle - 1
+        else:
+            budget.give_back("looker", middle)
+            low = middle
+    return low

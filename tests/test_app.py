@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl, urlencode
 from wsgiref.util import setup_testing_defaults
@@ -21,6 +22,7 @@ from filesproxy.calls import Answer
 from filesproxy.errors import FINAL_CODES, UpstreamError
 from filesproxy.gateway import access_log as access_log_module
 from filesproxy.providers import PROVIDERS
+from filesproxy.wire.strict_json import cost
 
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 
@@ -996,3 +998,82 @@ def test_this_machine_only_is_never_met_by_a_header():
         client = webtest.TestApp(application, extra_environ={"REMOTE_ADDR": peer, "HTTP_HOST": "localhost"})
         forwarded = {"x-forwarded-for": header} if header else {}
         assert client.get("/v1/files/file-1", headers={**OPENAI, **forwarded}, status="*").status_int == 403
+
+
+# Large answers
+
+
+def called(application, path="/v1/files", **environ):
+    """(the status, the headers, the iterable) of a GET."""
+    started = []
+    environ = {
+        "PATH_INFO": path,
+        "HTTP_X_PORTKEY_PROVIDER": "openai",
+        "HTTP_AUTHORIZATION": "Bearer sk-caller",
+        **environ,
+    }
+    setup_testing_defaults(environ)
+    body = application(environ, lambda status, headers: started.append((int(status[:3]), dict(headers))))
+    return (*started[0], body)
+
+
+LIST = {"data": [{**FILE, "id": f"file-{number}", "note": "n" * 300} for number in range(500)]}
+
+
+@pytest.mark.parametrize("end", ["read", "left", "reset"])
+def test_large_answer_counts_until_its_client_has_it_or_has_gone(end, upstream):
+    """A slow client keeps the bytes of an answer in memory for as long as it reads."""
+    upstream.answers(LIST)
+    limit = cost(upstream.chunks[0]) + 1000
+    application = create_app({}, max_json_in_flight=limit, transports={"https": upstream})
+    for _ in range(3):
+        status, headers, body = called(application)
+        assert (status, called(application)[0]) == (200, 503)  # another one does not fit in the meantime
+        if end == "read":
+            pieces = list(body)
+            assert max(map(len, pieces)) <= 1 << 16 < len(b"".join(pieces)) == int(headers["content-length"])
+            assert len(json.loads(b"".join(pieces))["data"]) == 500
+        elif end == "left":
+            next(body)
+        body.close()
+
+
+@pytest.mark.parametrize("name", ["cut", "garbage", "refused", "no_list", "head"])
+def test_budget_for_answers_is_restored_however_a_request_ends(name, upstream):
+    upstream.answers(LIST)
+    text = upstream.chunks[0]
+    application = create_app({}, max_json_in_flight=cost(text) + 1000, transports={"https": upstream})
+    environ = {}
+    if name == "cut":
+        upstream.chunks = [text[:-100], UpstreamError("cut")]
+    elif name == "garbage":
+        upstream.chunks = [text[:-100]]
+    elif name == "refused":
+        upstream.status = 400
+    elif name == "no_list":
+        upstream.answers({"object": LIST})
+    elif name == "head":
+        environ, path = {"REQUEST_METHOD": "HEAD"}, "/v1/files/file-1/content"
+    for _ in range(3):
+        status, _, body = called(application, path if name == "head" else "/v1/files", **environ)
+        assert status != 503
+        list(body)
+        getattr(body, "close", lambda: None)()
+    upstream.answers(LIST)
+    status, _, body = called(application)
+    assert status == 200
+    body.close()
+
+
+def test_slow_reader_of_a_large_answer_is_ended_by_its_total(upstream):
+    upstream.answers(LIST)
+    application = create_app({}, total_timeout=5, transports={"https": upstream})
+    _, _, body = called(application)
+    (watch,) = application._watchdog._watches
+    assert watch.is_answering
+    watch.check(time.monotonic() + 4)
+    assert not watch.is_overdue
+    next(body)
+    watch.check(time.monotonic() + 60)
+    assert watch.is_overdue
+    body.close()

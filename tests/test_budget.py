@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from fakes import hold_of, left, memory
 
 from filesproxy.budget import Shared
 from filesproxy.errors import CallerBusy, Saturated
@@ -104,3 +105,44 @@ def test_counts_are_correct_with_many_threads():
     for thread in threads:
         thread.join()
     shared.take("one", 1000)  # all of it
+
+
+def test_hold_gives_back_what_it_has_taken_once():
+    shared = memory(10)
+    hold = hold_of(shared)
+    hold.take(3)
+    hold.take(4)
+    assert (hold.size, left(shared)) == (7, 3)
+    assert hold.fits(3) and not hold.fits(4)
+    hold.resize(2)
+    assert (hold.size, left(shared)) == (2, 8)
+    hold.resize(9)
+    with pytest.raises(Saturated):
+        hold.resize(11)
+    assert (hold.size, left(shared)) == (9, 1)
+    for _ in range(2):
+        hold.release()
+        assert (hold.size, left(shared)) == (0, 10)
+
+
+def test_hold_of_nothing_is_not_remembered():
+    shared = memory(10)
+    hold_of(shared).take(0)
+    hold_of(shared).resize(0)
+    assert shared._held == {}
+
+
+def test_holds_of_one_caller_are_two_requests():
+    shared = memory(100)
+    first, second = hold_of(shared), hold_of(shared)
+    first.take(40)
+    first.take(40)  # the same request goes on
+    with pytest.raises(CallerBusy):
+        second.take(10)
+    hold_of(shared, "another team").take(10)
+
+
+def test_refusal_says_what_used_up():
+    shared = Shared("memory for JSON answers", 1)
+    with pytest.raises(Saturated, match="out of memory for JSON answers"):
+        shared.take("a", 2)

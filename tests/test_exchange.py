@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import tracemalloc
 
 import pytest
-from fakes import FILE, NOT_ENCODED, FakeBody
+import sockets
+from fakes import FILE, NOT_ENCODED, FakeBody, hold_of, left, memory
+from sockets import COMPAT, Upstream, chunked, request, served
 
+from filesproxy import create_app
 from filesproxy.calls import Answer, Call, Content, Target
-from filesproxy.errors import FINAL_CODES, BadRequest, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
-from filesproxy.exchange import MAX_ERROR_BYTES, EventStream, _read, address, run
+from filesproxy.errors import (
+    FINAL_CODES,
+    BadRequest,
+    CallerBusy,
+    NotFound,
+    Saturated,
+    UpstreamAnswered,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from filesproxy.exchange import MAX_ERROR_BYTES, EventStream, Source, _read, address, run
 from filesproxy.providers.openai import OPENAI, error_object
 from filesproxy.providers.toolkit import translated
 from filesproxy.redaction import Secret, single_credential
+from filesproxy.watchdog import Watch
 from filesproxy.wire import sse
+from filesproxy.wire.strict_json import cost
 
 LIMIT = 1000
 CALL = Call("retrieve_file", "GET", "/files/file-1")
@@ -57,7 +72,7 @@ class Transport:
 
 
 def target(base_url="https://api.openai.com/v1", **provider):
-    settings = {"max_answer_bytes": LIMIT, "answer_timeout": 5.0}
+    settings = {"max_answer_bytes": LIMIT, "answer_timeout": 5.0, "generation_timeout": 60.0}
     return Target("openai", {**OPENAI, **provider}, base_url, settings, single_credential(Secret("sk-secret")))
 
 
@@ -515,7 +530,7 @@ def test_answer_in_tiny_blocks_needs_little_memory():
     blocks = (text[at : at + 2] for at in range(0, len(text), 2))
     tracemalloc.start()
     try:
-        assert _read(FakeBody(blocks), {}, len(text)) == text
+        assert _read(FakeBody(blocks), {}, len(text), hold_of()) == text
         assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
     finally:
         tracemalloc.stop()
@@ -652,13 +667,20 @@ def test_caller_without_a_store_has_no_kept_files():
 # Events that hide a secret
 
 
+def stream_of(events, *secrets, patience=60.0):
+    """These events as an EventStream, whose source they are."""
+    hold = hold_of()
+    source = Source(FakeBody(events), hold, Watch(), patience)
+    return EventStream(source, [source], secrets, source, hold)
+
+
 @pytest.mark.parametrize("written", ["sk/and+more", "sk\\/and+more", "sk/and\\u002Bmore", "\\u0073k/and\\u002bmore",
                                      "\\u0073\\u006B\\u002F\\u0061nd\\u002bmore"])  # fmt: skip
 @pytest.mark.parametrize("around", ['{"a": "%s"}', '{"a": {"b": ["x %s y"]}}', '{"%s": 1}'])
 def test_secret_that_json_escapes_hide_in_an_event_is_redacted(written, around):
     """A provider that repeats the saved credential with an escape was read in clear by SDKs."""
     event = f"event: x\ndata: {around % written}\nid: 5\n\n".encode()
-    stream = EventStream(iter([event + event]), [], [Secret("sk/and+more")])
+    stream = stream_of([event + event], Secret("sk/and+more"))
     (block,) = list(stream)
     assert block.count(b"[redacted]") == 2 and block.count(b"event: x\n") == block.count(b"id: 5") == 2
     assert b"more" not in block and block.endswith(b"\n\n")
@@ -669,7 +691,7 @@ def test_secret_that_json_escapes_hide_in_an_event_is_redacted(written, around):
 @pytest.mark.parametrize("event", [b'data: {"a": "b\\n\\u00e9"}\n\n', b"data: [DONE]\n\n", b": ping \\ \n\n",
                                    b"data: not \\ json\n\n", b'data: {"a":\ndata: "\\/"}\n\n'])  # fmt: skip
 def test_event_without_a_secret_is_relayed_as_it_is(event):
-    assert list(EventStream(iter([event]), [], [Secret("sk/and+more")])) == [event]
+    assert list(stream_of([event], Secret("sk/and+more"))) == [event]
 
 
 def test_answers_of_one_operation_share_one_limit():
@@ -694,3 +716,217 @@ def test_failure_after_raw_content_is_not_to_be_retried():
         UpstreamError("The connection to the provider broke."), where=target(operations={"retrieve_file": operation})
     )
     assert error.headers["x-should-retry"] == "false"
+
+
+# The budget for answers
+
+
+BIG = b'{"id": "file-1", "x": [' + b'{"a":1},' * 5000 + b"{}]}"  # 40 kB, which parsed take a megabyte
+
+
+def ask(hold, *answers, call=CALL, where=None):
+    return run(call, where or big_target(), {"https": Transport(*answers)}, hold=hold)
+
+
+def big_target(**provider):
+    where = target(**provider)
+    return where._replace(settings={**where.settings, "max_answer_bytes": 1 << 20})
+
+
+def test_answer_counts_with_what_it_takes_once_it_is_parsed():
+    """48 answers of 4 MB of `{"a":1}` took 3.4 GiB."""
+    budget = memory(1_500_000)
+    first, second = hold_of(budget), hold_of(budget, "another team")
+    ask(first, (200, [BIG[:30_000], BIG[30_000:]]))
+    assert first.size == cost(BIG) > 20 * len(BIG)
+    transport = Transport((200, BIG))
+    with pytest.raises(Saturated) as refused:
+        run(CALL, big_target(), {"https": transport}, hold=second)
+    assert (refused.value.status, refused.value.headers["retry-after"]) == (503, "1")
+    assert transport.bodies[0].closings == 1
+    first.release()
+    second.release()
+    assert left(budget) == 1_500_000
+    ask(second, (200, gzip.compress(BIG), {"content-encoding": "gzip"}))
+    assert second.size == cost(BIG)
+
+
+def test_answers_of_one_caller_leave_room_for_those_of_others():
+    budget = memory(3 * cost(BIG))
+    own, more, others = hold_of(budget), hold_of(budget), hold_of(budget, "another team")
+    ask(own, (200, BIG))
+    with pytest.raises(CallerBusy):
+        ask(more, (200, BIG))
+    ask(others, (200, BIG))
+
+
+def test_small_answer_needs_no_budget():
+    """An upload's answer is never lost because other answers are large."""
+    hold = hold_of(memory(0))
+    assert ask(hold, (200, b'{"id": "file-1", "x": [' + b"1, " * 4000 + b"1]}")).json["id"] == "file-1"
+    assert hold.size == 0
+
+
+def test_answer_that_never_fits_is_502_and_not_to_be_tried_again():
+    with pytest.raises(UpstreamError) as refused:
+        ask(hold_of(memory(500_000)), (200, BIG))
+    assert (refused.value.status, refused.value.code) == (502, "upstream_answer_too_large")
+    assert "max_json_in_flight" in refused.value.message
+
+
+def test_all_pages_of_a_walk_count_together():
+    hold = hold_of(memory(2 * cost(BIG)))
+    with pytest.raises(UpstreamError):
+        ask(hold, *[(200, BIG)] * 3, where=big_target(operations={"retrieve_file": paged}))
+
+
+def test_refusal_that_has_no_room_keeps_its_status():
+    used_up = memory(10**7)
+    used_up.take("another team", 10**7)
+    for hold in (hold_of(memory(0)), hold_of(used_up)):
+        with pytest.raises(UpstreamAnswered) as refused:
+            ask(hold, (429, b'{"error": {"message": "' + b"[" * 60_000 + b'"}}'))
+        assert refused.value.status == 429 and "readable reason" in refused.value.message
+
+
+CHAT_EVENTS = Call("create_chat_completion", "POST", "/chat/completions", json={"messages": []}, expects="events")
+EVENTS = {"content-type": "text/event-stream"}
+
+
+def events_of(hold, *blocks):
+    return ask(hold, (200, list(blocks), EVENTS), call=CHAT_EVENTS).body
+
+
+def test_event_that_needs_more_than_one_block_counts_until_it_has_left():
+    """96 streams, each with the first 7 MiB of an event, held all of it."""
+    budget = memory(100_000)
+    hold = hold_of(budget)
+    big = [b"data: ", b"x" * 30_000, b"x" * 30_000, b"\n\n"]
+    stream = events_of(hold, b"data: 1\n\n", *big, b": wait\n\n", *big, *big[:2], b"y" * 60_000)
+    assert next(stream) == b"data: 1\n\n" and hold.size == 0
+    assert len(next(stream)) == 60_008
+    assert hold.size == 60_002  # the client may be slow to take it
+    assert next(stream) == b": wait\n\n" and hold.size == 0
+    assert len(next(stream)) == 60_008
+    hold.release()
+    budget.take("another team", 20_000)
+    (last,) = stream
+    assert b'"code":"saturated"' in last and stream.error == "saturated"
+    stream.close()
+    assert left(budget) == 80_000
+
+
+def test_empty_lines_count_as_no_memory():
+    hold = hold_of(memory(100_000))
+    stream = events_of(hold, *[b"\n" * 30_000] * 100, *[b"\r\n" * 15_000] * 100, b"data: [DONE]\n\n")
+    assert list(stream) == [b"data: [DONE]\n\n"]
+
+
+# Silence
+
+
+WAIT_EVENTS = {
+    "comments": b": keep-alive\n\n",
+    "empty_comments": b":\n\n",
+    "comments_with_crlf": b":\r\n\r\n",
+    "events_without_data": b"event: ping\nid: 5\ndata:\n\n",
+}
+
+
+def test_has_data_is_what_is_dispatched():
+    for events in (b"data: 1\n\n", b": a\n\ndata:1\n\n", b"event: a\ndata: 1\n\n", b"id: 1\ndata:  \n\n"):
+        assert sse.has_data(events), events
+    for events in (*WAIT_EVENTS.values(), b"data\n\n", b"data: \n\n", b": data: 1\n\n", b"retry: 5\n\n", b""):
+        assert not sse.has_data(events), events
+
+
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+STARTED = (
+    b'event: message_start\ndata: {"type": "message_start", "message": {"id": "m", "model": "m", "usage": {}}}\n\n'
+)
+THINKING = (
+    b'event: content_block_delta\ndata: {"type": "content_block_delta", "index": 0, '
+    b'"delta": {"type": "thinking_delta", "thinking": "Hm."}}\n\n'
+)
+KEPT_ALIVE = {  # provider, the first event, what drips after it
+    "comments": ("compat", b"data: {}\n\n", b": wait\n\n"),
+    "events_without_data": ("compat", b"data: {}\n\n", WAIT_EVENTS["events_without_data"]),
+    "empty_lines": ("compat", b"data: {}\n\n", b"\r\n"),
+    "a_comment_that_never_ends": ("compat", b"data: {}\n\n", b":"),
+    "nothing": ("compat", b"data: {}\n\n", b""),
+    "pings_of_anthropic": ("claude", STARTED, PING),
+}
+SILENCE = 0.25  # seconds
+
+
+def dripped(provider, first, drop, last=b"", count=400):
+    """(what a client got of a stream, seconds) that begins, drips, and ends with these bytes."""
+
+    def script(peer):
+        peer.read_request()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        peer.send(head, chunked(first)[:-5])
+        for _ in range(count):
+            time.sleep(0.02)  # real time: its passing is the subject
+            peer.send(b"%x\r\n%b\r\n" % (len(drop), drop) if drop else b"")
+        peer.send(chunked(last))
+
+    with Upstream(script) as upstream:
+        config = {
+            "provider:compat": {"kind": "openai", "base_url": upstream.url},
+            "provider:claude": {"kind": "anthropic", "base_url": upstream.url},
+        }
+        with served(create_app(config, generation_timeout=SILENCE)) as server:
+            headers = {**COMPAT, "x-portkey-provider": provider, "content-type": "application/json"}
+            body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}'
+            began = time.monotonic()
+            reply = sockets.ask(server.server_port, request("POST", "/v1/chat/completions", body, headers))
+            return reply, time.monotonic() - began
+
+
+@pytest.mark.parametrize("name", KEPT_ALIVE)
+def test_stream_of_keep_alives_is_ended_like_a_silent_one(name):
+    """A stream of `:` and empty lines went on for an hour, generation_total."""
+    reply, seconds = dripped(*KEPT_ALIVE[name])
+    assert reply.status == 200 and reply.body.endswith(b"}\n\n")
+    assert b'"code":"upstream_timeout"' in reply.body.split(b"\n\n")[-2]
+    assert SILENCE <= seconds < SILENCE + 1
+
+
+@pytest.mark.parametrize(
+    "provider,first,drop,last",
+    [
+        ("compat", b"", b"data: {}\n\n", b"data: [DONE]\n\n"),
+        ("compat", b"", b": wait\n\ndata: {}\n\n: wait\n\n", b"data: [DONE]\n\n"),
+        ("claude", STARTED, THINKING + PING, b'data: {"type": "message_stop"}\n\n'),  # which a strict client never sees
+    ],
+)
+def test_stream_with_events_between_the_keep_alives_goes_on(provider, first, drop, last):
+    reply, seconds = dripped(provider, first, drop, last, count=20)
+    assert seconds > SILENCE and reply.body.endswith(b"data: [DONE]\n\n") and b"error" not in reply.body
+
+
+def test_silence_counts_before_the_first_event_too_where_the_type_does_not_say_that_there_are_events():
+    watch, seen = Watch(), []
+
+    def comments():
+        for _ in range(3):
+            seen.append(watch.silent_by)
+            yield b": wait\n"
+        yield b"data: [DONE]\n\n"
+
+    call = CHAT_EVENTS._replace(watch=watch)
+    stream = ask(hold_of(), (200, comments(), {"content-type": "text/plain"}), call=call).body
+    assert watch.silent_by == float("inf") and time.monotonic() < seen[0] < time.monotonic() + 61
+    assert list(stream) == [b"data: [DONE]\n\n"]
+
+
+def test_slow_client_is_no_silence_of_the_upstream():
+    watch = Watch()
+    hold = hold_of()
+    source = Source(FakeBody([b"data: 1\n\n", b"data: 2\n\n"]), hold, watch, 0.01)
+    stream = EventStream(source, [source], [], source, hold)
+    for _ in range(2):
+        next(stream)
+        assert watch.silent_by == float("inf")
+        time.sleep(0.02)  # the client takes its time

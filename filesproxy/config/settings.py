@@ -158,7 +158,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent, before or in its answer", *_BOTH),
     Setting("generation_total", 3600.0, _seconds, "seconds for the whole answer of a model", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
-    Setting("max_json_in_flight", 128 << 20, _integer, "bytes of JSON requests in memory together; more is a 503"),
+    Setting(
+        "max_json_in_flight",
+        128 << 20,
+        _integer,
+        "memory for JSON requests in progress, and as much for answers; else 503",
+    ),
     Setting(
         "max_caller_requests", 0, _integer, "requests of one caller at a time in a worker; 0: half of what is free"
     ),

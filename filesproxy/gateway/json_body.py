@@ -1,15 +1,15 @@
-"""JSON request bodies: read within limits, parsed once, and counted against a budget while they are in memory."""
+"""JSON request bodies: read within limits, parsed once, and counted while they are in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ..budget import Shared
+from ..budget import Hold
 from ..calls import Json
-from ..errors import InvalidJson, UnsupportedMedia
+from ..errors import InvalidJson, TooLarge, UnsupportedMedia
 from ..wire.headers import media_type
-from ..wire.strict_json import Unreadable, loads
+from ..wire.strict_json import Unreadable, cost, loads
 from .key_guard import check_json
 from .wsgi import Request
 
@@ -20,17 +20,16 @@ JSON = "application/json"
 class JsonBody:
     """A request's JSON object, which is read when it is first needed. Call `release` when it has been sent on.
 
-    `budget` are the bytes of JSON text that callers may hold in memory at one time. Parsed, they take several times
-    that. `names` are the configured providers. If the model begins with one (`@NAME/model`), that prefix is removed.
-    `presented` are the gateway keys in the request's head, which must not be in the body too.
+    `hold` counts the memory that it takes once it is parsed. `names` are the configured providers. If the model begins
+    with one (`@NAME/model`), that prefix is removed. `presented` are the gateway keys in the
+    request's head, which must not be in the body too.
     """
 
     def __init__(
         self,
         request: Request,
         settings: Mapping[str, Any],
-        budget: Shared,
-        caller: str,
+        hold: Hold,
         names: Collection[str],
         presented: Sequence[str] = (),
     ) -> None:
@@ -38,9 +37,7 @@ class JsonBody:
         self._presented = presented
         self._names = names
         self._max_bytes = settings["max_json_bytes"]
-        self._budget = budget
-        self._caller = caller
-        self._held = 0
+        self._hold = hold
         self._value: Json | None = None
         self._slug = ""
 
@@ -57,10 +54,8 @@ class JsonBody:
         return self._slug
 
     def release(self) -> None:
-        """Stop counting its bytes. Calling it twice is harmless."""
-        held, self._held = self._held, 0
-        if held:
-            self._budget.give_back(self._caller, held)
+        """Stop counting its memory. Calling it twice is harmless."""
+        self._hold.release()
 
     def _read(self) -> Json:
         declared = media_type(self._request.headers) or JSON
@@ -80,8 +75,10 @@ class JsonBody:
         text = bytearray()
         self._request.body.limit(self._max_bytes)
         while block := self._request.body.read(BLOCK_BYTES):
-            self._budget.take(self._caller, len(block), self._held)
-            self._held += len(block)
+            size = cost(block)
+            if not self._hold.fits(size):  # a 503 would promise that it fits later
+                raise TooLarge("The request body would take more memory than max_json_in_flight.")
+            self._hold.take(size)
             text += block
         return text
 

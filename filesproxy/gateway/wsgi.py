@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from urllib.parse import parse_qsl
 
+from ..budget import Hold
 from ..calls import Body, Client
 from ..errors import (
     FINAL_CODES,
@@ -263,6 +264,46 @@ def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Respon
     return json_response(error.status, error.envelope(), {**headers, **added, **error.headers})
 
 
+class Pieces:
+    """A large answer as a body of pieces: it is then watched until its client has taken it, as any transfer is.
+
+    `hold` is released when the client has it, or has gone.
+    """
+
+    def __init__(self, whole: bytes, hold: Hold | None = None) -> None:
+        self._left = memoryview(whole)
+        self._hold = hold
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece, self._left = self._left[:MAX_PIECE_BYTES], self._left[MAX_PIECE_BYTES:]
+        if not piece:
+            raise StopIteration
+        return bytes(piece)
+
+    def close(self) -> None:
+        """Let go of the bytes."""
+        self._left = self._left[:0]
+        if self._hold:
+            self._hold.release()
+
+
+def held(response: Response, hold: Hold) -> Response:
+    """The response. Bytes that a slow client would keep in memory are sent in pieces, which has a time limit.
+
+    Releases what `hold` holds for a parsed answer. Saturated if the budget does not have room for the bytes.
+    """
+    if not isinstance(response.body, bytes):
+        return response
+    if len(response.body) <= MAX_PIECE_BYTES:
+        hold.release()
+        return response
+    hold.resize(len(response.body))
+    return response._replace(body=Pieces(response.body, hold))
+
+
 def respond(
     response: Response,
     method: str,
@@ -284,7 +325,7 @@ def respond(
     if not isinstance(body, bytes):
         return _stream(response, body, start_response, done, cut)
     if len(body) > MAX_PIECE_BYTES:
-        return _stream(response, _Pieces(body), start_response, done, cut)
+        return _stream(response, Pieces(body), start_response, done, cut)
     _start(response, start_response)
     done(len(body), "")
     return [body] if body else []
@@ -304,25 +345,6 @@ def _stream(
     except BaseException:
         body.close()
         raise
-
-
-class _Pieces:
-    """A large answer as a body of pieces: it is then watched until its client has taken it, as any transfer is."""
-
-    def __init__(self, whole: bytes) -> None:
-        self._left = memoryview(whole)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        piece, self._left = self._left[:MAX_PIECE_BYTES], self._left[MAX_PIECE_BYTES:]
-        if not piece:
-            raise StopIteration
-        return bytes(piece)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def _start(response: Response, start_response: StartResponse) -> None:

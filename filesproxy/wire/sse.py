@@ -16,6 +16,8 @@ from .strict_json import BOM, Unreadable, dumps, loads
 MAX_EVENT_BYTES = 8 << 20  # the last event of a response repeats the whole response
 MEDIA_TYPE = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
+_EMPTY_LINE = re.compile(rb"\n\n|\r\n\r\n|\r\r")
+_FIRST_DATA = re.compile(rb"^data:(?: [^\n]|[^ \n])", re.MULTILINE)
 
 MAX_FIRST_LINE = 4096  # bytes of the line that shows that a body of another type has events
 MAX_CHOICES = 128  # of one answer: the most that OpenAI's `n` asks for
@@ -85,6 +87,7 @@ def frames(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> Iterato
             del held[: end + 2]
             if whole:
                 yield whole
+            del whole
         if len(held) > max_bytes:
             raise UpstreamError(
                 f"An event of the provider is over {max_bytes} bytes.", code="upstream_answer_too_large"
@@ -128,6 +131,16 @@ def data(frame: bytes) -> bytes:
     return b"\n".join(value[1:] if value.startswith(b" ") else value for value in fields)
 
 
+def ends_event(block: bytes) -> bool:
+    """Whether an event, or only empty lines, end in this block. May miss an end that is cut in two."""
+    return bool(_EMPTY_LINE.search(block))
+
+
+def has_data(events: bytes) -> bool:
+    """Whether any of these complete events has data. One without is a keep-alive (§9.2.6 does not dispatch it)."""
+    return bool(_FIRST_DATA.search(events))
+
+
 def passed_through(
     blocks: Iterator[bytes], last_types: Sequence[str] = (), has_several: bool = False
 ) -> Generator[bytes, None, None]:
@@ -148,6 +161,7 @@ def passed_through(
         if has_several or _MAY_END.search(text):
             answer.note(whole)
         yield text
+        del whole, text  # an event of megabytes must not be kept while the next one is waited for
     if not answer.is_whole:
         raise UpstreamError("The provider ended its stream early.")
     if not answer.has_ended:

@@ -10,8 +10,8 @@ import random
 import re
 
 import pytest
+from fakes import hold_of, memory
 
-from filesproxy.budget import Shared
 from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, ClientError, InvalidJson, UpstreamError
 from filesproxy.gateway.json_body import JsonBody
@@ -24,7 +24,7 @@ from filesproxy.providers.anthropic.request import file_ids, messages_request
 from filesproxy.providers.anthropic.stream import chunks
 from filesproxy.providers.openai import error_object, without_mime_types
 from filesproxy.wire.sse import data, frames, passed_through
-from filesproxy.wire.strict_json import Unreadable, dumps, loads
+from filesproxy.wire.strict_json import Unreadable, cost, dumps, loads
 
 CASES = int(os.environ.get("FUZZ_CASES", "4000"))  # of the chat fuzzer; the others run a share of them
 SEED = 20261125
@@ -511,8 +511,8 @@ def test_any_bytes_are_a_json_object_or_an_invalid_json():
             elif rng.random() < 0.1:
                 body = body[:at] + rng.choice((b"[", b'{"a":')) * 200 + body[at:]
         environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
-        budget = Shared("memory", len(body))
-        document = JsonBody(Request(environ), {"max_json_bytes": 1 << 20}, budget, "team", ("claude",))
+        budget = memory(cost(body))
+        document = JsonBody(Request(environ), {"max_json_bytes": 1 << 20}, hold_of(budget), ("claude",))
         try:
             value = document.value
         except ClientError as error:
@@ -521,7 +521,7 @@ def test_any_bytes_are_a_json_object_or_an_invalid_json():
             assert isinstance(value, dict) and value == json.loads(body)
             good += 1
         document.release()
-        budget.take("team", len(body))  # all of it is there again
+        budget.take("team", cost(body))  # all of it is there again
     assert CASES // 50 < good < CASES
 
 

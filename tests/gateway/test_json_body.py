@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import OPENAI
+from fakes import OPENAI, hold_of, left, memory
 
-from filesproxy.budget import Shared
 from filesproxy.errors import (
     ClientAborted,
     ClientTimeout,
@@ -24,6 +23,7 @@ from filesproxy.errors import (
 )
 from filesproxy.gateway.json_body import BLOCK_BYTES, JsonBody, split_slug
 from filesproxy.gateway.wsgi import Request
+from filesproxy.wire.strict_json import cost
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 1000
@@ -66,26 +66,7 @@ def request(body, length=True, **environ):
 
 def json_body(body, budget=None, names=(), max_json_bytes=LIMIT, caller="team", **environ):
     limits = {"max_json_bytes": max_json_bytes}
-    return JsonBody(request(body, **environ), limits, budget or memory(10**9), caller, names)
-
-
-def memory(size):
-    return Shared("memory", size)
-
-
-def left(budget):
-    """How many bytes the budget has left, found by trying."""
-    low, high = 0, 1 << 40
-    while low < high:
-        middle = (low + high + 1) // 2
-        try:
-            budget.take("looker", middle)
-        except Saturated:
-            high = middle - 1
-        else:
-            budget.give_back("looker", middle)
-            low = middle
-    return low
+    return JsonBody(request(body, **environ), limits, hold_of(budget, caller), names)
 
 
 # Reading
@@ -188,12 +169,12 @@ def test_chunked_body_that_the_server_does_not_end_is_411():
 # The budget
 
 
-def test_bytes_count_until_they_are_released():
+def test_memory_counts_until_it_is_released():
     budget = memory(1000)
     made = json_body(b'{"a": "0123456789"}', budget)
     assert left(budget) == 1000
     assert made.value
-    assert left(budget) == 1000 - 19
+    assert left(budget) == 1000 - 19 - 2 * 64
     made.release()
     assert left(budget) == 1000
     made.release()
@@ -201,7 +182,7 @@ def test_bytes_count_until_they_are_released():
 
 
 def test_second_body_is_503_while_the_first_is_held_and_fits_afterwards():
-    budget = memory(30)
+    budget = memory(200)
     first = json_body(b'{"a": "0123456789"}', budget)
     assert first.value
     second = json_body(b'{"b": "0123456789"}', budget, caller="another team")
@@ -210,7 +191,7 @@ def test_second_body_is_503_while_the_first_is_held_and_fits_afterwards():
     second.release()
     first.release()
     assert json_body(b'{"c": "0123456789"}', budget).value
-    assert left(budget) == 30 - 19
+    assert left(budget) == 200 - 147
 
 
 FAILURES = {
@@ -243,12 +224,34 @@ def test_what_was_held_is_given_back_after_a_refusal(name):
 
 
 def test_half_read_body_that_exceeded_the_budget_is_given_back():
-    budget = memory(BLOCK_BYTES + 5)
+    budget = memory(2 * BLOCK_BYTES)
+    budget.take("another team", BLOCK_BYTES - 5)
     made = json_body(b" " * (BLOCK_BYTES + 10), budget, max_json_bytes=10**9)
     with pytest.raises(Saturated):
         made.value  # noqa: B018
     made.release()
     assert left(budget) == BLOCK_BYTES + 5
+
+
+@pytest.mark.parametrize("body", [b" " * 1001, b'[{"a":1},{"a":1},{"a":1}]', b'{"a":"[[[[[[[[[[[[[[["}'])
+def test_body_that_never_fits_is_413_and_not_to_be_tried_again(body):
+    budget = memory(500)
+    made = json_body(body, budget, max_json_bytes=10**9)
+    with pytest.raises(TooLarge) as refused:
+        made.value  # noqa: B018
+    assert "max_json_in_flight" in refused.value.message
+    made.release()
+    assert left(budget) == 500
+
+
+def test_text_and_base64_count_as_what_they_are():
+    """Prose and files are most of a large chat, and must not use up a budget that is for values."""
+    prose = "Call me Ishmael. Some years ago, never mind how long precisely, I thought I would sail about a little. "
+    for text, most in ((prose * 1000, 3), ("QUJDREVGRw==" * 1000, 1.1)):
+        budget = memory(10**6)
+        made = json_body(json.dumps({"messages": text}).encode(), budget, max_json_bytes=10**6)
+        assert made.value
+        assert len(text) <= 10**6 - left(budget) <= most * len(text)
 
 
 # Through the application
@@ -271,10 +274,19 @@ def test_refusals_are_openais_envelope_and_send_nothing(path, make_client, upstr
 
 
 def test_json_over_the_budget_is_503_with_retry_after_and_may_be_retried(make_client, upstream):
-    answer = post(make_client(max_json_in_flight=10), CHAT, status=503)
+    answers = []
+
+    def another_comes(call, target):
+        answers.append(post(client, CHAT, status=503))
+        return upstream(call, target)
+
+    client = make_client(max_json_in_flight=1500, transports={"https": another_comes})
+    upstream.answers({})
+    assert post(client, {**CHAT, "x": "y" * 500}).json == {}
+    (answer,) = answers
     assert (answer.json["error"]["code"], answer.json["error"]["type"]) == ("saturated", "server_error")
     assert int(answer.headers["retry-after"]) >= 1 and answer.headers.get("x-should-retry") != "false"
-    assert upstream.calls == []
+    assert len(upstream.calls) == 1
 
 
 ENDS = {
@@ -292,7 +304,7 @@ ENDS = {
     ids=["chat", "no_messages", "no_model", "list", "half", "twice", "batch"],
 )  # fmt: skip
 def test_budget_is_restored_however_a_request_ends(end, body, make_client, upstream):
-    client = make_client(max_json_in_flight=len(json.dumps(BATCH)))
+    client = make_client(max_json_in_flight=cost(json.dumps(BATCH).encode()))
     ENDS[end](upstream)
     for _ in range(3):
         for path in ("/v1/chat/completions", "/v1/batches"):
@@ -300,7 +312,7 @@ def test_budget_is_restored_however_a_request_ends(end, body, make_client, upstr
 
 
 def test_budget_is_restored_after_streams_that_break_off(make_client, upstream):
-    client = make_client(max_json_in_flight=200)
+    client = make_client(max_json_in_flight=cost(json.dumps({**CHAT, "stream": True}).encode()))
     upstream.headers, upstream.chunks = {"content-type": "text/event-stream"}, [b"data: a\n\n", UpstreamError("cut")]
     for _ in range(10):
         assert post(client, {**CHAT, "stream": True}).status_int == 200
@@ -347,13 +359,13 @@ def test_slug_is_found_when_asserts_are_disabled():
     """Once, an assert read the body: under -O, a chat went to the default provider with its saved credential."""
     program = (
         "import io\n"
+        "from filesproxy.budget import Hold, Shared\n"
         "from filesproxy.gateway.json_body import JsonBody\n"
-        "from filesproxy.budget import Shared\n"
         "from filesproxy.gateway.wsgi import Request\n"
         'body = b\'{"model": "@claude/m"}\'\n'
         "environ = {'REQUEST_METHOD': 'POST', 'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body))}\n"
-        "body = JsonBody(Request(environ), {'max_json_bytes': 99}, Shared('memory', 99), 'team', ['claude'])\n"
-        "print(body.named_provider())\n"
+        "hold = Hold(Shared('memory', 999), 'team')\n"
+        "print(JsonBody(Request(environ), {'max_json_bytes': 99}, hold, ['claude']).named_provider())\n"
     )
     done = subprocess.run([sys.executable, "-O", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "claude\n"

@@ -740,7 +740,8 @@ def test_events_under_another_media_type_are_relayed_as_events(headers, chunks, 
 def test_events_under_another_media_type_are_relayed_as_they_come(upstream):
     upstream.headers, upstream.chunks = {"content-type": "text/plain"}, [b": hello\n\n", *EVENTS, UpstreamError("cut")]
     call = Call("create_chat_completion", "POST", "/chat/completions", json=CHAT, expects="events", is_generated=True)
-    target = Target("openai", PROVIDERS["openai"], "https://api.openai.com/v1", {"max_answer_bytes": 10})
+    settings = {"max_answer_bytes": 10, "generation_timeout": 60.0}
+    target = Target("openai", PROVIDERS["openai"], "https://api.openai.com/v1", settings)
     stream = run(call, target, {"https": upstream}).body
     assert next(stream) == EVENTS[0] and not upstream.bodies[0].closed
     stream.close()

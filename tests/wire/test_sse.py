@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+import tracemalloc
 
 import pytest
 from fakes import FakeBody
 
 from filesproxy.calls import Answer
 from filesproxy.errors import BadRequest, ClientAborted, UpstreamError
+from filesproxy.providers.anthropic.stream import chunks
 from filesproxy.wire.sse import (
     DONE,
     RESPONSE_ENDS,
@@ -467,3 +469,38 @@ def test_stream_is_not_held_in_memory():
         assert tracemalloc.get_traced_memory()[1] < 200_000
     finally:
         tracemalloc.stop()
+
+
+def anthropic(blocks):
+    return chunks(blocks, is_strict=False, with_usage=False, now=0)
+
+
+TEXT = b'data: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "%b"}}\n\n'
+
+
+@pytest.mark.parametrize("read,large", [(passed_through, b"data: %b\n\n"), (anthropic, TEXT)])
+def test_large_event_is_not_kept_while_the_next_one_is_waited_for(read, large):
+    """One that had left long ago stayed in memory as long as the upstream was silent, or sent keep-alives."""
+    kept = []
+
+    def blocks():
+        yield b'data: {"type": "message_start", "message": {"id": "m", "model": "m", "usage": {}}}\n\n'
+        start, end = large.split(b"%b")
+        yield start
+        for _ in range(64):
+            yield b"x" * (1 << 16)
+        yield end
+        kept.append(tracemalloc.get_traced_memory()[0])
+        yield b'data: {"type": "ping"}\n\n'
+
+    tracemalloc.start()
+    try:
+        events = read(blocks())
+        sizes = []
+        with pytest.raises(UpstreamError):  # it ends early
+            for event in events:
+                sizes.append(len(event))
+                del event
+    finally:
+        tracemalloc.stop()
+    assert max(sizes) > 4 << 20 and kept[0] < 1 << 20

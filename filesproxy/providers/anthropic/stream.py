@@ -13,30 +13,35 @@ from ...calls import Json
 from ...errors import FilesproxyError, InvalidAnswer, UpstreamAnswered, UpstreamError
 from ...wire import sse
 from ...wire.strict_json import Unreadable, dumps, loads
-from ..toolkit import need
+from ..toolkit import need, unusable
 from .answer import COUNTS, finish_reason, usage
 from .errors import STATUSES, error
 
 MAX_TOOL_CALLS = 1000  # of one answer
+MAX_WORD = 256  # characters of the message's id, and of its model's name
 PING = b": ping\n\n"  # a comment, which SDKs skip and which keeps proxies from closing an idle connection
 
 
 def chunks(blocks: Iterator[bytes], is_strict: bool, with_usage: bool, now: float) -> Generator[bytes, None, None]:
     """The events of a chat completion: its chunks, those of one block together, and `[DONE]`.
 
-    `with_usage` adds the chunk that `stream_options.include_usage` asks OpenAI for. `now` (seconds since the epoch)
-    becomes `created`. UpstreamAnswered for an error event, UpstreamError for a stream that is malformed or ends early.
+    b"" stands for events that have none, such as a strict client's thinking: the model is not silent. `with_usage` adds
+    the chunk that `stream_options.include_usage` asks OpenAI for. `now` (seconds since the epoch) becomes `created`.
+    UpstreamAnswered for an error event, UpstreamError for a stream that is malformed or ends early.
     """
     stream = _Stream(is_strict, with_usage, int(now))
     for whole in sse.frames(blocks):
         made: list[bytes] = []
         failure = stream.translate_all(filter(None, map(sse.data, whole)), made)
+        if b"" in made:
+            yield b""
         if any(made):
             yield b"".join(made)
         if failure:
             raise failure
         if stream.is_over:
             return
+        del whole, made  # as in `sse.passed_through`
     raise UpstreamError("The provider ended its stream early.")
 
 
@@ -80,8 +85,8 @@ class _Stream:
 
     def start(self, event: Json) -> bytes:
         message = need(event, "message", dict)
-        fixed = {"id": need(message, "id", str), "object": "chat.completion.chunk", "created": self._created}
-        fixed["model"] = need(message, "model", str)
+        fixed = {"id": _word(message, "id"), "object": "chat.completion.chunk", "created": self._created}
+        fixed["model"] = _word(message, "model")
         self._count(need(message, "usage", dict))
         self._head = b"data: " + dumps(fixed)[:-1] + b',"choices":[{"index":0,"delta":'
         return self._chunk({"role": "assistant", "content": ""})
@@ -176,6 +181,14 @@ class _Stream:
     def _chunk(self, delta: Json, reason: bytes = b"null") -> bytes:
         usage_yet = b',"usage":null' if self._with_usage else b""
         return self._head + dumps(delta) + b',"logprobs":null,"finish_reason":' + reason + b"}]" + usage_yet + b"}\n\n"
+
+
+def _word(message: Json, name: str) -> str:
+    """A short text, which every chunk repeats: one of megabytes would make megabytes of every small event."""
+    text: str = need(message, name, str)
+    if len(text) > MAX_WORD:
+        raise unusable(name)
+    return text
 
 
 _EXTRAS = {"thinking_delta": ("thinking",), "signature_delta": ("signature",), "citations_delta": ("citation",)}
