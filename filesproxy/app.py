@@ -29,7 +29,18 @@ from .gateway.models import ModelLists
 from .gateway.portkey import FORWARD, METADATA, forwarded, metadata, unread
 from .gateway.record import Observer, Record
 from .gateway.router import Match, named_model, route
-from .gateway.wsgi import Request, Response, ResponseStream, error_response, held, json_response, respond, traced
+from .gateway.wsgi import (
+    Request,
+    Response,
+    ResponseStream,
+    error_response,
+    has_no_framing,
+    held,
+    json_response,
+    respond,
+    traced,
+    with_length,
+)
 from .providers import PROVIDERS
 from .providers.table import credential_headers
 from .redaction import redact
@@ -198,6 +209,8 @@ class Application:
         try:
             if call.expects == "bytes":
                 answer = partial(answer, call.headers)
+                if not request.sees_a_cut and request.method != "HEAD":
+                    answer = with_length(answer)
             return held(_response(answer, match, target, record), hold)
         except BaseException:
             hold.release()
@@ -287,6 +300,10 @@ class Application:
         watch = record.watch or Watch()
 
         def done(sent: int, error: str) -> None:
+            if error and watch.is_overdue:
+                watch.cut()  # the watchdog has woken the thread; the server may end the connection as it always does
+            elif not error:
+                watch.complete()
             is_slow = error == "client_aborted" and watch.is_overdue
             self._finish(record, response.status, sent, "client_timeout" if is_slow else error)
 
@@ -296,6 +313,8 @@ class Application:
             watch.cuts_by_reset = not isinstance(response.body, EventStream)
             if watch.cuts_by_reset:
                 watch.transfer(lambda: stream.delivered)
+                if has_no_framing(response, environ):
+                    watch.begin_unmeasured()
         return stream
 
 

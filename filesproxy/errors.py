@@ -22,6 +22,7 @@ FilesproxyError
 │   │   └── RequestTimeout   408, the client's own limit
 │   └── UpstreamAnswered     the upstream's own status and text
 ├── Saturated                503 + Retry-After, the gateway is at a limit
+├── NeedsHttp11              505, an HTTP/1.0 client could take a cut download for a complete one
 ├── LoopDetected             508, a provider leads back to the gateway
 ├── StoreError               500, the local store's disk
 │   └── StoreFull            507
@@ -36,8 +37,8 @@ from typing import Any
 
 # Codes of 5xx answers to which a retry gets the same answer; OpenAI's SDKs retry every other 5xx.
 FINAL_CODES = frozenset({
-    "loop_detected", "media_not_supported", "store_full", "upstream_address", "upstream_answer_too_large",
-    "upstream_credential_rejected", "upstream_redirect", "upstream_tls",
+    "http_version_not_supported", "loop_detected", "media_not_supported", "store_full", "upstream_address",
+    "upstream_answer_too_large", "upstream_credential_rejected", "upstream_redirect", "upstream_tls",
 })  # fmt: skip
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -220,6 +221,13 @@ class Saturated(FilesproxyError):
 
     status = 503
     code = "saturated"
+
+
+class NeedsHttp11(FilesproxyError):
+    """505: the client speaks HTTP/1.0, and could take a cut download for a complete one (RFC 9110 §15.6.6)."""
+
+    status = 505
+    code = "http_version_not_supported"
 
 
 class LoopDetected(FilesproxyError):

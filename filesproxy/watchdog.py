@@ -22,6 +22,7 @@ from .calls import Client
 
 INTERVAL_SECONDS = 0.2  # between two checks
 SLOWEST_BODY = 1 << 10  # bytes per second that a request body must bring
+_SO_MAX_PACING_RATE = 47  # bytes per second, on Linux; Python has no name for it
 CUT_SECONDS = 1.0  # for an overdue answer to end by itself, with an error event if it is an event stream
 
 
@@ -38,7 +39,7 @@ class Watch:
     upstream: socket.socket | None = None
     follows_client = False  # the request ends when its client closes the connection
     is_answering = False  # the status line has been sent
-    cuts_by_reset = False  # only a reset can tell the client that the answer is incomplete
+    cuts_by_reset = False  # a reset tells the client that the answer is incomplete; without a length, nothing else may
     has_left = False  # the client has closed the connection
     is_overdue = False  # a phase has taken too long, or the body was too slow
     upstream_took_all = False  # when the time was over, the upstream had read all it was sent: the client was slow
@@ -48,6 +49,7 @@ class Watch:
     _patience = _whole_patience = 0.0  # seconds that the client may still keep it waiting, and those it had at first
     _looked = 0.0  # when the body was last looked at
     _arrived = 0  # bytes that had come on the client's connection by then
+    _is_unmeasured = False  # the answer ends with the connection
     _cut = float("inf")  # when an overdue answer that is still being sent is cut off
 
     def __init__(
@@ -85,7 +87,7 @@ class Watch:
             self.is_overdue, self._cut = True, now + CUT_SECONDS
             self._wake()
         elif self.is_overdue and self.is_answering and now > self._cut:
-            _shut(self.client, socket.SHUT_RDWR)
+            self._end_answer()
 
     def _is_kept_waiting(self, now: float) -> bool:
         """Whether the client has used up our patience with its body."""
@@ -127,6 +129,19 @@ class Watch:
         if self._watchdog:
             self._watchdog.forget(self)
 
+    def begin_unmeasured(self) -> None:
+        """An answer begins whose end is that of the connection: if this process is killed, that must be no normal end.
+
+        `complete` makes it one again.
+        """
+        self._is_unmeasured = True
+        _set_linger(self.client, is_reset=True)
+
+    def complete(self) -> None:
+        """The answer is complete."""
+        if self._is_unmeasured:
+            _set_linger(self.client, is_reset=False)
+
     def cut(self) -> None:
         """Reset the client's connection: the answer cannot be completed, and a normal end could look complete.
 
@@ -136,14 +151,27 @@ class Watch:
         """
         client, self.client = self.client, None  # the watchdog must not take the other socket for a client that left
         if self.cuts_by_reset and isinstance(client, socket.socket):
-            _end_by_reset(client)
+            _set_linger(client, is_reset=True)
             with suppress(OSError), socket.socket() as unconnected:
                 os.dup2(unconnected.fileno(), client.fileno(), inheritable=False)
+
+    def _end_answer(self) -> None:
+        """Wake the thread whose client does not read on. It must not see a normal end of the answer either.
+
+        Only ending the sending side wakes a blocked thread, and it queues a normal end (FIN) behind the bytes that the
+        client has not taken. So these are slowed down first, until the thread has reset the connection (`cut`).
+        """
+        if self.cuts_by_reset and _is_writable(self.client):
+            return  # the thread is not blocked there, and resets the connection itself
+        if self.cuts_by_reset and isinstance(self.client, socket.socket):
+            with suppress(OSError):
+                self.client.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, 1)
+        _shut(self.client, socket.SHUT_RDWR)
 
     def _wake(self) -> None:
         """Wake the thread that is blocked in a read or write: it ends the answer so that the client notices."""
         if self.is_answering and self.cuts_by_reset:
-            _end_by_reset(self.client)  # before that thread wakes up and closes the socket
+            _set_linger(self.client, is_reset=True)  # before that thread wakes up and closes the socket
         with self._lock:
             _shut(self.upstream, socket.SHUT_RDWR)
         if not self.is_answering:
@@ -163,12 +191,17 @@ def _bytes_received(sock: Any) -> int | None:
     return None
 
 
-def _is_writable(sock: socket.socket | None) -> bool:
+def _is_writable(sock: Client | None) -> bool:
     """Whether a send would not block."""
     poll = select.poll()
     if sock is not None and sock.fileno() >= 0:
         poll.register(sock, select.POLLOUT)
     return any(event & select.POLLOUT for _, event in poll.poll(0))
+
+
+def is_resettable(client: Any) -> bool:
+    """Whether closing this client's socket can be made a reset. A Unix socket knows none."""
+    return isinstance(client, socket.socket) and client.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def _shut(sock: Any, how: int) -> None:
@@ -177,11 +210,11 @@ def _shut(sock: Any, how: int) -> None:
             socket.socket.shutdown(sock, how)  # not SSLSocket's own method, which is not safe for two threads
 
 
-def _end_by_reset(sock: Any) -> None:
-    """Make the server's close a reset (RST): a normal close may look like the end of a complete answer."""
+def _set_linger(sock: Any, is_reset: bool) -> None:
+    """Make the server's close a reset (RST), or a normal one, which may look like the end of a complete answer."""
     if isinstance(sock, socket.socket):
         with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", is_reset, 0))
 
 
 class Watchdog:

@@ -106,9 +106,8 @@ def make_client(upstream):
     def make(config=None, **settings):
         settings.setdefault("transports", {"http": upstream, "https": upstream})
         application = Mounted(PREFIX, validator(create_app(config, **settings)))
-        return webtest.TestApp(
-            application, lint=False, extra_environ={"HTTP_HOST": "localhost", "REMOTE_ADDR": "127.0.0.1"}
-        )
+        modern = {"HTTP_HOST": "localhost", "REMOTE_ADDR": "127.0.0.1", "SERVER_PROTOCOL": "HTTP/1.1"}
+        return webtest.TestApp(application, lint=False, extra_environ=modern)
 
     return make
 

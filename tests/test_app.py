@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,11 @@ from filesproxy.app import Application, make_transports
 from filesproxy.calls import Answer
 from filesproxy.errors import FINAL_CODES, UpstreamError
 from filesproxy.gateway import access_log as access_log_module
+from filesproxy.gateway.wsgi import MAX_READ_AHEAD_BYTES
 from filesproxy.providers import PROVIDERS
 from filesproxy.wire.strict_json import cost
 
+MODERN = {"SERVER_PROTOCOL": "HTTP/1.1"}
 UPLOAD = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"hello"))
 
 
@@ -641,7 +644,7 @@ def test_every_observer_is_told_of_each_request_once(upstream):
     first, second = Watcher(), Watcher()
     made = create_app(transports={"https": upstream})
     application = Application(made.config, PROVIDERS, made.transports, observers=(first, second))
-    client = webtest.TestApp(application)
+    client = webtest.TestApp(application, extra_environ=MODERN)
     upstream.answers(FILE)
     size = len(client.get("/v1/files/file-1", headers=OPENAI).body)
     client.get("/v1/files/a%20b", headers=OPENAI, status=400)
@@ -798,7 +801,7 @@ def test_start_response_that_raises_leaves_no_watch_behind_and_a_line_in_the_log
 
     upstream.answers(FILE)
     application = create_app(transports={"https": upstream})
-    environ = {"PATH_INFO": "/v1/files/file-1" + ("/content" if kind == "download" else "")}
+    environ = {"PATH_INFO": "/v1/files/file-1" + ("/content" if kind == "download" else ""), **MODERN}
     setup_testing_defaults(environ)
     environ.update({f"HTTP_{name.upper().replace('-', '_')}": text for name, text in OPENAI.items()})
     with pytest.raises(type(failure)):
@@ -833,7 +836,7 @@ def test_download_whose_body_fails_to_close_is_logged_and_not_watched_any_longer
 
     application = create_app(transports={"https": lambda call, target: Answer(200, {}, body=Failing([b"abc"]))})
     with pytest.raises(OSError, match="something else"):
-        webtest.TestApp(application).get("/v1/files/file-1/content", headers=OPENAI)
+        webtest.TestApp(application, extra_environ=MODERN).get("/v1/files/file-1/content", headers=OPENAI)
     assert [(line["status"], line["bytes_out"]) for line in access_log()] == [(200, 3)]
     assert not application._watchdog._watches
 
@@ -909,7 +912,7 @@ def shared():
     application = create_app(config, transports={"https": held}, default_provider="openai")
     application.share_threads(4)
     with ThreadPoolExecutor(8) as pool:
-        yield webtest.TestApp(application), held, pool
+        yield webtest.TestApp(application, extra_environ=MODERN), held, pool
         held.go.set()
 
 
@@ -998,6 +1001,95 @@ def test_this_machine_only_is_never_met_by_a_header():
         client = webtest.TestApp(application, extra_environ={"REMOTE_ADDR": peer, "HTTP_HOST": "localhost"})
         forwarded = {"x-forwarded-for": header} if header else {}
         assert client.get("/v1/files/file-1", headers={**OPENAI, **forwarded}, status="*").status_int == 403
+
+
+# HTTP/1.0
+
+LONG = b"x" * MAX_READ_AHEAD_BYTES
+
+
+@pytest.fixture
+def old_client(upstream):
+    """Asks for content: old_client(socket, **environ), over HTTP/1.0 behind a server that shows this socket."""
+    application = create_app({}, transports={"https": upstream})
+
+    def ask(sock=None, path="/v1/files/file-1/content", **environ):
+        shown = {"gunicorn.socket": sock} if sock else {}
+        status, headers, body = called(application, path, **{"SERVER_PROTOCOL": "HTTP/1.0", **shown, **environ})
+        return status, headers, body
+
+    return ask
+
+
+@pytest.fixture
+def unix_socket():
+    """As gunicorn shows one that is bound to a path."""
+    near, far = socket.socketpair()
+    with near, far:
+        yield near
+
+
+def test_short_download_gets_a_length_where_a_cut_would_not_show(old_client, upstream, unix_socket):
+    for chunks in ([b"hello", b" you"], [], [LONG]):
+        for sock in (None, unix_socket):
+            upstream.chunks, upstream.headers = list(chunks), {"content-type": "text/csv"}
+            status, headers, body = old_client(sock)
+            assert (status, headers["content-length"]) == (200, str(sum(map(len, chunks))))
+            assert headers["content-type"] == "text/csv" and b"".join(body) == b"".join(chunks)
+            body.close()
+            assert upstream.bodies[-1].closed
+
+
+def test_long_download_without_a_length_is_505_where_a_cut_would_not_show(old_client, upstream, unix_socket):
+    """It ended normally when it was cut, and an HTTP/1.0 client, nginx by default, took it for complete."""
+    for sock in (None, unix_socket):
+        upstream.chunks = [LONG, b"x", AssertionError("read on")]
+        status, headers, (body,) = old_client(sock)
+        assert (status, headers["x-should-retry"]) == (505, "false")
+        error = json.loads(body)["error"]
+        assert error["code"] == "http_version_not_supported" and "proxy_http_version 1.1" in error["message"]
+        assert upstream.bodies[-1].closed
+
+
+def test_download_that_is_cut_while_it_is_read_ahead_is_502(old_client, upstream):
+    upstream.chunks = [b"some", UpstreamError("The provider ended its answer early.")]
+    status, _, (body,) = old_client()
+    assert (status, json.loads(body)["error"]["code"]) == (502, "upstream_error")
+    assert upstream.bodies[-1].closed
+
+
+def test_download_is_streamed_where_a_cut_shows(old_client, upstream):
+    """By its length, by chunks, or by a reset of a TCP connection."""
+    chunks = [LONG, LONG]
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+        for given, environ, shown in (
+            ({"content-length": str(2 * len(LONG))}, {}, None),
+            ({}, {"SERVER_PROTOCOL": "HTTP/1.1"}, None),
+            ({}, {}, sock),
+        ):
+            upstream.chunks, upstream.headers = list(chunks), given
+            status, headers, body = old_client(shown, **environ)
+            assert status == 200 and ("content-length" in headers) is bool(given)
+            assert len(b"".join(body)) == 2 * len(LONG)
+            body.close()
+
+
+def test_head_of_a_download_reads_nothing_ahead(old_client, upstream):
+    upstream.chunks = [AssertionError("read")]
+    status, _, body = old_client(REQUEST_METHOD="HEAD")
+    assert (status, list(body)) == (200, [])
+
+
+def test_events_are_never_refused_to_http_1_0(old_client, upstream):
+    """Their last one says that they are complete."""
+    chat = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
+    sent = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(len(chat)), "CONTENT_TYPE": "application/json"}
+    upstream.headers = {"content-type": "text/event-stream"}
+    upstream.chunks = [b"data: " + LONG + b"\n\n"] * 3 + [b"data: [DONE]\n\n"]
+    status, headers, body = old_client(path="/v1/chat/completions", **sent, **{"wsgi.input": io.BytesIO(chat)})
+    assert status == 200 and "content-length" not in headers
+    assert b"".join(body).endswith(b"data: [DONE]\n\n")
+    body.close()
 
 
 # Large answers

@@ -31,6 +31,7 @@ FACES = {
     "UpstreamTimeout": (504, "server_error", "upstream_timeout"),
     "RequestTimeout": (408, "timeout_error", "request_timeout"),
     "Saturated": (503, "server_error", "saturated"),
+    "NeedsHttp11": (505, "server_error", "http_version_not_supported"),
     "LoopDetected": (508, "server_error", "loop_detected"),
     "StoreError": (500, "server_error", "store_error"),
     "StoreFull": (507, "server_error", "store_full"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 
 import pytest
-from sockets import SOON, WAIT, in_child, until
+from sockets import SOON, WAIT, fill_up, in_child, until
 
 from filesproxy.watchdog import CUT_SECONDS, Watch, Watchdog
 
@@ -495,6 +496,58 @@ def test_answer_that_cannot_say_that_it_is_cut_ends_in_a_reset(pairs):
     client.close()
     with pytest.raises(ConnectionResetError):
         far.recv(100)
+
+
+def how_it_ends(far):
+    """Read to the end of a connection: "fin" or "reset"."""
+    try:
+        while far.recv(1 << 20):
+            pass
+    except ConnectionResetError:
+        return "reset"
+    return "fin"
+
+
+def test_slow_reader_never_sees_a_normal_end_of_an_answer_that_cannot_say_that_it_is_cut(pairs):
+    """Its thread was woken by a shutdown, which is a normal end (FIN) for a client that reads on just then."""
+    far, client = pairs.tcp()
+    watch = phase(client)
+    watch.is_answering = watch.cuts_by_reset = True
+    ends = []
+    reader = threading.Thread(target=lambda: ends.append(how_it_ends(far)))
+
+    def send():
+        with pytest.raises(OSError):
+            client.sendall(bytes(64 << 20))
+        reader.start()
+        reader.join(0.1)  # the thread takes its time
+        watch.cut()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    fill_up(far)
+    look(watch, after=61)
+    look(watch, after=61 + CUT_SECONDS * 1.1)
+    sender.join(WAIT)
+    reader.join(WAIT)
+    assert ends == ["reset"]
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_killed_process_resets_an_answer_without_a_length_and_a_complete_one_ends_normally(is_complete, pairs):
+    far, client = pairs.tcp()
+    child = os.fork()
+    if child == 0:
+        watch = Watch(client=client)
+        watch.begin_unmeasured()
+        client.sendall(b"half")
+        if is_complete:
+            watch.complete()
+        os.kill(os.getpid(), signal.SIGKILL)
+    client.close()
+    os.waitpid(child, 0)
+    assert far.recv(4) == b"half"
+    assert how_it_ends(far) == ("fin" if is_complete else "reset")
 
 
 def test_change_of_phase_is_never_a_false_timeout():

@@ -21,8 +21,8 @@ class JsonBody:
     """A request's JSON object, which is read when it is first needed. Call `release` when it has been sent on.
 
     `hold` counts the memory that it takes once it is parsed. `names` are the configured providers. If the model begins
-    with one (`@NAME/model`), that prefix is removed. `presented` are the gateway keys in the
-    request's head, which must not be in the body too.
+    with one (`@NAME/model`), that prefix is removed. `presented` are the gateway keys in the request's head,
+    which must not be in the body too.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from urllib.parse import parse_qsl
 
 from ..budget import Hold
-from ..calls import Body, Client
+from ..calls import Answer, Body, Client
 from ..errors import (
     FINAL_CODES,
     BadRequest,
@@ -23,9 +23,11 @@ from ..errors import (
     ClientTimeout,
     FilesproxyError,
     LengthRequired,
+    NeedsHttp11,
     TooLarge,
 )
 from ..redaction import Secret, redact
+from ..watchdog import is_resettable
 from ..wire.headers import single
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 # Of an answer in one piece. More may not fit into a socket's buffer, and then it takes as long as its client likes.
 MAX_PIECE_BYTES = 1 << 16
+MAX_READ_AHEAD_BYTES = 1 << 18  # of a download whose client needs its length
 
 # Before Python 3.10 socket.timeout is not a TimeoutError. EAGAIN is a time limit of the kernel (SO_RCVTIMEO).
 _STALLED = (TimeoutError, socket.timeout, BlockingIOError)
@@ -80,6 +83,15 @@ class Request(Head):
         """The client's socket, if the server shows it: gunicorn and the embedded server do."""
         found: Client | None = self._environ.get("gunicorn.socket") or self._environ.get("filesproxy.socket")
         return found
+
+    @property
+    def sees_a_cut(self) -> bool:
+        """Whether the client notices that an answer without a length was cut.
+
+        HTTP/1.1 has chunks for that. In HTTP/1.0 the end of the connection is the end of the answer (RFC 9112 §6.3), so
+        only a reset helps, which needs a TCP socket that the server shows.
+        """
+        return not _is_http_1_0(self._environ) or is_resettable(self.client)
 
     def refuse_encoded_slash(self) -> None:
         """BadRequest for %2F in the path, if the server shows the raw path: in PATH_INFO it looks like any slash."""
@@ -265,7 +277,7 @@ def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Respon
 
 
 class Pieces:
-    """A large answer as a body of pieces: it is then watched until its client has taken it, as any transfer is.
+    """Bytes as an open body of pieces: they are then watched until the client has them, as any transfer is.
 
     `hold` is released when the client has it, or has gone.
     """
@@ -302,6 +314,37 @@ def held(response: Response, hold: Hold) -> Response:
         return response
     hold.resize(len(response.body))
     return response._replace(body=Pieces(response.body, hold))
+
+
+def _is_http_1_0(environ: WSGIEnvironment) -> bool:
+    return str(environ.get("SERVER_PROTOCOL", "")) < "HTTP/1.1"
+
+
+def has_no_framing(response: Response, environ: WSGIEnvironment) -> bool:
+    """Whether the end of the connection is the end of this answer."""
+    is_open = not isinstance(response.body, bytes) and "content-length" not in response.headers
+    return is_open and _is_http_1_0(environ)
+
+
+def with_length(answer: Answer) -> Answer:
+    """The content with its length, for a client that would not see a cut; what is short is read ahead to count it.
+
+    NeedsHttp11 (505) if the content has no length and is not short.
+    """
+    body = answer.body
+    if body is None or "content-length" in answer.headers:
+        return answer
+    content = bytearray()
+    for block in body:
+        content += block
+        if len(content) > MAX_READ_AHEAD_BYTES:
+            raise NeedsHttp11(
+                "The file's length is not known, and over HTTP/1.0 a download that was cut would look complete. "
+                "Use HTTP/1.1; for nginx, that is 'proxy_http_version 1.1;'."
+            )
+    body.close()
+    headers = {**answer.headers, "content-length": str(len(content))}
+    return answer._replace(headers=headers, body=Pieces(bytes(content)))
 
 
 def respond(

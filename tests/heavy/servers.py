@@ -82,9 +82,9 @@ class Gateway:
             with response:
                 return response, response.read()
 
-    def connect(self, timeout=30):
-        """A plain connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout)
+    def connect(self, timeout=30, source="127.0.0.1"):
+        """A plain connection, from this address of this machine (127.0.0.0/8)."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout, (source, 0))
 
     def has_begun_to_stop(self):
         """Whether it ends: gunicorn says so, the embedded server stops listening."""

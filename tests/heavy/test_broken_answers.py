@@ -46,7 +46,7 @@ def test_download_that_is_cut_in_chunks_never_looks_whole(name, how, gateway, st
 def test_download_that_is_cut_is_reset_for_an_http_1_0_client(name, how, gateway, stage):
     """nginx's default `proxy_pass` speaks HTTP/1.0, where an answer without a length ends with the connection."""
     if gateway.kind == "waitress":
-        pytest.skip("waitress shows no client socket: docs/deploy.md says what to do")
+        pytest.skip("waitress shows no client socket: tests/heavy/test_http_1_0.py")
     stage.play(bad.breaking(CHUNKED_CUTS[name], how))
     head = request("GET", "/v1/files/file-1/content", headers=plain_headers("brief"), version="1.0")
     reply = ask(gateway, head)
