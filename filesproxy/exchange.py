@@ -166,7 +166,8 @@ class Source:
 
     def begin(self) -> None:
         """An event is waited for; the one before has left."""
-        self._hold.release()
+        if self._hold.size:
+            self._hold.release()
         if not self._is_silent:
             self._silent_by = time.monotonic() + self._patience
         self._watch.silent_by = self._silent_by
@@ -205,24 +206,21 @@ class EventStream:
 
     def __next__(self) -> bytes:
         """The next events, without a credential that the provider may have repeated."""
-        while not (block := self._read()):  # an event that this client does not get
-            pass
-        self._begun = True
-        return block
-
-    def _read(self) -> bytes:
+        block = b""
         try:
-            self._source.begin()
-            block = _without_secrets(next(self._events), self._secrets)
-            self._source.end(block)
-            return block
+            while not block:  # it is empty for an event that this client does not get
+                self._source.begin()
+                block = _without_secrets(next(self._events), self._secrets)
+                self._source.end(block)
         except FilesproxyError as error:
             _redact_error(error, self._secrets)
             if not self._begun:
                 raise
             self.error = error.code or type(error).__name__
             self._events = iter(())
-            return _without_secrets(sse.error_event(error), self._secrets)
+            block = _without_secrets(sse.error_event(error), self._secrets)
+        self._begun = True
+        return block
 
     def close(self) -> None:
         """Close every body."""

@@ -310,7 +310,8 @@ def held(response: Response, hold: Hold) -> Response:
     if not isinstance(response.body, bytes):
         return response
     if len(response.body) <= MAX_PIECE_BYTES:
-        hold.release()
+        if hold.size:
+            hold.release()
         return response
     hold.resize(len(response.body))
     return response._replace(body=Pieces(response.body, hold))

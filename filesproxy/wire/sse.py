@@ -138,7 +138,7 @@ def ends_event(block: bytes) -> bool:
 
 def has_data(events: bytes) -> bool:
     """Whether any of these complete events has data. One without is a keep-alive (§9.2.6 does not dispatch it)."""
-    return bool(_FIRST_DATA.search(events))
+    return events.startswith(b"data: {") or bool(_FIRST_DATA.search(events))
 
 
 def passed_through(
