@@ -32,6 +32,7 @@ from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 import filesproxy
 from filesproxy import create_app, errors
+from filesproxy.app import make_transports
 from filesproxy.calls import Answer, Provider
 from filesproxy.config import settings
 from filesproxy.gateway import auth, portkey, target
@@ -190,12 +191,16 @@ def test_every_status_and_error_code_is_in_the_api_page():
     assert sorted(code for code in errors.FINAL_CODES if f"`{code}`" not in final) == []
 
 
-def test_fields_of_the_access_log_are_in_the_api_page(client, access_log):
-    client.get("/v1/health")
+def test_fields_of_the_access_log_are_in_the_api_page(make_client, access_log):
+    far = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}
+    client = make_client({"filesproxy": {"log_metadata": "yes"}, "provider:far": far}, transports=make_transports())
+    asked = {"x-portkey-provider": "far", "authorization": "Bearer sk-caller", "x-portkey-metadata": '{"a": 1}'}
+    traced = {"x-portkey-trace-id": "t", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    client.get("/v1/files", headers={**asked, **traced}, status=502)
     (line,) = access_log()
     section = text_of("docs/api.md").partition("## Access log")[2]
     named = " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
-    assert re.findall(r"`(\w+)`", named) == list(line)
+    assert sorted(re.findall(r"`(\w+)`", named)) == sorted(line)
 
 
 def test_messages_that_the_troubleshooting_page_quotes_are_in_the_code():

@@ -35,13 +35,10 @@ class AccessLog:
 def line(record: Record) -> str:
     """The JSON line of a request. ASCII; `ms` are milliseconds to the last byte."""
     at = int(record.started * 1000)
-    metadata = record.logged_metadata
     return json.dumps(
         {
             "time": f"{_second(at // 1000)}.{at % 1000:03d}Z",
             "request_id": record.id,
-            "trace_id": record.trace_id or None,
-            "traceparent": record.traceparent or None,
             "key": record.key,
             "operation": record.operation,
             "provider": record.provider,
@@ -51,9 +48,8 @@ def line(record: Record) -> str:
             "bytes_out": record.bytes_out,
             "status": record.status,
             "error": record.error or None,
-            "detail": record.detail or None,
             "ms": round(record.seconds * 1000, 1),
-            **({} if metadata is None else {"metadata": metadata}),
+            **record.extras,
         }
     )
 

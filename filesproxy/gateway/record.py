@@ -90,12 +90,25 @@ class Record:
         return self._without_saved(self._file_id)
 
     @property
-    def logged_metadata(self) -> dict[str, Any] | None:
-        """The client's metadata, without a credential."""
-        if self.metadata is None:
-            return None
-        shown = self.metadata.items()
-        return {self._hidden(name): self._hidden(text) if isinstance(text, str) else text for name, text in shown}
+    def extras(self) -> dict[str, Any]:
+        """Fields of the log that few requests have: what the client calls them, its metadata, the operator's detail."""
+        if not (self._trace_id or self._traceparent or self._detail) and self.metadata is None:
+            return {}
+        metadata = (
+            None
+            if self.metadata is None
+            else {
+                self._hidden(name): self._hidden(text) if isinstance(text, str) else text
+                for name, text in self.metadata.items()
+            }
+        )
+        found = {
+            "trace_id": self.trace_id,
+            "traceparent": self.traceparent,
+            "detail": self.detail,
+            "metadata": metadata,
+        }
+        return {name: value for name, value in found.items() if value not in ("", None)}
 
     @property
     def purpose(self) -> str:

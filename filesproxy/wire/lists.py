@@ -55,8 +55,10 @@ def file_object(obj: Any, call: Call) -> Json:
     """
     obj = unwrapped(obj)
     file_id = need(obj, "id", str)
-    sizes = (whole(obj.get(name)) for name in _SIZES)
-    size = next((size for size in sizes if size is not None), call.upload.size if call.upload else 0)
+    size = obj.get("bytes")
+    if type(size) is not int or size < 0:
+        sizes = (whole(obj.get(name)) for name in _SIZES)
+        size = next((size for size in sizes if size is not None), call.upload.size if call.upload else 0)
     known = {"bytes": size, "object": obj.get("object") or "file", "status": obj.get("status") or "processed"}
     return {"id": file_id, "object": "file", **obj, **known}
 

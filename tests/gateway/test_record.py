@@ -77,7 +77,7 @@ def test_requests_with_one_trace_id_have_ids_of_their_own(saved, upstream, acces
 def test_trace_id_that_cannot_be_one_is_not_noted(given, saved, upstream, access_log):
     upstream.answers(FILE)
     line = asked(saved, access_log, "GET", "/v1/files/file-1", "", **{"x-portkey-trace-id": given})
-    assert line["trace_id"] is None and line["request_id"].startswith("fpr-")
+    assert "trace_id" not in line and line["request_id"].startswith("fpr-")
 
 
 def test_trace_id_that_a_client_calls_its_credential_is_not_noted(saved, upstream, access_log):
@@ -85,7 +85,7 @@ def test_trace_id_that_a_client_calls_its_credential_is_not_noted(saved, upstrea
     line = asked(
         saved, access_log, "GET", "/v1/files/file-1", "Bearer trace-0001", **{"x-portkey-trace-id": "trace-0001"}
     )
-    assert line["trace_id"] is None and line["request_id"].startswith("fpr-")
+    assert "trace_id" not in line and line["request_id"].startswith("fpr-")
 
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -115,7 +115,7 @@ NO_PARENTS = ["", "00", PARENT.upper(), PARENT.replace("4bf92f3577b34da6a3ce929d
 def test_trace_that_is_not_valid_ends_here(parent, saved, upstream, access_log):
     upstream.answers(FILE)
     line = asked(saved, access_log, "GET", "/v1/files/file-1", "", traceparent=parent, tracestate="a=b")
-    assert line["traceparent"] is None and not {"traceparent", "tracestate"} & set(upstream.calls[0].headers)
+    assert "traceparent" not in line and not {"traceparent", "tracestate"} & set(upstream.calls[0].headers)
 
 
 @pytest.mark.parametrize("path", [f"/v1/files/{SAVED}", f"/v1/files/x-{SAVED}-y"])
