@@ -299,7 +299,7 @@ class _Send:
         if answer.is_repeat and answer.status == 404 and call.method == "DELETE":
             return Answer(204)  # the first one has done it (RFC 9110 §9.2.2); what was asked for is so
         if not 200 <= answer.status < 300:
-            raise _refusal(answer, self._target, self._hold)
+            raise _refusal(call, answer, self._target, self._hold)
         if answer.body is None:  # a transport that answers with JSON of its own
             return answer
         if call.expects in ("bytes", "events") and answer.status not in (200, 206):
@@ -372,7 +372,7 @@ class _TrackedKeptFiles:
         return answer
 
 
-def _refusal(answer: Answer, target: Target, hold: Hold) -> UpstreamError:
+def _refusal(call: Call, answer: Answer, target: Target, hold: Hold) -> UpstreamError:
     if target.is_saved and answer.status in (401, 403):  # the caller's own key is not at fault
         refused = "refused the saved credential" if target.secrets else "asks for a credential, and none is saved"
         return UpstreamError(f"The provider {refused}.", code="upstream_credential_rejected")
@@ -380,7 +380,9 @@ def _refusal(answer: Answer, target: Target, hold: Hold) -> UpstreamError:
         return UpstreamError("The provider redirects, which the gateway never follows.", code="upstream_redirect")
     text = _reason(answer, hold)
     if _is_page(answer, text) and answer.status not in _PAGE_STATUSES_KEPT:
-        message = f"Something before the provider answered {answer.status} with a web page."
+        message = (
+            f"Something before the provider answered {answer.status} with a web page.{_hint(call, answer, target)}"
+        )
         return InvalidAnswer(message, headers=answer_headers(answer, target))
     try:
         body = _parse(text)
@@ -388,8 +390,16 @@ def _refusal(answer: Answer, target: Target, hold: Hold) -> UpstreamError:
         body = {"message": _described(answer, text, target)}
     error = target.provider["error"](body)
     shown = {name: redact(text, target.credentials) if isinstance(text, str) else text for name, text in error.items()}
+    shown["message"] = f"{shown['message']}{_hint(call, answer, target)}"
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
     return UpstreamAnswered(answer.status, {**shown, "type": shown["type"] or kind}, answer_headers(answer, target))
+
+
+def _hint(call: Call, answer: Answer, target: Target) -> str:
+    """What a 404 for a path without an id most likely means."""
+    if answer.status != 404 or call.file_id or urls.has_path(target.base_url):
+        return ""
+    return " The provider's base_url has no path, and most hosts need /v1 there."
 
 
 def _described(answer: Answer, text: bytes | bytearray, target: Target) -> str:

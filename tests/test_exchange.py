@@ -930,3 +930,26 @@ def test_slow_client_is_no_silence_of_the_upstream():
         next(stream)
         assert watch.silent_by == float("inf")
         time.sleep(0.02)  # the client takes its time
+
+
+NO_PATHS = ["https://api.example", "https://api.example:8443"]
+
+
+@pytest.mark.parametrize(
+    "body,kind",
+    [
+        (b'{"detail": "Not Found"}', "application/json"),
+        (b"", ""),
+        (b"404 page not found", "text/plain"),
+        (b"<html>404</html>", "text/html"),
+    ],
+)
+@pytest.mark.parametrize("base_url", [*NO_PATHS, "https://api.example/v1"])
+def test_404_under_a_base_url_without_a_path_says_what_it_most_likely_needs(base_url, body, kind):
+    """A base_url without /v1 was a bare 404."""
+    where = target()._replace(base_url=base_url)
+    call = Call("list_files", "GET", "/files")
+    error = refusal((404, body, {"content-type": kind}), call=call, where=where)
+    assert error.message.endswith("most hosts need /v1 there.") == (base_url in NO_PATHS)
+    named = CALL._replace(file_id="file-1")
+    assert "base_url" not in refusal((404, body, {"content-type": kind}), call=named, where=where).message

@@ -21,6 +21,12 @@ def is_at(base_url: str, url: str) -> bool:
     return url.startswith(base_url + "/") or origin(url) == origin(base_url)
 
 
+def has_path(url: str) -> bool:
+    """Whether a URL has more than an origin."""
+    parts = split(url)
+    return bool(parts and parts.path.strip("/"))
+
+
 def origin(url: str) -> tuple[str, str | None, int | None]:
     """The scheme, host and port of a URL. UpstreamError if it is malformed."""
     try:
