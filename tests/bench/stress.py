@@ -1,5 +1,5 @@
 """What the gateway stands, measured by hand: many uploads, stalled clients, a faulty provider, clients that leave,
-few descriptors, answers that come twice, a loop of two gateways, callers that starve others.
+few descriptors, answers that come twice, a loop of two gateways, callers that starve others, memory bombs, full disks.
 
     python tests/bench/stress.py                    all but the soak, about six minutes
     python tests/bench/stress.py doubled            one of them; --help names them
@@ -7,8 +7,8 @@ few descriptors, answers that come twice, a loop of two gateways, callers that s
 
 Needs gunicorn; Linux (/proc). On loopback: this process is the clients, a second one the provider, and gunicorn runs
 with gunicorn.conf.py as shipped, two workers. Exits 1 if an answer was wrong: a short file that looks whole, another
-file's metadata, another SHA-256, another team's content, no answer at all where there has to be one; or if one caller
-kept another waiting.
+file's metadata, another SHA-256, another team's content, no answer at all where there has to be one; if one caller
+kept another waiting, a worker took more memory than it may, or a full disk could not be emptied.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import resource
 import select
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -40,6 +41,7 @@ from servers import free_port, running  # noqa: E402
 
 MIB = 1 << 20
 BOUNDARY = "stress-boundary-0123456789"
+DENSE = b"[" + b'{"a":1},' * 499_990 + b"{}]"  # 4 MB, which parsed take 120 MB
 FAULTS = ("reset", "silence", "truncate", "garbage", "page", "early")
 wrong = []  # what must stay empty
 
@@ -119,6 +121,8 @@ class Provider:
         file_id = re.sub(r".*/files/?([^/]*).*", r"\1", path) or "file-new"
         if path.endswith("/content"):
             body, kind = content(file_id, 300_000), "application/octet-stream"
+        elif path.startswith("/dense/"):
+            body, kind = b'{"id":"%b","x":%b}' % (file_id.encode(), DENSE), "application/json"
         else:
             made = {"id": file_id, "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch"}
             if digest:
@@ -571,9 +575,75 @@ def starving_callers(provider, folder):
                 attack(gateway)
 
 
+def memory_bombs(url, folder, count=48, limit=350):
+    """JSON that is mostly brackets, as requests and as answers, all at the same time: what one worker holds of it."""
+    config = folder / "memory.ini"
+    config.write_text(f"[filesproxy]\nopen_access = yes\n[provider:dense]\nkind = openai\nbase_url = {url}/dense/v1\n"
+                      "credential = sk-stress\n[provider:good]\nkind = openai\n"
+                      f"base_url = {url}/good/v1\ncredential = sk-stress\n")  # fmt: skip
+    chat = b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"x":' + DENSE + b"}"
+    json_type = {"content-type": "application/json"}
+    cases = {
+        "answers": lambda gateway, number: call(gateway, "GET", f"/v1/files/file-{number}", provider="dense"),
+        "requests": lambda gateway, number: call(gateway, "POST", "/v1/chat/completions", chat, "good", json_type),
+    }
+    for name, ask in cases.items():
+        with running("gunicorn", folder / f"memory-{name}", "--workers", "1", FILESPROXY_CONFIG=config) as gateway:
+            (pid,), start = gateway.workers(), threading.Barrier(count)
+
+            def one(number, gateway=gateway, ask=ask, start=start):
+                start.wait()
+                return ask(gateway, number)[0]
+
+            with ThreadPoolExecutor(count) as pool:
+                statuses = list(pool.map(one, range(count)))
+            peak = int(re.search(r"VmHWM:\s+([0-9]+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
+            if peak > limit or gateway.workers() != [pid] or set(statuses) - {200, 404, 429, 502, 503}:
+                wrong.append(f"{count} dense {name}: {peak:.0f} MiB, {sorted(set(statuses))}")
+        good = sum(status == 200 for status in statuses)
+        print(
+            f"{count} {name} of 4 MB that are mostly brackets: {good} answered, the worker took {peak:.0f} MiB at most"
+        )
+
+
+def full_disk(url, folder, count=20):
+    """A disk that is full to the last block: files can be read and deleted, uploads are refused, then there is room."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode:
+        print("full disk: not tried, because only root can mount one")
+        return
+    try:
+        config = folder / "disk.ini"
+        config.write_text(f"[filesproxy]\nfolder = {disk / 'store'}\ndefault_provider = local\n")
+        with running("gunicorn", folder / "full", FILESPROXY_CONFIG=config) as gateway:
+            kind = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+
+            def put(name):
+                return call(gateway, "POST", "/v1/files", form(name, 1_000_000), "local", kind)
+
+            kept = [json.loads(put(f"disk-{number}")[1])["id"] for number in range(count)]
+            with contextlib.suppress(OSError), open(disk / "other", "ab", buffering=0) as other:
+                while True:
+                    other.write(bytes(4096))
+            refused = sum(put("one more")[0] == 507 for _ in range(count))
+            read = sum(call(gateway, "GET", f"/v1/files/{name}/content", provider="local")[0] == 200 for name in kept)
+            gone = sum(call(gateway, "DELETE", f"/v1/files/{name}", provider="local")[0] == 200 for name in kept)
+            (disk / "other").unlink()
+            again = put("after")[0]
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    if (refused, read, gone, again) != (count, count, count, 200):
+        wrong.append(f"full disk: {refused} uploads refused, {read} read, {gone} deleted of {count}; then {again}")
+    print(
+        f"full disk: {refused} of {count} uploads are 507, {read} files read, {gone} deleted; with room again: {again}"
+    )
+
+
 OF_THE_SHIPPED = {"big": big_uploads, "stalled": stalled_clients, "faulty": faulty_provider, "leaving": leaving_clients}
 OF_THEIR_OWN = {"descriptors": few_descriptors, "doubled": doubled_answers, "loop": loop_of_two,
-                "starve": starving_callers}  # fmt: skip
+                "starve": starving_callers, "memory": memory_bombs, "disk": full_disk}  # fmt: skip
 
 
 def soak(gateway, minutes):
