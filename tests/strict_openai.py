@@ -203,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(400, f"host is {self.headers['host']!r}", recorded=True)
         self._check_framing("content-length" in names, "transfer-encoding" in names)
         given = self.headers["authorization"] or ""
-        if not re.fullmatch(r"Bearer [!-~]+", given):
+        if not re.fullmatch(r"Bearer [!-~]([ -~]*[!-~])?", given):
             raise Refusal(401, "You didn't provide an API key.", recorded=True)
         if given != f"Bearer {KEY}":
             key = given.partition(" ")[2]

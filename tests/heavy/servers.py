@@ -49,7 +49,7 @@ class Gateway:
     def lines(self, **wanted):
         """The access log's lines so far that have these fields."""
         lines = [json.loads(line) for line in self.out().splitlines() if line.startswith("{")]
-        return [line for line in lines if all(line[name] == value for name, value in wanted.items())]
+        return [line for line in lines if all(line.get(name) == value for name, value in wanted.items())]
 
     def wait_for_lines(self, count, seconds=WAIT, **wanted):
         """Those lines, once there are `count` of them: the last byte reaches a client before the log."""

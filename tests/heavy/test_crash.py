@@ -42,7 +42,12 @@ class Gunicorn:
         self._master = subprocess.Popen(
             [*command, "-b", f"127.0.0.1:{self.port}"],
             cwd=ROOT,
-            env={**os.environ, "FILESPROXY_FOLDER": str(folder), "FILESPROXY_DEFAULT_PROVIDER": "local"},
+            env={
+                **os.environ,
+                "FILESPROXY_FOLDER": str(folder),
+                "FILESPROXY_DEFAULT_PROVIDER": "local",
+                "FILESPROXY_MAX_CALLER_REQUESTS": "8",
+            },
             stdout=log,
             stderr=log,
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from stores import Clock, ask, content_of, ids, kept_bytes, open_store, prove
 
+from filesproxy.errors import NotFound
 from filesproxy.transports.local import maintenance
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -132,7 +133,11 @@ def check(store, told, clock):
     assert living.keys() <= listed, "an acknowledged file is lost"
     assert not listed & told.deleted, "a deleted file is back"
     for file_id in listed:
-        content = content_of(store, file_id, OWNER)
+        try:
+            content = content_of(store, file_id, OWNER)
+        except NotFound:  # it is listed until a sweep ends the deletion that a kill broke off
+            assert file_id in told.deletes
+            continue
         digest = living.get(file_id)
         assert digest is None or hashlib.sha256(content).hexdigest() == digest
     return listed

@@ -398,7 +398,7 @@ def test_access_log_has_one_line_a_request_with_the_bytes_that_went(start, fake)
     for trace, (bytes_in, bytes_out) in seen.items():
         (line,) = gateway.wait_for_lines(1, trace_id=trace)
         assert (line["bytes_in"], line["bytes_out"]) == (bytes_in, bytes_out), trace
-    (line,) = gateway.lines(request_id="t-up")
+    (line,) = gateway.lines(trace_id="t-up")
     assert (line["operation"], line["provider"], line["purpose"]) == ("upload_file", "compat", "batch")
     assert (line["status"], line["error"], line["file_id"]) == (200, None, json.loads(made)["id"])
     assert all(line.startswith("{") for line in gateway.out().splitlines())

@@ -15,7 +15,7 @@ import subprocess
 import pathological as bad
 import pytest
 from scene import MIB, gateway_of, is_cut, logged, main_sections, outcome, plain_headers, trace
-from servers import free_port
+from servers import START_SECONDS, free_port
 from sockets import WAIT, answer, answering, chunked, receive, request, until
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -166,3 +166,5 @@ def test_killed_worker_is_a_cut(scene, stage):
             for pid in gateway.workers():
                 os.kill(pid, signal.SIGKILL)
             assert receive(sock).end == "reset"
+            if kind == "gunicorn":  # a worker that has just been forked would lose the signal that stops it
+                assert until(gateway.is_ready, START_SECONDS)

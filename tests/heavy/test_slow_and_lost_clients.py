@@ -98,7 +98,7 @@ def test_stalled_clients_are_ended_and_others_are_served(gateway, stage):
     began = time.monotonic()
     with stalled(gateway, 64, provider) as held:
         seconds = [seconds_of_a_call(gateway) for _ in range(10)]
-        assert max(seconds) < 1
+        assert max(seconds) < LATE
         if gateway.kind == "waitress":
             return  # it holds no thread for them: the four that it has have just answered
         replies = in_parallel([lambda sock=sock: checked(receive(sock)) for sock in held])
