@@ -1,34 +1,17 @@
 """The documents are true: their tables hold what the code holds, their links lead somewhere, their commands work.
 
-Here is what needs nothing but Python and curl; tests/heavy/test_documents.py runs the rest.
+Here is what can be said within this process; tests/heavy/test_documents.py runs the commands.
 """
 
 from __future__ import annotations
 
-import gc
-import json
 import re
-import shutil
-import subprocess
-import threading
 
 import pytest
 import webtest
 from configurations import hashed
-from documents import (
-    INLINE_RUN_BY,
-    PAGES,
-    PRINTED_URL,
-    ROOT,
-    RUN_BY,
-    Shell,
-    block,
-    blocks,
-    clone,
-    inline_commands,
-    text_of,
-)
-from fakes import FILE, OPENAI, FakeUpstream, form, form_type
+from documents import INLINE_RUN_BY, PAGES, ROOT, RUN_BY, block, blocks, inline_commands, text_of
+from fakes import FILE, OPENAI, FakeUpstream
 
 import filesproxy
 from filesproxy import create_app, errors
@@ -43,7 +26,6 @@ from filesproxy.wire import headers
 MAX_README_BYTES = 12_000
 CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "filesproxy").rglob("*.py"))
 TESTS = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
 
 # Pages and their blocks
@@ -300,148 +282,3 @@ def executed(source):
     names = {}
     exec(compile(source, "snippet", "exec"), names)
     return names
-
-
-def test_worked_example_passes_its_own_test(tmp_path):
-    for name, mark in (("depot.py", "DEPOT: Provider = {"), ("test_depot.py", "class FakeDepot")):
-        (tmp_path / name).write_text(block("docs/providers.md", "python", mark), "utf-8")
-    shell = Shell(tmp_path, PYTHONPATH=str(ROOT))
-    assert re.search(r"^[0-9]+ passed", shell.run(block("docs/providers.md", "sh", "pytest")), re.MULTILINE)
-
-
-# The command line
-
-
-class Started:
-    """`python3 -m filesproxy` as the README starts it, in a clone, on a free port: a context manager."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        shell = Shell(clone(self.folder / "clone"), XDG_DATA_HOME=str(self.folder))
-        line = block("README.md", "sh", "python3 -m filesproxy\n").split()
-        self.process = subprocess.Popen(
-            [*line, "--listen", "127.0.0.1:0"], env=shell.environment, cwd=shell.folder,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        killer = threading.Timer(20, self.process.kill)
-        killer.start()
-        try:
-            self.banner = [self.process.stderr.readline().rstrip() for _ in range(6)]
-            self.port = re.search(r":(\d+) ", self.banner[0])[1]
-        except BaseException:
-            self.__exit__()
-            raise
-        finally:
-            killer.cancel()
-        self.shell = shell
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(timeout=10)
-        self.process.stderr.close()
-
-    def curl(self, line, **variables):
-        """What one of a page's lines prints, as JSON; None if it prints nothing."""
-        self.shell.environment.update(variables)
-        script = line.replace(PRINTED_URL, f"http://127.0.0.1:{self.port}").replace("curl ", "curl -sS --fail ", 1)
-        printed = self.shell.run(script, timeout=20)
-        return json.loads(printed) if printed else None
-
-
-@pytest.fixture
-def started(tmp_path):
-    """The README's server, and a shell beside it."""
-    with Started(tmp_path) as running:
-        yield running
-
-
-@needs_curl
-def test_readmes_server_is_tried_as_printed(started, tmp_path):
-    said = "\n".join(started.banner).replace(started.port, "8787").replace(str(tmp_path), "~/.local/share") + "\n"
-    assert said == block("README.md", "text", "listens on")
-    assert block("CONTRIBUTING.md", "sh", "python3 -m filesproxy\n") == "python3 -m filesproxy\n"
-    upload = started.curl(block("README.md", "sh", "curl -F purpose="))
-    assert list(upload) == list(json.loads(block("README.md", "json", "file-")))
-    lines = block("README.md", "sh", "curl -X DELETE").splitlines()
-    listed, retrieved, _, deleted = (started.curl(line, ID=upload["id"]) for line in lines)
-    assert [file["id"] for file in listed["data"]] == [upload["id"]]
-    assert retrieved == upload and deleted["deleted"] is True
-    folder = started.shell.folder
-    assert (folder / "content").read_bytes() == (folder / "README.md").read_bytes()
-
-
-@needs_curl
-def test_clients_curl_lines_work_as_printed(started):
-    first, *others = block("docs/clients.md", "sh", "curl -X DELETE").splitlines()
-    upload = started.curl(first)
-    assert upload["expires_at"] == upload["created_at"] + 86400
-    filtered, retrieved, _, _, deleted = (started.curl(line, ID=upload["id"]) for line in others)
-    assert [file["id"] for file in filtered["data"]] == [upload["id"]]
-    assert retrieved == upload and deleted["deleted"] is True
-    content = (started.shell.folder / "README.md").read_bytes()
-    assert (started.shell.folder / "file_content").read_bytes() == content
-    assert (started.shell.folder / "first_100_bytes").read_bytes() == content[:100]
-
-
-def test_key_and_check_work_as_printed(tmp_path):
-    assert "`python3 -m filesproxy check --config filesproxy.ini`" in text_of("README.md")
-    check, make_key = block("docs/configuration.md", "sh", "filesproxy check").splitlines()
-    shell = Shell(tmp_path, PYTHONPATH=str(ROOT))
-    lines = shell.run(make_key)
-    (key,) = re.findall(r"fp_[A-Za-z0-9_-]{43}", shell.errors)
-    (tmp_path / "filesproxy.ini").write_text(f"[provider:openai]\ncredential = sk-saved\n{lines}", "utf-8")
-    said = shell.run(check)
-    assert "key team-a" in said and key not in said and "sk-saved" not in said
-    (tmp_path / "filesproxy.ini").write_text("[filesproxy]\nmax_upload_bites = 5\n", "utf-8")
-    assert shell.run(f"{check} 2>&1 || echo $?") == (
-        "filesproxy: filesproxy.ini, line 2: [filesproxy]: "
-        "there is no setting 'max_upload_bites'. Did you mean max_upload_bytes?\n2\n"
-    )
-
-
-def test_demo_says_that_all_is_well(tmp_path):
-    assert "`python3 -m filesproxy demo`" in text_of("README.md")
-    said = Shell(tmp_path, PYTHONPATH=str(ROOT)).run("python3 -m filesproxy demo")
-    assert "All five calls did what they should" in said
-
-
-def test_folder_and_zipapp_work_as_printed(tmp_path):
-    """In their order, after pip has left its build/ behind; twice, as for the next version."""
-    shell = Shell(clone(tmp_path / "clone"))
-    (shell.folder / "build").mkdir()
-    for _ in range(2):
-        for mark in ("mkdir -p dist/folder", "rm -rf dist/zipapp"):
-            assert "All five calls did what they should" in shell.run(block("docs/deploy.md", "sh", mark))
-    archive = shell.folder / "dist" / "filesproxy.pyz"
-    version = shell.run(f"cd / && python3 -I -S '{archive}' --version")
-    assert version == f"filesproxy {filesproxy.__version__}\n"
-    assert shell.run(f"cd / && '{archive}' check --config none.ini 2>&1 || echo $?").endswith("cannot be read.\n2\n")
-
-
-def test_store_is_looked_after_as_printed(tmp_path):
-    folder = tmp_path / "store"
-    body = form(("purpose", "batch"), ("file", "a.jsonl", "application/jsonl", b"bytes"))
-    made = store_in(folder).post("/v1/files", body, {"content-type": form_type()}).json
-    gc.collect()  # of the gateway, which a rebuild would refuse to work beside
-    shell = Shell(tmp_path, PYTHONPATH=str(ROOT), FILESPROXY_FOLDER=str(folder))
-
-    def printed(mark):
-        return shell.run(block("docs/local-store.md", "sh", mark).replace("/backup/", f"{tmp_path}/backup/"))
-
-    assert "no problems" in printed("files list")
-    assert "1 file (5 bytes) copied" in printed("files backup")
-    (folder / "index.sqlite3").unlink()
-    assert printed("files rebuild") == "the new index has 1 file\n"
-    assert printed("files restore").startswith("0 files (0 bytes) restored")
-    for kept in (folder, tmp_path / "backup" / "filesproxy"):
-        client = store_in(kept)
-        assert client.get("/v1/files").json["data"] == [made]
-        assert client.get(f"/v1/files/{made['id']}/content").body == b"bytes"
-
-
-def store_in(folder):
-    """A client of a gateway that keeps its files in this folder."""
-    return webtest.TestApp(create_app({}, folder=str(folder), default_provider="local"))
