@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+from contextlib import contextmanager
 from wsgiref.validate import validator
 
 import pytest
@@ -26,14 +28,29 @@ LOOKED_UP = {"test_proxy_of_the_environment_is_not_quoted": ("sk-canary-7f3a9c",
 
 
 def pytest_sessionstart(session):
-    """From here on, the interpreter reports every connection."""
+    """From here on, the interpreter reports every connection, and a developer's FILESPROXY_* change nothing."""
     audit.install()
+    for name in [name for name in os.environ if name.startswith("FILESPROXY_")]:
+        del os.environ[name]
+    gc.disable()  # a collection leaves no garbage to speak of
 
 
 def pytest_collection_finish(session):
-    """Keep the garbage collector from looking through thousands of collected tests again and again."""
+    gc.enable()
+    freeze()
+
+
+def freeze():
+    """Keep the garbage collector from looking through thousands of tests and their reports again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def reports_are_frozen():
+    """Each module leaves thousands of reports behind, and every later `gc.collect` of a test would visit them."""
+    yield
+    freeze()
 
 
 def pytest_sessionfinish(session):
@@ -66,31 +83,31 @@ class Connections:
 
 @pytest.fixture(autouse=True)
 def connections(request):
-    """Every test: nothing of this process leaves this machine. A test that asks for it sees where it went."""
+    """Every test: nothing of this process leaves this machine. A test that asks for it sees where it went.
+
+    It also ends `loggers_as_they_were`: ten thousand tests pay for every fixture that all of them have.
+    """
     seen = Connections()
     seen.allow(*LOOKED_UP.get(getattr(request.node, "originalname", ""), ()))
-    yield seen
+    with loggers_as_they_were():
+        yield seen
     seen.check()
 
 
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch):
-    """A developer's FILESPROXY_* must not change what the tests see."""
-    import os
-
-    for name in [name for name in os.environ if name.startswith("FILESPROXY_")]:
-        monkeypatch.delenv(name)
+LOGGERS = [logging.getLogger(name) for name in ("filesproxy", "filesproxy.access")]
 
 
-@pytest.fixture(autouse=True)
+@contextmanager
 def loggers_as_they_were():
     """The command line sends the loggers elsewhere; the next test listens to them again."""
-    loggers = [logging.getLogger(name) for name in ("filesproxy", "filesproxy.access")]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, (handlers, level, propagate) in zip(loggers, before):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in LOGGERS]
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(LOGGERS, before):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            if logger.level != level:
+                logger.setLevel(level)  # which empties the caches of all loggers
 
 
 @pytest.fixture
