@@ -263,13 +263,14 @@ CREDENTIALS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_credential_in_an_upstreams_error_is_redacted(name, whose, make_client, upstream):
     source, headers = CREDENTIALS[whose]
+    client = make_client(source)
     for status in (301, 400, 401, 403, 404, 429, 500, 503):
         error = ERRORS[name]
         upstream.status, upstream.headers = status, {"location": f"https://a.example/?key={CANARY}",
                                                      "www-authenticate": CANARY, "set-cookie": CANARY}  # fmt: skip
         upstream.chunks = [error if isinstance(error, bytes) else json.dumps(error).encode()]
         for method, path in REQUESTS[2:4]:
-            answer = ask(make_client(source), method, path, headers, upstream)
+            answer = ask(client, method, path, headers, upstream)
             assert answer.status_int >= 400 and set(answer.json["error"]) == {"message", "type", "param", "code"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
 import os
 import re
@@ -398,14 +399,14 @@ def test_demo_says_what_went_wrong_with_status_1(broken, called, monkeypatch):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.parametrize("words", [("serve", "--help"), ("check",), ("--config", "/nönexistent/日本.ini")])
-def test_output_fits_every_encoding_of_a_terminal(words, encoding, tmp_path):
-    folder = tmp_path / "données 日本"
-    done = subprocess.run(
-        [sys.executable, "-m", "filesproxy", *words],
-        env=environment(tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="1", FILESPROXY_FOLDER=str(folder)),
-        capture_output=True,
-    )
-    assert b"Traceback" not in done.stderr and done.returncode == (2 if "--config" in words else 0)
+def test_output_fits_every_encoding_of_a_terminal(words, encoding, tmp_path, called, monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    done = called(*words, FILESPROXY_FOLDER=str(tmp_path / "données 日本"))
+    out, err = (stream.buffer.getvalue() for stream in streams)
+    assert b"Traceback" not in err and done.returncode == (2 if "--config" in words else 0)
+    assert (err if "--config" in words else out) != b""
 
 
 def test_texts_of_the_settings_are_ascii():

@@ -359,7 +359,7 @@ RECOGNISED = [
     b"\r\n\n\rdata: x\n",
     b": hello\n\ndata: x\n", b":\n:\r:\r\ndata: x\n", b"data:\n", b"data: " + b"x" * 4090 + b"\n",
     b"\xef\xbb\xbf\n: c\n\nevent: a\n", b"data: <html>\n", b": " + b"x" * 4000 + b"\ndata: x\n",
-    b"\n" * 9000 + b"data: x\n", b": c\n" * 3000 + b"data: x\n",
+    b"\n" * 4200 + b"data: x\n", b": c\n" * 1100 + b"data: x\n",
 ]  # fmt: skip
 NOT_RECOGNISED = [
     b"", b"\n", b"{}\n", b"[1]\n", b"<html>\ndata: x\n", b" data: x\n", b"DATA: x\n", b"data x\n", b"data\n",
@@ -370,16 +370,17 @@ NOT_RECOGNISED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [1, 3, 4096, 100_000])
 @pytest.mark.parametrize("text", RECOGNISED + NOT_RECOGNISED, ids=lambda text: repr(text[:24]))
-def test_events_are_recognised_by_their_first_line_in_any_chunking(text, size):
+def test_events_are_recognised_by_their_first_line_in_any_chunking(text):
     rest = b'{"more": 1}\n\n'
-    body = FakeBody([*cut(text, size), *([rest] if text in RECOGNISED else [])])
-    found, again = recognised(body)
-    assert found is (text in RECOGNISED)
     begins = text.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n") if b": c" not in text and text[:1] != b":" else b""
-    out = b"".join(again)
-    assert out.startswith(begins) and (out.endswith(rest) if found else out == begins or text.startswith(b":"))
+    for size in (1, 3, 4096, 100_000):
+        body = FakeBody([*cut(text, size), *([rest] if text in RECOGNISED else [])])
+        found, again = recognised(body)
+        assert found is (text in RECOGNISED), size
+        out = b"".join(again)
+        assert out.startswith(begins), size
+        assert out.endswith(rest) if found else out == begins or text.startswith(b":"), size
 
 
 def test_stream_is_recognised_before_its_second_line():
