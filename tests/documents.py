@@ -96,6 +96,7 @@ RUN_BY = {
         ("systemd", "[Unit]", "test_systemd_unit_is_right"),
         ("sh", "useradd", NEEDS_ROOT),
         ("sh", "systemctl reload", NEEDS_ROOT),
+        ("sh", "systemd-run", NEEDS_ROOT),
         ("nginx", "location /v1/", "test_nginx_in_front_passes_20_mb_both_ways_and_keeps_no_body"),
         ("python", "import logging", "test_all_five_calls"),
         ("uwsgi", "[uwsgi]", "test_all_five_calls"),

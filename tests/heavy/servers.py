@@ -176,6 +176,7 @@ def hosted(kind, port, config, router=False):
         printed = printed.replace("python-home=/opt/filesproxy/.venv", f"python-path={place}")
         printed = printed.replace("virtualenv = /opt/filesproxy/.venv", f"pythonpath = {place}")
         printed = printed.replace("/opt/filesproxy/", f"{place}/")
+        printed = re.sub(r"(?m)^[ug]id = filesproxy\n| (user|group)=filesproxy", "", printed)  # not a user here
         if router:
             printed = printed.replace("http-socket =", "http =") + "http-chunked-input = true\nhttp-timeout = 300\n"
         if kind == "mod_wsgi":
