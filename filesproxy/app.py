@@ -19,13 +19,11 @@ from .exchange import EventStream, answer_headers, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import permit, require_this_machine
-from .gateway.files import call_of
 from .gateway.health import health
 from .gateway.json_body import JsonBody, split_model
 from .gateway.json_requests import HANDLERS
 from .gateway.key_guard import KeyGuard
-from .gateway.models import SECONDS as MODELS_SECONDS
-from .gateway.models import ModelLists
+from .gateway.models import ModelLists, asks_by
 from .gateway.portkey import FORWARD, METADATA, forwarded, metadata, unread
 from .gateway.record import Observer, Record
 from .gateway.router import Match, named_model, route
@@ -113,7 +111,7 @@ class Application:
         # As much again: who fills the memory for requests must not cost others an answer that is paid for.
         self._answers = Shared("memory for JSON answers", memory)
         self.share_threads(float("inf"))
-        self._models = ModelLists(self._ask_for_models)
+        self._models = ModelLists(asks_by(transports, self._watchdog, self._answers))
         self._lists = frozenset(name for entry in providers.values() for name in entry.get("list_headers", ()))
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
         self._saved = tuple([own["credential"] for own in config.providers.values() if own["credential"]])
@@ -183,9 +181,12 @@ class Application:
         admission = self._admit(request, match, record)
         self._threads.take(admission.sharer)
         record.sharer = admission.sharer
-        if match.route.operation == "list_models" and (targets := admission.chat_targets()):
-            return self._all_models(request, match, admission, targets, record)
         watch = record.watch = self._watchdog.watch(request.client)
+        if match.route.operation == "list_models" and (targets := admission.chat_targets()):
+            self._note_ignored(request, {}, admission, record)
+            response = self._models.response(request, match, admission.caller.key, targets, record)
+            _limit_transfer(watch, self.config.settings)  # only now: the providers have a time of their own
+            return held(response, Hold(self._answers, admission.sharer))
         request.body.is_overdue = lambda: watch.is_overdue
         if match.route.body != "none":
             watch.expect_body(self.config.settings["body_timeout"], lambda: request.body.is_awaited)
@@ -236,31 +237,6 @@ class Application:
         # The model may name the provider, so the body may be read before the provider's own limits are known.
         _limit_transfer(watch, self.config.settings)
         return match, admission.target_by_model(body.named_provider)
-
-    def _all_models(
-        self, request: Request, match: Match, admission: Admission, targets: Sequence[Target], record: Record
-    ) -> Response:
-        """The models of all saved providers that the caller may chat with."""
-        via = {"via": request.headers["via"]} if "via" in request.headers else {}
-        call = call_of(match, headers=via, now=record.started)
-        found = self._models.of(admission.caller.key, call, targets)
-        headers = {**record.headers(), "cache-control": "no-store"}
-        self._note_ignored(request, {}, admission, record)
-        if ignored := [*(f"@{name}" for name in found.missing), *record.ignored]:
-            headers["x-filesproxy-ignored"] = ", ".join(ignored)
-        secrets = [secret for target in targets for secret in target.credentials]
-        response = json_response(200, {"object": "list", "data": found.data}, headers, secrets)
-        return held(response, Hold(self._answers, admission.sharer))
-
-    def _ask_for_models(self, call: Call, target: Target) -> Any:
-        watch = self._watchdog.watch(None, MODELS_SECONDS)
-        hold = Hold(self._answers, f"@{target.name}")  # its list is for more than one request
-        settings = {**target.settings, "connect_timeout": min(MODELS_SECONDS, target.settings["connect_timeout"])}
-        try:
-            return run(call._replace(watch=watch), target._replace(settings=settings), self.transports, hold=hold).json
-        finally:
-            watch.close()
-            hold.release()
 
     def _make_call(
         self, request: Request, match: Match, target: Target, admission: Admission, body: JsonBody, record: Record

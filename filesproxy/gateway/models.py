@@ -9,12 +9,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..calls import Call, Json, Target
+from ..budget import Hold, Shared
+from ..calls import Call, Json, Target, Transport
 from ..errors import FilesproxyError, UpstreamError
+from ..exchange import run
+from ..watchdog import Watchdog
 from ..wire.json_fields import need
+from .files import call_of
+from .record import Record
+from .router import Match
+from .wsgi import Request, Response, json_response
 
 AT_A_TIME = 8  # providers that an application asks side by side, whoever wants to know
 SECONDS = 5.0  # for the whole answer of one provider
@@ -26,6 +33,25 @@ MAX_REMEMBERED = 128  # callers
 _SPARE_SECONDS = 1.0  # for a call that has been ended to return
 
 Ask = Callable[[Call, Target], Json]  # the JSON that a target answers, within SECONDS
+
+
+def asks_by(transports: Mapping[str, Transport], watchdog: Watchdog, answers: Shared) -> Ask:
+    """How an application asks: within SECONDS, and with what an answer takes counted in `answers` while it is read."""
+
+    def ask(call: Call, target: Target) -> Json:
+        watch = watchdog.watch(None, SECONDS)
+        hold = Hold(answers, f"@{target.name}")  # its list is for more than one request
+        settings = {**target.settings, "connect_timeout": min(SECONDS, target.settings["connect_timeout"])}
+        try:
+            found: Json = run(
+                call._replace(watch=watch), target._replace(settings=settings), transports, hold=hold
+            ).json
+            return found
+        finally:
+            watch.close()
+            hold.release()
+
+    return ask
 
 
 class Models(NamedTuple):
@@ -48,6 +74,18 @@ class ModelLists:
         self._slots = threading.BoundedSemaphore(AT_A_TIME)
         self._known: dict[Hashable, _Remembered] = {}
         self._lock = threading.Lock()
+
+    def response(
+        self, request: Request, match: Match, caller: Hashable, targets: Sequence[Target], record: Record
+    ) -> Response:
+        """The answer to a request for the models of these targets. Raises what `of` raises."""
+        via = {"via": request.headers["via"]} if "via" in request.headers else {}
+        found = self.of(caller, call_of(match, headers=via, now=record.started), targets)
+        headers = {**record.headers(), "cache-control": "no-store"}
+        if ignored := [*(f"@{name}" for name in found.missing), *record.ignored]:
+            headers["x-filesproxy-ignored"] = ", ".join(ignored)
+        secrets = [secret for target in targets for secret in target.credentials]
+        return json_response(200, {"object": "list", "data": found.data}, headers, secrets)
 
     def of(self, caller: Hashable, call: Call, targets: Sequence[Target]) -> Models:
         """The models of these targets for this caller, who must always come with the same ones.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 import webtest
@@ -311,3 +313,17 @@ def test_headers_that_nobody_reads_are_named_beside_the_providers_that_are_missi
     headers = {"x-portkey-cache": "simple", "x-portkey-config": '{"retry": {"attempts": 2}}'}
     reply = asked(hosts, headers)
     assert reply.headers["x-filesproxy-ignored"] == "@one, x-portkey-config.retry, x-portkey-cache"
+
+
+def test_slow_reader_of_a_long_list_is_ended_by_its_total():
+    hosts = Hosts(two={"data": [model(f"model-{number}") for number in range(2000)]})
+    application = create_app(SECTIONS, transports={"https": hosts}, total_timeout=5)
+    environ = {"PATH_INFO": "/v1/models", "HTTP_X_PORTKEY_API_KEY": "fp_few"}
+    setup_testing_defaults(environ)
+    body = application(environ, lambda status, headers: None)
+    next(body)
+    (watch,) = application._watchdog._watches
+    watch.check(time.monotonic() + 60)
+    assert watch.is_overdue
+    body.close()
+    assert not application._watchdog._watches
