@@ -26,9 +26,8 @@ from .gateway.key_guard import KeyGuard
 from .gateway.models import ModelLists, asks_by
 from .gateway.portkey import FORWARD, METADATA, forwarded, metadata, unread
 from .gateway.record import Observer, Record
-from .gateway.router import Match, named_model, route
-from .gateway.wsgi import (
-    Request,
+from .gateway.request import Request, traced
+from .gateway.response import (
     Response,
     ResponseStream,
     error_response,
@@ -36,9 +35,9 @@ from .gateway.wsgi import (
     held,
     json_response,
     respond,
-    traced,
     with_length,
 )
+from .gateway.router import Match, named_model, route
 from .providers import PROVIDERS
 from .providers.table import credential_headers
 from .redaction import redact

@@ -22,7 +22,7 @@ from filesproxy.app import Application, make_transports
 from filesproxy.calls import Answer
 from filesproxy.errors import FINAL_CODES, UpstreamError
 from filesproxy.gateway import access_log as access_log_module
-from filesproxy.gateway.wsgi import MAX_READ_AHEAD_BYTES
+from filesproxy.gateway.response import MAX_READ_AHEAD_BYTES
 from filesproxy.providers import PROVIDERS
 from filesproxy.wire.strict_json import cost
 

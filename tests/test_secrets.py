@@ -18,8 +18,8 @@ from filesproxy import create_app
 from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import FilesproxyError, UpstreamError
 from filesproxy.gateway.auth import Caller, authenticate
+from filesproxy.gateway.request import Request
 from filesproxy.gateway.target import resolve
-from filesproxy.gateway.wsgi import Request
 from filesproxy.providers import PROVIDERS
 from filesproxy.redaction import Secret, single_credential
 from filesproxy.transports.https.transport import HttpTransport

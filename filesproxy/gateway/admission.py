@@ -15,8 +15,8 @@ from ..providers.table import read_headers
 from . import portkey
 from .address import client_site
 from .auth import AUTH_HEADERS, authenticate
+from .request import Head
 from .target import TARGET_HEADERS, chat_targets, client_headers, may_name_in_model, name_in_headers, resolve
-from .wsgi import Head
 
 MAX_REMEMBERED = 128  # heads
 MAX_CHARACTERS = 4096  # of the headers that are read, else the head is not remembered

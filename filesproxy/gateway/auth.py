@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..config.load import Key
 from ..errors import BadRequest, Forbidden, Unauthorized
 from ..redaction import Secret
-from .wsgi import Head
+from .request import Head
 
 GATEWAY_KEY_PREFIX = "fp_"  # of generated keys; no gateway key is ever sent upstream
 #: the headers in which clients send a gateway key

@@ -17,8 +17,8 @@ from ..wire.lists import checked_purpose
 from ..wire.multipart import Part, boundary_of, parts
 from ..wire.ranges import conditions
 from .expiry import ANCHOR, SECONDS, in_brackets, is_about_expiry
+from .request import FormCheck, Request
 from .router import Match
-from .wsgi import FormCheck, Request
 
 MAX_FIELD_BYTES = 65536  # of one form field; the contract's longest one is a purpose
 Handler = Callable[[Request, Match, Target, Optional[Json]], Call]

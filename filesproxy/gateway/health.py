@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import __version__
 from .record import Record
-from .wsgi import Response, json_response
+from .response import Response, json_response
 
 
 def health(record: Record) -> Response:

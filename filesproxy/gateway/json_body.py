@@ -11,7 +11,7 @@ from ..errors import InvalidJson, TooLarge, UnsupportedMedia
 from ..wire.headers import media_type
 from ..wire.strict_json import Unreadable, cost, loads
 from .key_guard import check_json
-from .wsgi import Request
+from .request import Request
 
 BLOCK_BYTES = 1 << 18  # of one read
 JSON = "application/json"

@@ -11,8 +11,8 @@ from ..wire.headers import single
 from ..wire.json_fields import at, objects, optional, required
 from .files import HANDLERS as FILE_HANDLERS
 from .files import Form, Handler, call_of, form_parts
+from .request import Request
 from .router import Match
-from .wsgi import Request
 
 #: where the bytes of a file part may come from
 FILE_SOURCES = ("file_id", "file_data", "file_url")

@@ -18,7 +18,7 @@ from ..config.load import Key
 from ..errors import BadRequest
 from ..redaction import MIN_SECRET
 from .auth import KEY_HEADERS, presented_token, token_hash
-from .wsgi import Request
+from .request import Request
 
 # What `filesproxy key` makes: fp_ and 256 bits in base64 for URLs.
 _FORM = re.compile(r"(?<![A-Za-z0-9])fp_[A-Za-z0-9_-]{43}")

@@ -20,8 +20,9 @@ from ..watchdog import Watchdog
 from ..wire.json_fields import need
 from .files import call_of
 from .record import Record
+from .request import Request
+from .response import Response, json_response
 from .router import Match
-from .wsgi import Request, Response, json_response
 
 AT_A_TIME = 8  # providers that an application asks side by side, whoever wants to know
 SECONDS = 5.0  # for the whole answer of one provider

@@ -13,7 +13,7 @@ from ..operations import is_id
 from ..redaction import Secret, redact
 from ..watchdog import Watch
 from .auth import Caller, presented_token
-from .wsgi import RequestBody, traced
+from .request import RequestBody, traced
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -18,7 +18,7 @@ from ..redaction import Secret, single_credential
 from ..wire.headers import single, words
 from . import portkey
 from .auth import Caller, own_credential, presented_in, require_this_machine
-from .wsgi import Head
+from .request import Head
 
 # Portkey's headers that would change where a request goes, which is the operator's decision, not a client's.
 _REFUSED = {"x-portkey-custom-host": "set base_url in the configuration of a provider"}

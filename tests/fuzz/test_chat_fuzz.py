@@ -16,7 +16,7 @@ from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, ClientError, InvalidJson, UpstreamError
 from filesproxy.gateway.json_body import JsonBody
 from filesproxy.gateway.json_requests import check_messages
-from filesproxy.gateway.wsgi import Request
+from filesproxy.gateway.request import Request
 from filesproxy.providers.anthropic.answer import completion
 from filesproxy.providers.anthropic.errors import error as translated_error
 from filesproxy.providers.anthropic.files import file_object

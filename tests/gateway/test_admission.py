@@ -11,7 +11,7 @@ from configurations import hashed
 from filesproxy.config.load import load
 from filesproxy.errors import BadRequest, FilesproxyError, Unauthorized
 from filesproxy.gateway.admission import MAX_CHARACTERS, MAX_REMEMBERED, Admission, Gate
-from filesproxy.gateway.wsgi import Head, Request
+from filesproxy.gateway.request import Head, Request
 from filesproxy.providers import PROVIDERS
 
 KEYED = {

@@ -11,7 +11,7 @@ from fakes import FILE, form, form_type
 from filesproxy.config.load import Key
 from filesproxy.errors import BadRequest, Forbidden, Unauthorized
 from filesproxy.gateway.auth import Caller, authenticate, permit, require_this_machine
-from filesproxy.gateway.wsgi import Request
+from filesproxy.gateway.request import Request
 from filesproxy.operations import ROUTES
 from filesproxy.redaction import Secret
 

@@ -22,7 +22,7 @@ from filesproxy.errors import (
     UpstreamError,
 )
 from filesproxy.gateway.json_body import BLOCK_BYTES, JsonBody, split_slug
-from filesproxy.gateway.wsgi import Request
+from filesproxy.gateway.request import Request
 from filesproxy.wire.strict_json import cost
 
 ROOT = Path(__file__).parent.parent.parent
@@ -361,7 +361,7 @@ def test_slug_is_found_when_asserts_are_disabled():
         "import io\n"
         "from filesproxy.budget import Hold, Shared\n"
         "from filesproxy.gateway.json_body import JsonBody\n"
-        "from filesproxy.gateway.wsgi import Request\n"
+        "from filesproxy.gateway.request import Request\n"
         'body = b\'{"model": "@claude/m"}\'\n'
         "environ = {'REQUEST_METHOD': 'POST', 'wsgi.input': io.BytesIO(body), 'CONTENT_LENGTH': str(len(body))}\n"
         "hold = Hold(Shared('memory', 999), 'team')\n"

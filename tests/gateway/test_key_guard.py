@@ -11,7 +11,7 @@ from fakes import FILE, form, form_type
 
 from filesproxy.config.load import Key
 from filesproxy.gateway.key_guard import MAX_WORDS, KeyGuard, check_json
-from filesproxy.gateway.wsgi import Request
+from filesproxy.gateway.request import Request
 
 OWN = "a-key/of+our=own"  # no key that `filesproxy key` makes, and with characters that separate words
 OTHER = "another-teams-key"

@@ -11,8 +11,8 @@ from fakes import FILE
 from filesproxy.config.load import Key, load
 from filesproxy.errors import BadRequest, Forbidden, Unauthorized
 from filesproxy.gateway.auth import Caller
+from filesproxy.gateway.request import Request
 from filesproxy.gateway.target import resolve
-from filesproxy.gateway.wsgi import Request
 from filesproxy.providers import PROVIDERS
 from filesproxy.redaction import Secret
 
