@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .budget import Hold, Shared
-from .calls import Answer, Call, Provider, Target, Transport
+from .calls import Call, Provider, Target, Transport
 from .config.load import Config, Sections, load
-from .errors import BadRequest, FilesproxyError, LoopDetected
-from .exchange import EventStream, answer_headers, run
+from .errors import FilesproxyError
+from .exchange import EventStream, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import permit, require_this_machine
@@ -24,27 +24,27 @@ from .gateway.json_body import JsonBody, split_model
 from .gateway.json_requests import HANDLERS
 from .gateway.key_guard import KeyGuard
 from .gateway.models import ModelLists, asks_by
-from .gateway.portkey import FORWARD, METADATA, forwarded, metadata, unread
+from .gateway.passing import check_via, passed_on
+from .gateway.portkey import Notes
 from .gateway.record import Observer, Record
-from .gateway.request import Request, traced
+from .gateway.request import Request
 from .gateway.response import (
     Response,
     ResponseStream,
     error_response,
     has_no_framing,
     held,
-    json_response,
     respond,
+    response_to,
     with_length,
 )
 from .gateway.router import Match, named_model, route
 from .providers import PROVIDERS
 from .providers.table import credential_headers
-from .redaction import redact
 from .transports.https.transport import HttpTransport
 from .transports.local.transport import LocalTransport
 from .watchdog import Watch, Watchdog, no_bytes
-from .wire.headers import media_type, safe
+from .wire.headers import media_type
 from .wire.ranges import partial
 
 if TYPE_CHECKING:
@@ -53,11 +53,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("filesproxy")
 #: the operations that the gateway answers itself, without a key
 OWN_OPERATIONS: dict[str, Callable[[Record], Response]] = {"health": health}
-MAX_VIA = 16  # gateways that a request may have been through
-# A browser must neither guess the type of an uploaded file nor run it as a page of this origin.
-_CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
-# nginx would wait until it has a buffer full of events.
-_EVENT_HEADERS = {"x-accel-buffering": "no"}
 
 
 def create_app(
@@ -111,7 +106,7 @@ class Application:
         self._answers = Shared("memory for JSON answers", memory)
         self.share_threads(float("inf"))
         self._models = ModelLists(asks_by(transports, self._watchdog, self._answers))
-        self._lists = frozenset(name for entry in providers.values() for name in entry.get("list_headers", ()))
+        self._notes = Notes(providers, config.settings["log_metadata"])
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
         self._saved = tuple([own["credential"] for own in config.providers.values() if own["credential"]])
         self._credential_keys = frozenset([f"HTTP_{name.upper().replace('-', '_')}" for name in names])
@@ -164,7 +159,7 @@ class Application:
         record.body = request.body
         if not named_model(request.path):
             request.refuse_encoded_slash()
-        _check_via(request, self.config)
+        check_via(request.headers, self.config.settings["via_name"])
         match = route(request.method, request.path)
         if match.route.body == "part or json":
             is_form = media_type(request.headers) == "multipart/form-data"
@@ -182,7 +177,7 @@ class Application:
         record.sharer = admission.sharer
         watch = record.watch = self._watchdog.watch(request.client)
         if match.route.operation == "list_models" and (targets := admission.chat_targets()):
-            self._note_ignored(request, {}, admission, record)
+            self._notes.note(record, request.headers, admission.portkey_config, {})
             response = self._models.response(request, match, admission.caller.key, targets, record)
             _limit_transfer(watch, self.config.settings)  # only now: the providers have a time of their own
             return held(response, Hold(self._answers, admission.sharer))
@@ -211,7 +206,7 @@ class Application:
                 answer = partial(answer, call.headers)
                 if not request.sees_a_cut and request.method != "HEAD":
                     answer = with_length(answer)
-            return held(_response(answer, match, target, record), hold)
+            return held(response_to(answer, match, target, record), hold)
         except BaseException:
             hold.release()
             if answer.body:
@@ -240,34 +235,14 @@ class Application:
     def _make_call(
         self, request: Request, match: Match, target: Target, admission: Admission, body: JsonBody, record: Record
     ) -> Call:
-        headers, timeout = admission.headers_to(target), request.time_limit() or admission.portkey_config.timeout
-        self._note_ignored(request, target.provider, admission, record)
+        own, timeout = admission.headers_to(target), request.time_limit() or admission.portkey_config.timeout
+        self._notes.note(record, request.headers, admission.portkey_config, target.provider)
         value = body.value if match.route.body == "json" else None
         call = HANDLERS[match.route.operation](request, match, target, value)  # may read the beginning of the body
-        if via := request.headers.get("via"):
-            headers = {**headers, "via": via}
-        if "traceparent" in request.headers:
-            headers = {**headers, **traced(request.headers)}
-        if call.headers:
-            headers = {**headers, **{name: text for name, text in call.headers.items() if text}}
-        if FORWARD in request.headers:
-            own, ignored = forwarded(request.headers, target.settings["forward_headers"])
-            headers = {**own, **headers}
-            record.ignored += ignored
+        headers, ignored = passed_on(request.headers, own, call.headers, target.settings["forward_headers"])
+        record.ignored += ignored
         record.upload = call.upload
         return call._replace(headers=headers, timeout=timeout, now=record.started, watch=record.watch)
-
-    def _note_ignored(
-        self, request: Request, provider: Mapping[str, Any], admission: Admission, record: Record
-    ) -> None:
-        """Note the headers that nobody reads, and the client's metadata if the operator wants it in the log."""
-        record.ignored = [*admission.portkey_config.ignored, *unread(request.headers, provider, self._lists)]
-        if METADATA not in request.headers:
-            return
-        if self.config.settings["log_metadata"]:
-            record.metadata = metadata(request.headers)
-        if record.metadata is None:
-            record.ignored.append(METADATA)
 
     def _send(
         self, response: Response, environ: WSGIEnvironment, start_response: StartResponse, record: Record
@@ -297,42 +272,6 @@ def _limit_transfer(watch: Watch, settings: Mapping[str, Any], moved: Callable[[
     """Limit the transfer of the request to the time in these settings. The bytes that `moved` counts extend it."""
     watch.total, watch.min_rate = settings["total_timeout"], settings["min_rate"]
     watch.transfer(moved)
-
-
-def _check_via(request: Request, config: Config) -> None:
-    """Check the client's Via (RFC 9110 §7.6.3), which is passed on.
-
-    LoopDetected if the request has been through this deployment, or through more than MAX_VIA gateways. BadRequest if
-    the header cannot be passed on.
-    """
-    via = request.headers.get("via")
-    if via is None:
-        return
-    entries = via.split(",")
-    if any(config.settings["via_name"] in entry.split()[1:2] for entry in entries):
-        raise LoopDetected("This request has been through this gateway before: a provider leads back to it.")
-    if len(entries) > MAX_VIA:
-        raise LoopDetected(f"This request has been through more than {MAX_VIA} gateways.")
-    if not safe("via", via):
-        raise BadRequest("The header via contains what cannot be passed on.", param="via")
-
-
-def _response(answer: Answer, match: Match, target: Target, record: Record) -> Response:
-    headers = {**record.headers(), **answer_headers(answer, target)}
-    ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored, *record.ignored]
-    if ignored:
-        headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credentials)
-    if answer.body is not None:
-        headers.setdefault("content-type", "application/octet-stream")
-        own_headers = _EVENT_HEADERS if isinstance(answer.body, EventStream) else _CONTENT_HEADERS
-        return Response(answer.status, {**headers, **own_headers}, answer.body)
-    record.note_answer(answer.json)
-    # Others would say of the answer what no longer holds: 205 has no content, 206 is a range of it.
-    status = answer.status if match.route.is_passed_through and answer.status in (200, 201, 202, 204) else 200
-    if answer.json is None and match.route.answer == "nothing":
-        empty = {} if status == 204 else {"content-type": "text/plain", "content-length": "0"}
-        return Response(status, {**headers, **empty}, b"")
-    return json_response(status, answer.json, headers, target.credentials)
 
 
 def _where(error: BaseException) -> str:

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..calls import Provider
 from ..errors import BadRequest
 from ..providers.table import Scope
 from ..wire.headers import safe
 from ..wire.strict_json import Unreadable, loads
+from .record import Record
 
 PREFIX = "x-portkey-"
 CONFIG = "x-portkey-config"
@@ -111,6 +113,24 @@ def _refusal(reason: str) -> BadRequest:
     return BadRequest(f"The header {CONFIG} is not accepted here: {reason}.", param=CONFIG)
 
 
+class Notes:
+    """What an application notes of a request's headers: those that nobody reads, and the metadata for the log."""
+
+    def __init__(self, providers: Mapping[str, Provider], logs_metadata: bool) -> None:
+        self._logs_metadata = logs_metadata
+        self._lists = frozenset(name for entry in providers.values() for name in entry.get("list_headers", ()))
+
+    def note(self, record: Record, headers: Mapping[str, str], config: Config, provider: Mapping[str, Any]) -> None:
+        """Note them in the record. `provider` is the target's entry, {} if there are several targets."""
+        record.ignored = [*config.ignored, *unread(headers, provider, self._lists)]
+        if METADATA not in headers:
+            return
+        if self._logs_metadata:
+            record.metadata = metadata(headers)
+        if record.metadata is None:
+            record.ignored.append(METADATA)
+
+
 def unread(headers: Mapping[str, str], provider: Mapping[str, Any], lists: frozenset[str]) -> list[str]:
     """The names of the client's headers that would change what a call means, and that nobody here reads.
 
@@ -125,10 +145,10 @@ def unread(headers: Mapping[str, str], provider: Mapping[str, Any], lists: froze
 
 
 @lru_cache(maxsize=128)  # clients send the same names with every request
-def _odd(names: tuple[str, ...], lists: frozenset[str]) -> list[str]:
+def _odd(names: tuple[str, ...], lists: frozenset[str]) -> tuple[str, ...]:
     """Those of a request's headers that some provider might read, or nobody at all."""
     portkeys = [name for name in names if name.startswith(PREFIX) and name not in _SILENT and _NAME.fullmatch(name)]
-    return sorted({*portkeys, *lists.intersection(names)})
+    return tuple(sorted({*portkeys, *lists.intersection(names)}))
 
 
 def _read_by(provider: Mapping[str, Any]) -> set[str]:

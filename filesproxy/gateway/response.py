@@ -9,10 +9,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..budget import Hold
-from ..calls import Answer, Body
+from ..calls import Answer, Body, Target
 from ..errors import FINAL_CODES, FilesproxyError, NeedsHttp11
+from ..exchange import EventStream, answer_headers
 from ..redaction import Secret, redact
+from .record import Record
 from .request import is_http_1_0
+from .router import Match
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 # Of an answer in one piece. More may not fit into a socket's buffer, and then it takes as long as its client likes.
 MAX_PIECE_BYTES = 1 << 16
 MAX_READ_AHEAD_BYTES = 1 << 18  # of a download whose client needs its length
+
+# A browser must neither guess the type of an uploaded file nor run it as a page of this origin.
+_CONTENT_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
+# nginx would wait until it has a buffer full of events.
+_EVENT_HEADERS = {"x-accel-buffering": "no"}
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -38,6 +46,25 @@ def json_response(status: int, value: Any, headers: Mapping[str, str], secrets: 
     body = redact(_encode(value), secrets).encode("ascii")
     described = {"content-type": "application/json", "content-length": str(len(body))}
     return Response(status, {**headers, **described}, body)
+
+
+def response_to(answer: Answer, match: Match, target: Target, record: Record) -> Response:
+    """The response that relays an answer: its content, its events, or its JSON without the target's credentials."""
+    headers = {**record.headers(), **answer_headers(answer, target)}
+    ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored, *record.ignored]
+    if ignored:
+        headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credentials)
+    if answer.body is not None:
+        headers.setdefault("content-type", "application/octet-stream")
+        own_headers = _EVENT_HEADERS if isinstance(answer.body, EventStream) else _CONTENT_HEADERS
+        return Response(answer.status, {**headers, **own_headers}, answer.body)
+    record.note_answer(answer.json)
+    # Others would say of the answer what no longer holds: 205 has no content, 206 is a range of it.
+    status = answer.status if match.route.is_passed_through and answer.status in (200, 201, 202, 204) else 200
+    if answer.json is None and match.route.answer == "nothing":
+        empty = {} if status == 204 else {"content-type": "text/plain", "content-length": "0"}
+        return Response(status, {**headers, **empty}, b"")
+    return json_response(status, answer.json, headers, target.credentials)
 
 
 def error_response(error: FilesproxyError, headers: Mapping[str, str]) -> Response:
