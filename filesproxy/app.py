@@ -15,7 +15,8 @@ from .budget import Hold, Shared
 from .calls import Call, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import FilesproxyError
-from .exchange import EventStream, run
+from .exchange.events import EventStream
+from .exchange.run import run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import permit, require_this_machine

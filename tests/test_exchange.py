@@ -24,7 +24,9 @@ from filesproxy.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from filesproxy.exchange import MAX_ERROR_BYTES, EventStream, Source, _read, address, run
+from filesproxy.exchange.answers import MAX_ERROR_BYTES, read
+from filesproxy.exchange.events import EventStream, Source
+from filesproxy.exchange.run import address, run
 from filesproxy.providers.openai import OPENAI, error_object
 from filesproxy.providers.toolkit import translated
 from filesproxy.redaction import Secret, single_credential
@@ -530,7 +532,7 @@ def test_answer_in_tiny_blocks_needs_little_memory():
     blocks = (text[at : at + 2] for at in range(0, len(text), 2))
     tracemalloc.start()
     try:
-        assert _read(FakeBody(blocks), {}, len(text), hold_of()) == text
+        assert read(FakeBody(blocks), {}, len(text), hold_of()) == text
         assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
     finally:
         tracemalloc.stop()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..budget import Hold, Shared
 from ..calls import Call, Json, Target, Transport
 from ..errors import FilesproxyError, UpstreamError
-from ..exchange import run
+from ..exchange.run import run
 from ..watchdog import Watchdog
 from ..wire.json_fields import need
 from .files import call_of

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..budget import Hold
 from ..calls import Answer, Body, Target
 from ..errors import FINAL_CODES, FilesproxyError, NeedsHttp11
-from ..exchange import EventStream, answer_headers
+from ..exchange.answers import answer_headers
+from ..exchange.events import EventStream
 from ..redaction import Secret, redact
 from .record import Record
 from .request import is_http_1_0

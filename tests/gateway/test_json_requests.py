@@ -14,7 +14,7 @@ from fakes import NOT_ENCODED, OPENAI, FakeBody, FakeUpstream, form, form_type
 from filesproxy import create_app
 from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import ClientAborted, FilesproxyError, UpstreamError, UpstreamTimeout
-from filesproxy.exchange import run
+from filesproxy.exchange.run import run
 from filesproxy.operations import OPERATIONS, ROUTES
 from filesproxy.providers import PROVIDERS
 
