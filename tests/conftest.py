@@ -13,8 +13,9 @@ import webtest
 
 # Their asserts, too, say what they saw, and hold under `python -O`, as those of test modules do.
 pytest.register_assert_rewrite(
-    *("audit", "certificates", "configurations", "documents", "fakes", "forms", "kept_alive", "pathological", "scene"),
-    *("servers", "sockets", "strict_anthropic", "strict_azure", "strict_openai", "strict_openai_routes"),
+    *("audit", "certificates", "configurations", "documents", "fakes", "forms", "kept_alive", "pathological"),
+    *("processes", "scene", "servers", "sockets", "stores"),
+    *("strict_anthropic", "strict_azure", "strict_openai", "strict_openai_routes"),
 )
 
 import audit
@@ -142,3 +143,15 @@ def access_log(caplog):
 
     caplog.set_level(logging.INFO, logger="filesproxy.access")
     return lambda: [json.loads(record.message) for record in caplog.records if record.name == "filesproxy.access"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where a local store is to be; it is not there yet."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def no_sweep_by_itself(monkeypatch):
+    """A sweep in a thread of its own would meet what a test breaks on purpose."""
+    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))

@@ -100,8 +100,8 @@ PRAGMA user_version = 1;
 
 
 def old_store(folder, contents, owner=""):
-    """A folder as version 0.1.0 left it: no sidecars, no SHA-256, no trash/. The ids, oldest first."""
-    for place in ("", "incoming", "blobs", "lost"):
+    """A folder as version 0.1.0 left it: no sidecars, no SHA-256, no trash/, no lost/. The ids, oldest first."""
+    for place in ("", "incoming", "blobs"):
         (folder / place).mkdir(mode=0o700)
     made = [f"file-{stamp:014x}{'0' * 24}" for stamp in range(1, len(contents) + 1)]
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:

@@ -15,11 +15,6 @@ from filesproxy.transports.local import reserve
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def checked(tmp_path, folder, capsys):
     """Runs `check` on a configuration with this folder: checked(*names of keys) → (status, stdout, stderr)."""
 

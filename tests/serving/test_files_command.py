@@ -13,15 +13,7 @@ from stores import Clock, content_of, ids, open_store, upload
 
 from filesproxy.serving import cli
 
-
-@pytest.fixture(autouse=True)
-def no_sweep_by_itself(monkeypatch):
-    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
 
 def opened(folder):

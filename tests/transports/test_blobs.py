@@ -18,11 +18,6 @@ from filesproxy.transports.local.blobs import BLOCK_BYTES, BlobBody, Blobs
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def blobs(folder):
     return Blobs(str(folder))
 

@@ -17,20 +17,12 @@ from filesproxy.transports.local.disk import FolderLock
 from filesproxy.transports.local.index import Index
 from filesproxy.transports.local.reserve import RESERVE_BYTES, Reserve
 
-
-@pytest.fixture(autouse=True)
-def no_sweep_by_itself(monkeypatch):
-    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))
+pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
 
 @pytest.fixture
 def clock():
     return Clock(1_700_000_000.0)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "store"
 
 
 def closed(folder, clock, count=1):

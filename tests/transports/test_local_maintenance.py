@@ -18,15 +18,7 @@ from filesproxy.transports.local import maintenance
 from filesproxy.transports.local.maintenance import Count
 from filesproxy.transports.local.transport import Store
 
-
-@pytest.fixture(autouse=True)
-def no_sweep_by_itself(monkeypatch):
-    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
 
 @pytest.fixture

@@ -18,20 +18,12 @@ from filesproxy.errors import NotFound, StoreError
 from filesproxy.transports.local.blobs import Blobs
 from filesproxy.transports.local.index import Index
 
-
-@pytest.fixture(autouse=True)
-def no_sweep_by_itself(monkeypatch):
-    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))
+pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
 
 @pytest.fixture
 def clock():
     return Clock(1_700_000_000.0)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "store"
 
 
 @pytest.fixture

@@ -34,20 +34,12 @@ from filesproxy.transports.local.transport import Store
 KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"]
 
 
-@pytest.fixture(autouse=True)
-def no_sweep_by_itself(monkeypatch):
-    """A sweep in a thread of its own would meet what a test breaks on purpose."""
-    monkeypatch.setattr("filesproxy.transports.local.sweep.SWEEP_SECONDS", float("inf"))
+pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
 
 @pytest.fixture
 def clock():
     return Clock(1_700_000_000.75)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "store"
 
 
 @pytest.fixture
