@@ -167,15 +167,11 @@ PASSED_THROUGH = tuple(name for name, route in OPERATIONS.items() if route.is_pa
 
 # The ids that providers issue. Nothing in them can change the URL that they are put into ("..", "/", "?", "#", "%").
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
 # A segment of a model's name, as providers have them: ft:gpt-4o:acme::a1, @cf/meta/llama-3, llama3:8b.
 _MODEL_SEGMENT = re.compile(r"[A-Za-z0-9._:@+~=-]{1,128}")
 MAX_MODEL_SEGMENTS = 8
-
-
 # What mock servers that are made from an OpenAPI document answer for every text. No upstream issues it as an id, so no
-# crossed answer has it, and the vendors' own test-suites, which run against such servers, pass through the gateway.
+# crossed answer has it, and the vendors' own test suites, which run against such servers, pass through the gateway.
 _EXAMPLE = "string"
 
 

@@ -130,7 +130,7 @@ class Watch:
             self._watchdog.forget(self)
 
     def begin_unmeasured(self) -> None:
-        """An answer begins whose end is that of the connection: if this process is killed, that must be no normal end.
+        """An answer begins whose end is that of the connection: if this process is killed, that must not look normal.
 
         `complete` makes it one again.
         """

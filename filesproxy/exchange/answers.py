@@ -25,7 +25,7 @@ MAX_PLAIN_REASON = 500  # characters of an error that is plain text
 _PAGE_STATUSES_KEPT = (411, 413, 414, 429, 431)
 # What a status means that servers answer without a word, and what helps.
 _MEANINGS = {
-    411: "It wants a length, which a streamed upload has not: let it, and any proxy before it, take chunked bodies.",
+    411: "It wants a length, which a streamed upload lacks: let it, and any proxy before it, take chunked bodies.",
     413: "The request is larger than it takes: send less, or raise its limit for a body and that of any proxy before "
     "it (nginx: client_max_body_size).",
     414: "The URL is longer than it takes: send fewer query parameters, or raise its limit for the request line.",

@@ -18,7 +18,7 @@ def client_site(peer: str, forwarded_for: str, proxies: Proxies) -> str:
 
     `peer` is the other end of the connection, "" on a Unix socket. A proxy appends its own peer to X-Forwarded-For, so
     the last entry that is not itself a trusted proxy is the client; all before it is the client's own invention, and so
-    is the whole header if the peer is no trusted proxy.
+    is the whole header if the peer is not a trusted proxy.
     """
     found = peer
     if _is_trusted(peer, proxies):

@@ -49,7 +49,7 @@ def add_upload_part(request: Request, match: Match, target: Target, body: Json |
 
 
 def form_parts(request: Request, target: Target) -> Iterator[Part]:
-    """The parts of an upload's form. UnsupportedMedia if the body is none, TooLarge if it is over max_upload_bytes."""
+    """The parts of an upload's form. UnsupportedMedia if it is not one, TooLarge if it is over max_upload_bytes."""
     if media_type(request.headers) != "multipart/form-data":
         raise UnsupportedMedia("An upload must be multipart/form-data.", param="content-type")
     request.body.limit(target.settings["max_upload_bytes"])
@@ -67,7 +67,7 @@ def retrieve_or_delete_file(request: Request, match: Match, target: Target, body
 
 
 def retrieve_file_content(request: Request, match: Match, target: Target, body: Json | None) -> Call:
-    """GET /v1/files/:id/content, and all else that answers bytes."""
+    """GET /v1/files/:id/content, and everything else that answers bytes."""
     asked = conditions(request.headers) if request.method == "GET" else {}  # RFC 9110 §14.2: only for GET
     return call_of(match, headers=asked)
 

@@ -2,8 +2,8 @@
 
 A key belongs in `x-portkey-api-key` or `authorization`. Anywhere else in the head, in a form's fields and file name,
 and as a whole string of a JSON body, it was put there by mistake, and the provider would learn it or the log keep it.
-The bytes of a file, and text that only mentions a key, are not looked through. A word under MIN_SECRET characters is no
-key here, whatever the configuration says: it would occur by chance.
+The bytes of a file, and text that only mentions a key, are not looked through. A word under MIN_SECRET characters is
+not taken for a key, whatever the configuration says: it would occur by chance.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _SEPARATORS = re.compile(r"[\s,;=&/]+")
 MAX_WORDS = 64  # of one text that are compared; where words are read, longer lists are refused
 MAX_REMEMBERED = 256  # heads: clients send the same ones again and again
 MAX_CHARACTERS = 4096  # of a head that is remembered
-# They differ from call to call, so they are no part of a head that is remembered.
+# They differ from call to call, so they are not part of the head that is remembered.
 _OF_ONE_CALL = ("x-portkey-trace-id", "traceparent", "tracestate", "x-request-id", "x-amzn-trace-id", "idempotency-key")
+_APART = frozenset({*KEY_HEADERS, *_OF_ONE_CALL})  # headers that are not part of it
 # The escapes of JSON that can stand for a character of a key, which is visible ASCII (RFC 8259 §7).
 _ESCAPE = re.compile(rb"\\u00[2-7]")
 _SHORT_ESCAPES = frozenset('"\\/')
@@ -78,7 +79,7 @@ class KeyGuard:
     def _is_key(self, text: str) -> bool:
         """Whether this text, or one of its first words, is a key of the configuration that may be called secret."""
         words = _SEPARATORS.split(text, MAX_WORDS)[:MAX_WORDS]
-        if len(words) > 1 and text[0] != "/":  # a path is no key
+        if len(words) > 1 and text[0] != "/":  # a path is not a key
             words.append(text.strip())
         return not self._hashes.isdisjoint([token_hash(word) for word in words if len(word) >= MIN_SECRET])
 
@@ -87,9 +88,6 @@ class KeyGuard:
             if name not in KEY_HEADERS and self._found([text], presented):
                 return _misplaced(f"The header {name}", name)
         return _misplaced("The URL", None)
-
-
-_APART = frozenset({*KEY_HEADERS, *_OF_ONE_CALL})
 
 
 def check_json(text: bytes | bytearray, value: Any, presented: Sequence[str]) -> None:

@@ -40,7 +40,8 @@ def passed_on(
     """
     more = {"via": headers["via"]} if headers.get("via") else {}
     if "traceparent" in headers:
-        more.update(traced(headers))
-    more.update((name, text) for name, text in asked.items() if text)
+        more = {**more, **traced(headers)}
+    if asked:
+        more = {**more, **{name: text for name, text in asked.items() if text}}
     found, ignored = forwarded(headers, allowed) if FORWARD in headers else ({}, [])
     return ({**found, **own, **more} if found or more else own), ignored

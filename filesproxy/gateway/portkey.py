@@ -1,4 +1,4 @@
-"""What Portkey's own headers ask for: taken where the gateway can do it, named as ignored where it cannot.
+"""What Portkey's own headers ask for: done where the gateway can, named as ignored where it cannot.
 
 A header, or a field of a config, that would change where a request goes or with which credential is a 400.
 """
@@ -67,7 +67,7 @@ def read_config(headers: Mapping[str, str], scope: Scope) -> Config:
         if name in _REFUSED_FIELDS or scope.has(PREFIX + name.replace("_", "-")):
             shown = name if name in _REFUSED_FIELDS else "a field"
             raise _refusal(f"{shown} of a config would change where a request goes, or as whom")
-    named = [_text(fields, "provider"), _saved(_text(fields, "virtual_key"))]
+    named = [_text(fields, "provider"), saved(_text(fields, "virtual_key"))]
     provider, *others = dict.fromkeys(filter(None, named)) or [""]
     if others:
         raise _refusal("name one provider")
@@ -97,7 +97,11 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _saved(name: str) -> str:
+def saved(name: str) -> str:
+    """A virtual key as the saved provider that it names, `@NAME`; "" for "".
+
+    Portkey's own virtual keys have no @; both spellings are accepted.
+    """
     return name and "@" + name.removeprefix("@")
 
 
@@ -167,7 +171,7 @@ def forwarded(headers: Mapping[str, str], allowed: Sequence[str]) -> tuple[dict[
 
 
 def metadata(headers: Mapping[str, str]) -> dict[str, Any] | None:
-    """The metadata for the log, a JSON object of texts, numbers and truths; None if it cannot be logged."""
+    """The metadata for the log, a JSON object of strings, numbers and booleans; None if it cannot be logged."""
     text = headers.get(METADATA, "")
     if not text or len(text) > MAX_METADATA_BYTES:
         return None

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# What OpenAI's contract says a file is for.
+_PURPOSES = frozenset({
+    "assistants", "assistants_output", "batch", "batch_output", "evals", "fine-tune", "fine-tune-results", "user_data",
+    "vision",
+})  # fmt: skip
+_CODE = re.compile(r"[a-z_]{1,64}|[A-Za-z]{1,64}(Error|Exception)")  # our own codes, and classes of failures
 
 
 class Observer(Protocol):
@@ -26,14 +32,6 @@ class Observer(Protocol):
 
     def finished(self, record: Record) -> None:
         """Must neither raise nor block: it runs on the thread that serves the client."""
-
-
-# What OpenAI's contract says a file is for.
-_PURPOSES = frozenset({
-    "assistants", "assistants_output", "batch", "batch_output", "evals", "fine-tune", "fine-tune-results", "user_data",
-    "vision",
-})  # fmt: skip
-_CODE = re.compile(r"[a-z_]{1,64}|[A-Za-z]{1,64}(Error|Exception)")  # our own codes, and classes of failures
 
 
 class Record:

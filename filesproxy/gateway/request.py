@@ -31,7 +31,9 @@ _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 # `include[]`, `metadata[team 1]`: the text in brackets is the client's own.
 _PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}(\[[^\[\]\x00-\x1f\x7f]{0,64}\])?")
 _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
-
+# W3C Trace Context §3.2 and §3.3. Other versions than 00 may be longer.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,64})?")
+_TRACESTATE = re.compile(r"[ -~]{1,512}")
 
 FormCheck = Callable[[Sequence[str], Optional[str]], None]
 
@@ -132,11 +134,6 @@ def _headers(environ: WSGIEnvironment) -> dict[str, str]:
 @lru_cache(maxsize=512)  # clients send the same names with every request
 def _header_name(key: str) -> str:
     return key[len("HTTP_") :].replace("_", "-").lower()
-
-
-# W3C Trace Context §3.2 and §3.3. Other versions than 00 may be longer.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,64})?")
-_TRACESTATE = re.compile(r"[ -~]{1,512}")
 
 
 def traced(headers: Mapping[str, str]) -> dict[str, str]:

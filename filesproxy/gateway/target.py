@@ -113,9 +113,8 @@ def _name(headers: Mapping[str, str], scope: Scope) -> tuple[str, bool]:
         if header in headers:
             raise BadRequest(f"The header {header} is not accepted here: {instead}.", param=header)
     named, virtual = single(headers, "x-portkey-provider"), single(headers, "x-portkey-virtual-key")
-    saved = virtual and "@" + virtual.removeprefix("@")
     of_config = portkey.read_config(headers, scope).provider
-    named, *others = dict.fromkeys(filter(None, (named, saved, of_config))) or [""]
+    named, *others = dict.fromkeys(filter(None, (named, portkey.saved(virtual), of_config))) or [""]
     if named == "@" or others:
         raise BadRequest("Name one provider, in x-portkey-provider.", param="x-portkey-provider")
     return named.removeprefix("@"), named.startswith("@")

@@ -22,7 +22,7 @@ from ..errors import MultipartError
 MAX_HEADER_LINES = 32  # of a part; the contract has two, and `email` takes up to 100 us for each
 BLOCK_BYTES = 1 << 20  # of one read; gunicorn 27 receives directly into a buffer of this size
 
-# RFC 2046 §5.1.1, which ends at 70 characters; Ruby's SDKs send 80, and other parsers take 256. The last is no space.
+# RFC 2046 §5.1.1, which ends at 70 characters; Ruby's SDKs send 80, and other parsers take 256. No space at the end.
 _BOUNDARY = re.compile(r"[0-9a-zA-Z'()+_,\-./:=? ]{0,255}[0-9a-zA-Z'()+_,\-./:=?]")
 # A parameter after its semicolons; between two of them there may be none (RFC 9110 §5.6.6). Each alternative starts
 # with a different character, so matching is linear.

@@ -60,7 +60,7 @@ class Blobs:
 
     @staticmethod
     def check_folder(path: str) -> bool:
-        """Whether this folder is there. StoreError for one that others could write to, and for what is no folder."""
+        """Whether this folder is there. StoreError for one that others could write to, and for what is not a folder."""
         with disk_errors():
             found = _status(path)
         if found and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022):
