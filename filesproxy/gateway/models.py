@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..budget import Hold, Shared
 from ..calls import Call, Json, Target, Transport
-from ..errors import FilesproxyError, UpstreamError
+from ..errors import FilesproxyError, UpstreamError, UpstreamTimeout
 from ..exchange.run import run
 from ..watchdog import Watchdog
 from ..wire.json_fields import need
@@ -105,7 +105,11 @@ class ModelLists:
             found = known.found
         if isinstance(found, Models):
             return found
-        raise UpstreamError(found.message, code=found.code)
+        failure = UpstreamError(
+            found.message, code=found.code, detail=found.detail
+        )  # every request gets one of its own
+        failure.status = max(failure.status, found.status)  # a provider's 4xx is not about this request
+        raise failure
 
     def _gathered(self, call: Call, targets: Sequence[Target]) -> Models | FilesproxyError:
         gathering = _Gathering(self._ask, self._slots, call, targets)
@@ -133,7 +137,7 @@ class _Gathering:
         self._call = call
         self._left = deque(targets)
         self._found: dict[str, list[Json]] = {}
-        self.failure: FilesproxyError = UpstreamError("No saved provider answered in time.", code="upstream_timeout")
+        self.failure: FilesproxyError = UpstreamTimeout("No saved provider answered in time.")
 
     def run(self) -> dict[str, list[Json]]:
         """Name of a provider → its models, for those that answered in time."""

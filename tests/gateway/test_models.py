@@ -16,7 +16,7 @@ from sockets import WAIT, ask, request, served
 
 from filesproxy import create_app
 from filesproxy.calls import Answer, Call, Target
-from filesproxy.errors import FilesproxyError, UpstreamError
+from filesproxy.errors import FilesproxyError, Saturated, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from filesproxy.gateway.models import AT_A_TIME, MAX_REMEMBERED, ModelLists
 from filesproxy.providers import PROVIDERS
 
@@ -160,10 +160,21 @@ def test_provider_that_does_not_answer_with_a_list_is_named_and_the_others_are_t
     assert reply.headers["x-filesproxy-ignored"] == "@one" and "secret" not in reply.text
 
 
-def test_list_of_nobody_is_an_error_and_not_an_empty_list():
-    dead = UpstreamError("Cannot connect to a host.", code="upstream_unreachable")
-    reply = asked(Hosts(one=dead, two=dead, claude=dead), status=502)
-    assert reply.json["error"]["code"] == "upstream_unreachable"
+REFUSED = UpstreamAnswered(404, {"message": "No such route.", "type": "x", "param": None, "code": "none"}, {})
+DEAD = {
+    "unreachable": (UpstreamError("Cannot connect.", code="upstream_unreachable", detail="h:1"), 502),
+    "silent": (UpstreamTimeout("Too long.", detail="h:1"), 504),
+    "out_of_memory": (Saturated("No room.", detail="h:1"), 503),
+    "refuses": (REFUSED, 502),
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_list_of_nobody_is_an_error_and_not_an_empty_list(name, access_log):
+    failure, status = DEAD[name]
+    reply = asked(Hosts(one=failure, two=failure, claude=failure), status=status)
+    assert reply.json["error"]["code"] == access_log()[-1]["error"] == failure.code
+    assert (access_log()[-1]["detail"] or "") == failure.detail
 
 
 def test_credential_that_a_provider_repeats_is_redacted():
