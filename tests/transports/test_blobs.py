@@ -272,6 +272,17 @@ def test_disk_that_fails_while_it_is_read_gets_our_name():
         body.close()
 
 
+def test_blob_that_cannot_be_moved_is_left_unlocked_and_closed(blobs, folder):
+    """As on a read-only disk, where each deletion left a descriptor open."""
+    name = keep(blobs, b"x")
+    (folder / "trash" / name).mkdir()
+    with pytest.raises(StoreError), blobs.removing([name]):
+        pytest.fail("it was not moved")
+    assert open_files(folder) == []
+    with blobs.locked(name, "blobs") as is_ours:
+        assert is_ours
+
+
 def test_reader_of_a_removed_blob_gets_all_of_it(blobs, folder):
     content = bytes(range(256)) * 4096
     name = keep(blobs, content)

@@ -187,7 +187,7 @@ class Blobs:
         try:
             with disk_errors():
                 for name in names:
-                    handles += self._discard(name)
+                    self._discard(name, handles)
                 sync_folder(self.place("blobs"))
             yield
             for name in names:
@@ -196,20 +196,19 @@ class Blobs:
             for handle in handles:
                 os.close(handle)
 
-    def _discard(self, name: str) -> list[int]:
-        """Move a blob to `trash/`. Its lock, shared with others that remove it too; none if there is no such blob."""
+    def _discard(self, name: str, handles: list[int]) -> None:
+        """Move a blob to `trash/`. `handles` gets its lock, which is shared with others that remove it too."""
         kept, trashed = self.path(name), self.path(name, "trash")
         for path in (kept, trashed):  # in trash/ is what a killed process was removing
             with suppress(FileNotFoundError):
-                handle = os.open(path, _READ)
-                fcntl.flock(handle, fcntl.LOCK_SH)
+                handles.append(os.open(path, _READ))
+                fcntl.flock(handles[-1], fcntl.LOCK_SH)
                 break
         else:
-            return []
+            return
         for suffix in ("", sidecars.SUFFIX):
             with suppress(FileNotFoundError):
                 os.rename(kept + suffix, trashed + suffix)
-        return [handle]
 
     def is_in_trash(self, name: str) -> bool:
         """Whether this blob has been deleted, though an index may still name it."""
