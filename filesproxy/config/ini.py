@@ -69,8 +69,9 @@ def _text(path: str) -> tuple[str, int]:
     try:
         with open(path, "rb") as file:
             content, mode = file.read(), os.fstat(file.fileno()).st_mode
-    except OSError:
-        raise ConfigError(f"{path}: the file cannot be read.") from None
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise ConfigError(f"{path}: the file cannot be read ({reason}).") from None
     text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     if "\ufffd" in text:
         raise ConfigError(f"{path}: the file is not UTF-8 text.")

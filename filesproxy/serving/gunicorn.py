@@ -94,13 +94,16 @@ def on_starting(server: Any) -> None:
     """Raise the limit of file descriptors, which workers inherit, and read the configuration."""
     global _kept
     raise_descriptor_limit()
-    with suppress(ConfigError):  # the first worker says it, and gunicorn stops
-        _kept = load(None, {}, PROVIDERS)
+    if _serves_ours(server):
+        with suppress(ConfigError):  # the first worker says it, and gunicorn stops
+            _kept = load(None, {}, PROVIDERS)
 
 
 def on_reload(server: Any) -> None:
     """Read the configuration again. If it cannot be used, the log says why, and the workers get the one before."""
     global _kept
+    if not _serves_ours(server):
+        return
     try:
         new = load(None, {}, PROVIDERS)
         if _kept:
@@ -109,6 +112,11 @@ def on_reload(server: Any) -> None:
     except ConfigError as error:
         for problem in error.message.splitlines():
             server.log.error("filesproxy is not reloaded: %s", problem)
+
+
+def _serves_ours(server: Any) -> bool:
+    """Whether `application` is served. Another one may have other providers, and reads its own configuration."""
+    return bool(server.cfg.wsgi_app == wsgi_app)
 
 
 def when_ready(server: Any) -> None:
