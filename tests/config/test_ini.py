@@ -116,7 +116,7 @@ def test_file_that_is_not_utf8_is_refused_without_quoting_it(ini):
 
 def test_file_that_cannot_be_read_is_named_by_its_path(tmp_path):
     for path in (tmp_path / "missing.ini", tmp_path):
-        assert re.fullmatch(rf"{re.escape(path)}: the file cannot be read \([a-z ]+\)\.", refusal(path))
+        assert re.fullmatch(rf"{re.escape(str(path))}: the file cannot be read \([a-z ]+\)\.", refusal(path))
         with pytest.raises(ConfigError):
             read(str(path))
     assert "missing.ini" in refusal(environ={"FILESPROXY_CONFIG": str(tmp_path / "missing.ini")})
