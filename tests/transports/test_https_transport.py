@@ -40,6 +40,7 @@ from sockets import (
 from filesproxy import __version__, create_app
 from filesproxy.calls import Call, Target, Upload
 from filesproxy.errors import ClientTimeout, UpstreamError
+from filesproxy.serving import embedded
 from filesproxy.transports.https import transport
 from filesproxy.transports.https.transport import HttpTransport
 from filesproxy.watchdog import Watch
@@ -51,6 +52,13 @@ MEDIUM = form(("purpose", "batch"), ("file", "a.bin", "", bytes(12 << 20)))  # l
 BRIEF = 0.1  # seconds of real time, where a test waits for a limit: it is the kernel or a poll that keeps it
 LIMITS = {"connect_timeout": 5.0, "send_timeout": 5.0, "answer_timeout": 5.0, "read_timeout": 5.0}
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def refused_upload_is_read_to_its_end(monkeypatch):
+    """However long a busy machine takes for it: a client that is reset while it sends would be an error of the test."""
+    monkeypatch.setattr(embedded, "LINGER_SECONDS", 10 * WAIT)
+    monkeypatch.setattr(embedded, "LINGER_SILENCE_SECONDS", WAIT)
 
 
 def compat(port, **settings):
