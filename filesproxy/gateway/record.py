@@ -68,7 +68,7 @@ class Record:
         self.bytes_out = 0
         self.seconds = 0.0
         self._saved = saved
-        self._presented = [secret for key in environ.keys() & presented for secret in _secrets_in(key, environ[key])]
+        self._given = [(key, environ[key]) for key in environ.keys() & presented]
         self._file_id = ""
         self._error = self._detail = ""
 
@@ -173,7 +173,10 @@ class Record:
 
     def _hidden(self, text: str) -> str:
         # In one pass: a shorter secret may be the beginning of a longer one.
-        return redact(text, [*self._presented, *self._saved]) if text else text
+        if not text:
+            return text
+        presented = [secret for key, value in self._given for secret in _secrets_in(key, value)]
+        return redact(text, [*presented, *self._saved])
 
     def _without_credential(self, text: str) -> str:
         return text if self._hidden(text) == text else ""
