@@ -77,7 +77,7 @@ class Lobby:
         """Check for ever."""
         while True:
             time.sleep(CHECK_SECONDS)
-            with suppress(OSError):
+            with suppress(Exception):  # a server may have its own class of sockets, and the others must be checked
                 self.check()
 
     def _show_out(self, thread: int) -> None:
