@@ -37,14 +37,14 @@ def upload_file(request: Request, match: Match, target: Target, body: Json | Non
     fields = target.provider.get("form_fields", ())
     known = fields(target) if callable(fields) else fields
     required = target.provider.get("required_form_fields", ())
-    upload = Form(form_parts(request, target), known, required, check=request.check_form).upload()
+    upload = Form(form_parts(request, target), request.check_form, known, required).upload()
     upload.max_size = request.body.length
     return call_of(match, upload=upload)
 
 
 def add_upload_part(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """POST /v1/uploads/:id/parts. The form has one part, `data`, without fields; OpenAI's example has no file name."""
-    form = Form(form_parts(request, target), name="data", is_named=False, check=request.check_form)
+    form = Form(form_parts(request, target), request.check_form, name="data", is_named=False)
     return call_of(match, upload=form.upload())
 
 
@@ -92,11 +92,11 @@ class Form:
     def __init__(
         self,
         form_parts: Iterator[Part],
+        check: FormCheck,
         known: Sequence[str] = (),
         required: Sequence[str] = (),
         name: str = "file",
         is_named: bool = True,
-        check: FormCheck = lambda texts, field: None,
     ) -> None:
         self._parts = form_parts
         self._is_named = is_named

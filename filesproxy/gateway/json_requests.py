@@ -49,7 +49,7 @@ def create_container_file(request: Request, match: Match, target: Target, body: 
     """POST /v1/containers/:id/files: a form with the file or, in either notation, the id of an uploaded one."""
     if match.route.body == "json":
         return passed_through(request, match, target, body)
-    form = Form(form_parts(request, target), known=("file_id",))
+    form = Form(form_parts(request, target), request.check_form, known=("file_id",))
     try:
         return call_of(match, upload=form.upload())
     except BadRequest as error:

@@ -126,6 +126,24 @@ def test_gateway_key_in_a_form_is_400(name, key, keyed, upstream, access_log):
     refused(answer, key, upstream, access_log, param)
 
 
+OTHER_FORMS = {
+    "file_of_a_container": ("/v1/containers/cntr_1/files", [("file", "{}", "", b"x")], None),
+    "id_of_a_file_of_a_container": ("/v1/containers/cntr_1/files", [("file_id", "{}")], "file_id"),
+    "field_of_a_container": ("/v1/containers/cntr_1/files", [("note", "{}"), ("file", "a", "", b"x")], "note"),
+    "part_of_an_upload": ("/v1/uploads/up_1/parts", [("data", "{}", "", b"x")], None),
+}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_gateway_key_in_a_form_of_another_operation_is_400(name, key, keyed, upstream, access_log):
+    """The form of a container's file was not looked through, so the key went upstream."""
+    path, given, param = OTHER_FORMS[name]
+    body = form(*[tuple(text.replace("{}", key) if isinstance(text, str) else text for text in part) for part in given])
+    answer = keyed.request(path, method="POST", body=body, headers={**CALLER, "content-type": form_type()}, status=400)
+    refused(answer, key, upstream, access_log, param)
+
+
 def test_bytes_of_a_file_are_not_looked_through(keyed, upstream):
     content = f"{MADE} {OWN} {OTHER}".encode()
     body = form(("purpose", "batch"), ("file", "keys.txt", "", content))
