@@ -24,6 +24,7 @@ _PURPOSES = frozenset({
     "assistants", "assistants_output", "batch", "batch_output", "evals", "fine-tune", "fine-tune-results", "user_data",
     "vision",
 })  # fmt: skip
+MIN_CREDENTIAL_IN_ID = 24  # what can be foreseen of an id is shorter: `file-`, and the time in 14 digits
 _CODE = re.compile(r"[a-z_]{1,64}|[A-Za-z]{1,64}(Error|Exception)")  # our own codes, and classes of failures
 
 
@@ -42,7 +43,9 @@ class Record:
     - `saved`, the credentials of the configuration, everywhere;
     - what the client presents as a credential, in the headers whose keys in the environ are `presented`, whatever the
       target is; but not where it would erase what the client did: in the id in the path, in a purpose of the contract,
-      and in a code of the gateway. A trace id with one in it is dropped.
+      in a code of the gateway and in its `detail`. The id in an answer is dropped if it holds a credential that the
+      client cannot have foreseen of the id: all of it, or MIN_CREDENTIAL_IN_ID characters of it. A trace id with one in
+      it is dropped.
 
     Gateway keys never get this far: a request with one where none belongs is refused before anything is noted.
     """
@@ -123,7 +126,7 @@ class Record:
     @property
     def detail(self) -> str:
         """What the operator needs to know of the failure, "" if the code says it."""
-        return self._hidden(self._detail)[:300]
+        return self._without_saved(self._detail)[:300]
 
     @property
     def bytes_in(self) -> int:
@@ -159,7 +162,7 @@ class Record:
         file_id = answer.get("id") if isinstance(answer, dict) and answer.get("object") == "file" else None
         if file_id == self._file_id:
             return
-        if isinstance(file_id, str) and is_id(file_id) and self._hidden(file_id) == file_id:
+        if isinstance(file_id, str) and is_id(file_id) and not self._is_credential(file_id):
             self._file_id = file_id
 
     def note_failure(self, error: str, detail: str = "") -> None:
@@ -170,6 +173,13 @@ class Record:
         """The request is over; `error` is what ended the answer, "" if nothing did."""
         self.status, self.bytes_out, self._error = status, bytes_out, error or self._error
         self.seconds = time.perf_counter() - self._clock
+
+    def _is_credential(self, file_id: str) -> bool:
+        """Whether the id in an answer is or holds a credential. A word that ids begin with is none."""
+        is_presented = any(
+            token == file_id or (len(token) >= MIN_CREDENTIAL_IN_ID and token in file_id) for token in self._presented
+        )
+        return is_presented or self._without_saved(file_id) != file_id
 
     def _hidden(self, text: str) -> str:
         # In one pass: a shorter secret may be the beginning of a longer one.

@@ -18,6 +18,7 @@ CONFIG = {
     "provider:second": {"kind": "openai", "credential": "sk-saved-for-the-second"},
 }
 KEPT_ID = "file-abcdef0123456789"
+CALLERS = "sk-of-a-caller-0123456789"
 
 
 @pytest.fixture
@@ -54,6 +55,31 @@ def test_client_cannot_erase_what_it_did_from_the_log(token, scheme, saved, upst
             assert line["purpose"] == "assistants"
         else:
             assert line["file_id"] == KEPT_ID
+
+
+LONG_ID = "file-0662f1a0c3d9e4" + "7b" * 12
+
+
+@pytest.mark.parametrize("token", [LONG_ID[:8], LONG_ID[:19], "file-066", LONG_ID[-19:]])
+def test_client_cannot_erase_the_id_of_its_upload_by_how_ids_begin(token, saved, upstream, access_log):
+    """`Authorization: Bearer file-066` left the log of an upload without an id."""
+    upstream.answers({**FILE, "id": LONG_ID})
+    assert asked(saved, access_log, "POST", "/v1/files", f"Bearer {token}")["file_id"] == LONG_ID
+
+
+@pytest.mark.parametrize("file_id", ["sk-short-1", f"file-{CALLERS}", f"{CALLERS}x", CALLERS, SAVED, f"file-{SAVED}"])
+def test_credential_that_a_provider_answers_as_an_id_is_not_logged(file_id, saved, upstream, access_log):
+    upstream.answers({**FILE, "id": file_id})
+    token = CALLERS if CALLERS in file_id else "sk-short-1"
+    line = asked(saved, access_log, "POST", "/v1/files", f"Bearer {token}")
+    assert line["file_id"] is None and file_id not in json.dumps(line)
+
+
+def test_client_cannot_erase_what_the_operator_needs_to_know_of_a_failure():
+    """A folder's path as the bearer token took it out of `detail`."""
+    record = Record({"HTTP_AUTHORIZATION": "Bearer /srv/folder"}, BOTH, [Secret(SAVED)])
+    record.note_failure("storage_unavailable", f"/srv/folder: Permission denied {SAVED}")
+    assert record.detail == "/srv/folder: Permission denied [redacted]"
 
 
 @pytest.mark.parametrize("token", ["upstream_invalid_answer", "invalid_answer"])
