@@ -1,7 +1,8 @@
 """Gateway keys where none belongs: a request with one there is refused, so that no key is logged or sent upstream.
 
-A key belongs in `x-portkey-api-key` or `authorization`. Anywhere else in the head, in a form's fields and file name,
-and as a whole string of a JSON body, it was put there by mistake, and the provider would learn it or the log keep it.
+A key belongs in `x-portkey-api-key` or `authorization`, as the whole token. As a part of one, anywhere else in the
+head, in a form's fields and file name, and as a whole string of a JSON body, it was put there by mistake, and the
+provider would learn it or the log keep it.
 The bytes of a file, and text that only mentions a key, are not looked through. A word under MIN_SECRET characters is
 not taken for a key, whatever the configuration says: it would occur by chance.
 """
@@ -17,7 +18,7 @@ from urllib.parse import parse_qsl
 from ..config.load import Key
 from ..errors import BadRequest
 from ..redaction import MIN_SECRET
-from .auth import KEY_HEADERS, presented_token, token_hash
+from .auth import GATEWAY_KEY_PREFIX, KEY_HEADERS, presented_token, token_hash
 from .request import Request
 
 # What `filesproxy key` makes: fp_ and 256 bits in base64 for URLs.
@@ -64,9 +65,18 @@ class KeyGuard:
 
     def _judge(self, values: tuple[str | None, ...], rest: str) -> tuple[tuple[str, ...], bool]:
         """The keys in the headers where they belong, and whether there is one in the rest of the headers too."""
-        tokens = [presented_token(value) for value in values if value]
+        given = [value for value in values if value]
+        tokens = [token for value in given for token in _readings(value)]
         presented = tuple([token for token in tokens if len(token) >= MIN_SECRET and token_hash(token) in self._hashes])
-        return presented, self._found(rest.split("\n"), presented)
+        return presented, self._found([*rest.split("\n"), *self._with_other_text(given)], presented)
+
+    def _with_other_text(self, values: Sequence[str]) -> list[str]:
+        """Those of these values of KEY_HEADERS that are not a key themselves; a credential's may go upstream."""
+        return [value for value in values if not any(map(self._is_whole, _readings(value)))]
+
+    def _is_whole(self, token: str) -> bool:
+        """Whether this token is a key, known or not: it is judged as one, and never sent upstream."""
+        return token.startswith(GATEWAY_KEY_PREFIX) or token_hash(token) in self._hashes
 
     def _found(self, texts: Sequence[str], presented: Sequence[str]) -> bool:
         joined = "\n".join(texts)  # one search for all of them
@@ -85,9 +95,15 @@ class KeyGuard:
 
     def _refusal(self, headers: Mapping[str, str], presented: Sequence[str]) -> BadRequest:
         for name, text in headers.items():
-            if name not in KEY_HEADERS and self._found([text], presented):
+            if self._found(self._with_other_text([text]) if name in KEY_HEADERS else [text], presented):
                 return _misplaced(f"The header {name}", name)
         return _misplaced("The URL", None)
+
+
+def _readings(value: str) -> Sequence[str]:
+    """What may be the key in the value of one of KEY_HEADERS: what follows the scheme, or all of it."""
+    value = value.strip(" ")
+    return tuple({presented_token(value), value})
 
 
 def check_json(text: bytes | bytearray, value: Any, presented: Sequence[str]) -> None:
@@ -117,5 +133,5 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _misplaced(where: str, param: str | None) -> BadRequest:
-    message = f"{where} contains a gateway key, which belongs in x-portkey-api-key or authorization and nowhere else."
+    message = f"{where} contains a gateway key, which belongs in x-portkey-api-key or authorization, alone."
     return BadRequest(message, param=param, code="misplaced_gateway_key")

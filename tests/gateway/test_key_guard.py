@@ -10,6 +10,7 @@ from configurations import MADE, hashed
 from fakes import FILE, form, form_type
 
 from filesproxy.config.load import Key
+from filesproxy.errors import BadRequest
 from filesproxy.gateway.key_guard import MAX_WORDS, KeyGuard, check_json
 from filesproxy.gateway.request import Request
 
@@ -206,6 +207,39 @@ def test_caller_without_keys_may_not_misplace_one_either(client, upstream, acces
     headers = {"x-portkey-provider": "openai", "authorization": "Bearer sk-caller", "x-portkey-trace-id": MADE}
     answer = client.get("/v1/files/file-1", headers=headers, status=400)
     refused(answer, MADE, upstream, access_log, "x-portkey-trace-id")
+
+
+GLUED = ['"{}"', "token={}", "x:{}", "sk-1/{}", "key;{}", "{}.x", "({})", "sk-caller {}", "{} sk-caller"]
+
+
+@pytest.mark.parametrize("key", [MADE, OWN])
+@pytest.mark.parametrize("text", GLUED)
+def test_gateway_key_glued_to_other_text_in_authorization_is_400(text, key, make_client, upstream, access_log):
+    """It was taken for the caller's own credential, and went upstream."""
+    if key == MADE and text[0] == "{":  # what begins like a key is judged as one
+        text = "sk-" + text
+    headers = {"x-portkey-provider": "openai", "x-portkey-api-key": OWN, "authorization": f"Bearer {text.format(key)}"}
+    answer = make_client(CONFIG).get("/v1/files/file-1", headers=headers, status=400)
+    refused(answer, key, upstream, access_log, "authorization")
+
+
+def test_generated_key_glued_in_a_header_of_a_gateway_without_keys_is_400(client, upstream, access_log):
+    for name, text in (("x-portkey-api-key", f'"{MADE}"'), ("authorization", f"Bearer key={MADE}")):
+        answer = client.get("/v1/files/file-1", headers={"x-portkey-provider": "openai", name: text}, status=400)
+        refused(answer, MADE, upstream, access_log, name)
+
+
+def test_key_of_several_words_is_presented_whole_in_either_header():
+    found = guard("a key of several words")
+    for headers in (
+        {"authorization": "Bearer a key of several words"},
+        {"x_portkey_api_key": "a key of several words"},
+    ):
+        assert found.check_head(head(**headers)) == ("a key of several words",)
+    with pytest.raises(BadRequest):
+        found.check_head(
+            head(x_portkey_api_key="a key of several words", authorization="Bearer a key of several words x")
+        )
 
 
 def guard(*keys):
