@@ -1106,7 +1106,7 @@ def called(application, path="/v1/files", **environ):
     return (*started[0], body)
 
 
-LIST = {"data": [{**FILE, "id": f"file-{number}", "note": "n" * 300} for number in range(500)]}
+LIST = {"data": [{**FILE, "id": f"file-{number}", "note": "n" * 300} for number in range(500)], "has_more": False}
 
 
 @pytest.mark.parametrize("end", ["read", "left", "reset"])

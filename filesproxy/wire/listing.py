@@ -1,7 +1,8 @@
 """What a provider's answer to a list request says, and whether its list goes on: no file is lost in silence.
 
 Compatible hosts page by cursors, numbers or not at all, and a client that is told `has_more: false` never asks again.
-So a list ends only where the host says so, or has nothing after its last file. Pure functions.
+So a list ends only where the host says so in a way that cannot be misread, or has nothing after its last file: a field
+that is not known here is never an end. Pure functions.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def listing(answer: Any, call: Call, followed: str = "") -> Listing:
     """What a provider's answer to a list request says.
 
     It ends at `has_more: false`, at a cursor that is null, empty or false, and where `total` is no more than the files
-    here. InvalidAnswer if it goes on by a cursor other than `followed`: the rest would be lost.
+    of a first page. InvalidAnswer if it goes on by a cursor other than `followed`: the rest would be lost.
     """
     inner = unwrapped(answer)
     if not isinstance(inner, dict):
@@ -93,10 +94,8 @@ def _goes_on(marks: Json, count: int, is_first: bool, followed: str) -> bool | N
         return False
     if cursor not in (None, followed):
         raise InvalidAnswer(f"The provider's list goes on by '{cursor}', which is not known for this provider.")
-    flags = [marks[name] for name in _FLAGS if isinstance(marks.get(name), bool)]
-    if cursor is not None or total is not None or any(flags) or has_more in (1, "true") or (pages or 0) > 1:
-        return True
-    return False if flags or pages is not None else None
+    flags = [has_more in (1, "true"), *(marks.get(name) is True for name in _FLAGS)]
+    return True if cursor is not None or total is not None or any(flags) or (pages or 0) > 1 else None
 
 
 def _most(marks: Json, names: Sequence[str]) -> int | None:
@@ -108,8 +107,8 @@ def listed(item: Callable[[Any, Call], Json] = file_object) -> Operation:
     """The list operation of a provider whose pages are OpenAI's. `item` makes a file object of each item.
 
     The answer has OpenAI's complete envelope: without a boolean `has_more`, openai-python never stops asking and
-    openai-node stops after the first page. Where the host does not say that more follow, or says it in another way than
-    OpenAI's, it is asked once whether it goes on after its last file.
+    openai-node stops after the first page. A host that does not say where its list ends, or says in another way than
+    OpenAI's that more follow, is asked once whether it goes on after its last file.
     """
 
     def operation(call: Call, send: Send) -> Answer:
@@ -122,9 +121,8 @@ def completed(reply: Answer, call: Call, send: Send, item: Callable[[Any, Call],
     """The provider's answer to a list request, completed as `listed` says."""
     found = listing(reply.json, call)
     files = [item(each, call) for each in found.items]
-    has_more, limit = found.has_more, whole(call.query.get("limit"))
-    is_unknown = has_more is None and limit and len(files) >= limit
-    if is_unknown or (has_more and not isinstance(found.marks.get("has_more"), bool)):
+    has_more = found.has_more
+    if has_more is not False and not isinstance(found.marks.get("has_more"), bool):
         has_more = _goes_on_after(files, call, send, bool(has_more))
     ids = [file["id"] for file in files]
     if call.query.get("after") in ids:  # the host ignores it, or counts from it
@@ -134,8 +132,10 @@ def completed(reply: Answer, call: Call, send: Send, item: Callable[[Any, Call],
 
 def _goes_on_after(files: list[Json], call: Call, send: Send, is_said: bool) -> bool:
     """Whether the list goes on after these files. InvalidAnswer if `is_said`, and the host only repeats itself."""
-    if not files:
+    if not files and is_said:
         raise unusable("data")
+    if not files:
+        return False
     try:  # of two files, the first may be `after` itself
         answer = send(call._replace(query={**call.query, "after": files[-1]["id"], "limit": "2"})).json
     except UpstreamAnswered:

@@ -39,10 +39,9 @@ def ask(host, **query):
     return listed()(CALL._replace(query=query), host).json
 
 
-def read(*answers, **query):
-    """What becomes of these answers."""
-    left = list(answers)
-    return listed()(CALL._replace(query=query), lambda call: Answer(200, json=left.pop(0))).json
+def read(answer, **query):
+    """What becomes of an answer, whatever is asked for."""
+    return listed()(CALL._replace(query=query), lambda call: Answer(200, json=answer)).json
 
 
 def everything(host, **query):
@@ -100,7 +99,6 @@ def test_empty_list_may_be_null_or_absent(obj):
 
 
 ENDS = [
-    {},
     {"has_more": False},
     {"has_more": False, "total": 250, "next_cursor": "x"},
     {"next_page_token": None},
@@ -114,9 +112,6 @@ ENDS = [
     {"total": "20"},
     {"total_count": 3},
     {"meta": {"total": 20}},
-    {"has_next_page": False},
-    {"total_pages": 1},
-    {"has_more": None},
 ]
 
 
@@ -184,24 +179,59 @@ def test_total_of_every_purpose_does_not_keep_a_list_of_one_from_ending():
 
 
 SILENT = {
-    "more_follow": (Host(50), True, 2),
-    "it_is_the_end": (Host(20), False, 2),
-    "fewer_than_asked_for": (Host(19), False, 1),
-    "it_repeats_the_page": (Host(50, after="ignored"), False, 2),
-    "it_counts_from_after_itself": (Host(21, after="inclusive"), True, 2),
-    "it_counts_from_after_itself_and_ends": (Host(20, after="inclusive"), False, 2),
-    "it_refuses_after": (Host(50, after="refused"), True, 2),
-    "it_ignores_the_limit": (Host(50, page=30, knows_limit=False), True, 2),
+    "more_follow": (Host(50), True),
+    "it_is_the_end": (Host(20), False),
+    "fewer_than_asked_for": (Host(19), False),
+    "fewer_than_asked_for_by_its_own_cap": (Host(50, page=10, knows_limit=False), True),
+    "it_repeats_the_page": (Host(50, after="ignored"), False),
+    "it_counts_from_after_itself": (Host(21, after="inclusive"), True),
+    "it_counts_from_after_itself_and_ends": (Host(20, after="inclusive"), False),
+    "it_refuses_after": (Host(50, after="refused"), True),
+    "it_ignores_the_limit": (Host(50, page=30, knows_limit=False), True),
 }
 
 
+@pytest.mark.parametrize("limit", [{}, {"limit": "20"}])
 @pytest.mark.parametrize("name", SILENT)
-def test_host_that_says_nothing_and_fills_the_page_is_asked_once_more(name):
-    host, has_more, requests = SILENT[name]
+def test_host_that_says_nothing_is_asked_once_more(name, limit):
+    host, has_more = SILENT[name]
     host.queries.clear()
-    assert ask(host, limit="20", purpose="batch")["has_more"] is has_more
-    asked = [{"limit": "20", "purpose": "batch"}, {"limit": "2", "purpose": "batch", "after": f"file-{host.page - 1}"}]
-    assert host.queries == asked[:requests]
+    assert ask(host, purpose="batch", **limit)["has_more"] is has_more
+    last = host.ids[: host.page][-1]
+    assert host.queries == [{"purpose": "batch", **limit}, {"purpose": "batch", "limit": "2", "after": last}]
+
+
+def test_empty_list_of_a_host_that_says_nothing_is_asked_for_once():
+    host = Host(0)
+    assert (ask(host)["has_more"], host.queries) == (False, [{}])
+
+
+NO_ENDS = {
+    "nothing": lambda page, rest: {},
+    "has_more_is_null": lambda page, rest: {"has_more": None},
+    "has_more_in_words": lambda page, rest: {"has_more": "false"},
+    "flag_of_the_page": lambda page, rest: {"truncated": False},
+    "one_page": lambda page, rest: {"total_pages": 1},
+    "total_of_all": lambda page, rest: {"total": 250},
+    "total_deep_inside": lambda page, rest: {"meta": {"pagination": {"total": 250, "per_page": 20}}},
+    "count_of_the_page": lambda page, rest: {"count": len(page)},
+    "remaining": lambda page, rest: {"remaining": len(rest)},
+    "number_of_pages": lambda page, rest: {"page": 1, "pages": 13, "page_count": 13, "num_pages": 13},
+    "totals_of_other_names": lambda page, rest: {"totalResults": 250, "totalElements": 250},
+    "offset": lambda page, rest: {"next_offset": 20},
+    "cursors_of_other_names": lambda page, rest: {"next_after": "c", "bookmark": "c", "continuation": "c"},
+    "cursor_called_after": lambda page, rest: {"after": page[-1] if page else None},
+    "cursor_in_paging": lambda page, rest: {"paging": {"cursors": {"after": "c"}}},
+    "cursor_in_metadata": lambda page, rest: {"response_metadata": {"next_cursor": "c"}},
+}
+
+
+@pytest.mark.parametrize("query", [{}, {"limit": "500"}, {"limit": "20"}], ids=str)
+@pytest.mark.parametrize("says", NO_ENDS.values(), ids=NO_ENDS)
+def test_list_without_a_confident_end_is_never_ended_early(says, query):
+    """20 of 250 files looked like all where the client sent no limit, 200 of 250 where the host gave a `total`."""
+    host = Host(250, says, knows_limit=False)
+    assert everything(host, **query) == host.ids
 
 
 @pytest.mark.parametrize("after", ["exclusive", "inclusive"])
@@ -221,11 +251,12 @@ def test_host_that_ignores_after_and_has_more_is_a_502_and_never_an_end():
         ask(Host(50, lambda page, rest: {"total": 50}, after="ignored"), after="file-19")
 
 
-def test_openais_has_more_is_believed():
-    for has_more in (True, False):
-        host = Host(5, lambda page, rest, has_more=has_more: {"has_more": has_more, "total": 9})
-        assert ask(host, limit="5")["has_more"] is has_more
-        assert len(host.queries) == 1
+@pytest.mark.parametrize("has_more", [True, False])
+@pytest.mark.parametrize("query", [{}, {"limit": "5"}, {"after": "file-1"}], ids=str)
+def test_openais_has_more_is_believed_and_costs_no_second_request(has_more, query):
+    host = Host(5, lambda page, rest: {"has_more": has_more, "total": 9})
+    assert ask(host, **query)["has_more"] is has_more
+    assert host.queries == [query]
 
 
 def test_listing_says_nothing_where_the_host_says_nothing():
