@@ -203,6 +203,25 @@ def test_deletion_without_an_id_in_its_answer_has_the_id_of_the_request(body, st
     assert (answer.status_int, answer.json) == (200, {"id": "file-1", "object": "file", "deleted": True})
 
 
+@pytest.mark.parametrize("body", [b"OK", b"deleted", b'"file-1"', b"1", b"Success!\n", b"file-1 deleted.", b"file-1"])
+@pytest.mark.parametrize("media_type", ["text/plain", "application/json", "text/html"])
+def test_deletion_answered_with_a_word_is_a_success(body, media_type, client, upstream):
+    """The file was gone, and the client got a 502."""
+    upstream.headers, upstream.chunks = {"content-type": media_type}, [body]
+    assert client.delete("/v1/files/file-1", headers=OPENAI).json == {"id": "file-1", "object": "file", "deleted": True}
+
+
+@pytest.mark.parametrize("body", [b"<html>deleted</html>", b"file-2 deleted", b"No", b"{deleted", b"\xffok"])
+def test_deletion_answered_with_anything_else_is_a_502(body, client, upstream):
+    upstream.headers, upstream.chunks = {"content-type": "text/plain"}, [body]
+    client.delete("/v1/files/file-1", headers=OPENAI, status=502)
+
+
+def test_deletion_that_is_passed_through_and_answered_with_a_word_is_a_success_without_content(client, upstream):
+    upstream.headers, upstream.chunks = {"content-type": "text/plain"}, [b"OK"]
+    assert client.delete("/v1/responses/resp_1", headers=OPENAI).body == b""
+
+
 def test_list_passes_its_parameters_and_completes_the_envelope(client, upstream):
     upstream.answers({"object": "list", "data": [FILE, {**FILE, "id": "file-2"}]})
     query = "?purpose=batch&limit=2&after=file-0&order=asc&pretty=1"

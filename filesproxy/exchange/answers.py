@@ -15,6 +15,7 @@ from ..errors import InvalidAnswer, UpstreamAnswered, UpstreamError
 from ..redaction import redact
 from ..wire import urls
 from ..wire.headers import codings, media_type, relayed
+from ..wire.lists import says_done
 from ..wire.strict_json import BOM, Unreadable, cost, loads
 
 # Of an answer, which are not counted. Parsed, 256 of the worst take 100 MB.
@@ -142,6 +143,17 @@ def _decoded(body: bytearray, limit: int) -> bytes:
     if len(plain) > limit:
         raise _too_large()
     return plain
+
+
+def is_nothing(body: bytes | bytearray, file_id: str) -> bool:
+    """Whether an answer without content has none: it is empty, or a word such as OK that is not JSON."""
+    if not body.strip():
+        return True
+    try:
+        loads(body)
+    except Unreadable:
+        return says_done(body.decode("utf-8", "replace"), file_id)
+    return False
 
 
 def parsed(body: bytes | bytearray) -> Any:

@@ -12,7 +12,7 @@ from ..operations import OPERATIONS, is_about
 from ..watchdog import Watch
 from ..wire import sse, urls
 from ..wire.headers import codings
-from .answers import parsed, read, refusal
+from .answers import is_nothing, parsed, read, refusal
 from .events import EventStream, Source, redact_error
 
 
@@ -162,8 +162,8 @@ class _Send:
         text = read(blocks, answer.headers, self._target.settings["max_answer_bytes"] - self._size, self._hold)
         self._size += len(text)
         self._read = answer.body
-        value = None if call.expects == "nothing" and not text.strip() else parsed(text)
-        return Answer(answer.status, answer.headers, value)
+        is_empty = call.expects == "nothing" and is_nothing(text, call.file_id)
+        return Answer(answer.status, answer.headers, None if is_empty else parsed(text))
 
     def _close_read(self) -> None:
         if self._read is not None:

@@ -160,7 +160,7 @@ def deletion(obj: Any, call: Call) -> Json:
     InvalidAnswer if the answer says that the file was not deleted.
     """
     obj = unwrapped(obj)
-    if obj is None or obj is True or obj in ("", []):
+    if obj is None or obj in ("", []) or (isinstance(obj, (str, int)) and says_done(str(obj), call.file_id)):
         obj = {}
     if not isinstance(obj, dict):
         raise unusable("deleted")
@@ -169,3 +169,16 @@ def deletion(obj: Any, call: Call) -> Json:
     given = obj.get("id")
     file_id = call.file_id if given in (None, "") else str(need(obj, "id", (str, int)))
     return {"id": file_id, "object": "file", "deleted": True}
+
+
+# A sentence of these alone, with one of the first at least, denies nothing.
+_DONE = frozenset({"1", "true", "ok", "done", "success", "successful", "successfully", "deleted", "removed"})
+_BESIDE = frozenset({"the", "file", "with", "id", "has", "have", "been", "was", "is"})
+_WORDS = re.compile(r"[^\s\"'.,:;!]+")
+_MAX_SENTENCE = 300
+
+
+def says_done(text: str, file_id: str) -> bool:
+    """Whether a text or number says, in place of an object, that what was asked for is done: `OK`, `1`, or the id."""
+    words = {"deleted" if word == file_id else word.lower() for word in _WORDS.findall(text[: _MAX_SENTENCE + 1])}
+    return len(text) <= _MAX_SENTENCE and bool(words & _DONE) and words <= _DONE | _BESIDE

@@ -151,6 +151,12 @@ DELETED = [
     True,
     "",
     [],
+    "OK",
+    "deleted",
+    "f",
+    1,
+    "The file f has been deleted.",
+    {"code": 0, "data": "ok"},
 ]
 
 
@@ -179,6 +185,13 @@ NOT_DELETED = [
     "The file is in use.",
     ["f"],
     5,
+    0,
+    "not deleted",
+    "g",
+    "the file",
+    "g deleted",
+    "file not found",
+    "ok " * 200,
 ]
 
 
