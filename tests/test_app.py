@@ -185,6 +185,12 @@ def test_file_in_an_envelope_is_the_file(client, upstream):
     assert client.delete("/v1/files/file-1", headers=OPENAI).json["deleted"] is True
 
 
+@pytest.mark.parametrize("name", ["data", "result", "file"])
+def test_id_of_the_request_beside_a_file_is_not_the_files(name, client, upstream):
+    upstream.answers({"id": "req-1", name: FILE})
+    assert post(client, UPLOAD).json == FILE
+
+
 def test_failure_with_status_200_is_a_502_that_says_why(client, upstream):
     upstream.answers({"code": 20015, "message": "No room for sk-caller.", "data": None})
     answer = post(client, UPLOAD, 502)

@@ -12,7 +12,9 @@ _CODES = ("code", "error_code", "errcode", "status_code")
 _MESSAGES = ("message", "msg", "error_msg", "errmsg", "status_msg")
 _GOOD_CODES = frozenset({"0", "200", "201", "202", "204", "20000", "ok", "success"})
 _GOOD_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
-_BAD_STATUSES = ("error", "fail", "failed", "failure")
+_BAD_STATUSES = frozenset({"error", "fail", "failed", "failure", "false"})
+_NO = frozenset({"false", "0", "no"})
+_OF_A_FILE = ("bytes", "filename", "purpose", "deleted")
 MAX_REASON = 1000  # characters
 
 
@@ -21,7 +23,7 @@ def unwrapped(obj: Any) -> Any:
 
     InvalidAnswer, with the host's own reason, if the envelope reports a failure: it came with a 2xx.
     """
-    if not isinstance(obj, dict) or (isinstance(obj.get("id"), str) and "code" not in obj):
+    if not isinstance(obj, dict) or _is_file(obj):
         return obj
     if _has_failed(obj):
         raise InvalidAnswer(f"The provider reports an error in an answer with a good status: {_reason(obj)}")
@@ -31,10 +33,16 @@ def unwrapped(obj: Any) -> Any:
     return obj
 
 
+def _is_file(obj: Json) -> bool:
+    """Whether this is a file itself, whose `status` and `error` are its own. An id alone may be the request's."""
+    has_id = isinstance(obj.get("id"), str) and "code" not in obj
+    return has_id and (obj.get("object") == "file" or any(name in obj for name in _OF_A_FILE))
+
+
 def _has_failed(obj: Json) -> bool:
-    if obj.get("error") or obj.get("success") is False or obj.get("status") is False:
+    if obj.get("error") or any(str(obj.get(name)).lower() in _NO for name in ("success", "ok")):
         return True
-    if obj.get("status") in _BAD_STATUSES:
+    if str(obj.get("status")).lower() in _BAD_STATUSES:
         return True
     codes = [obj[name] for name in _CODES if obj.get(name) is not None]
     is_good = all(str(code).lower() in _GOOD_CODES for code in codes)

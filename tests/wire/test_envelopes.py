@@ -21,10 +21,14 @@ WRAPPED = {
     "file": {"file": FILE},
     "data_alone": {"data": FILE},
     "with_an_id_of_its_own": {"id": "req-1", "code": 20000, "data": FILE},
+    "with_the_requests_id": {"id": "req-1", "data": FILE},
+    "with_the_requests_id_and_time": {"id": "req-1", "object": "response", "created_at": 1, "result": FILE},
+    "with_the_requests_id_beside_a_file": {"id": "req-1", "ok": True, "file": FILE},
     "twice": {"code": 20000, "data": {"file": FILE}},
     "list": {"code": 20000, "data": LIST},
 }
 BARE = [FILE, LIST, {**FILE, "status": "error"}, {**FILE, "error": "x"}, {**FILE, "data": {"id": "x"}}, {}, None, [],
+        {"id": "file-1"}, {"id": "file-1", "filename": "a", "status": "failed"}, {"id": "file-1", "deleted": True},
         "x", {"data": []}, {"data": {}}, {"object": "list", "data": None}, {"code": 20000, "data": [FILE]}]  # fmt: skip
 FAILED = {
     "siliconflow": ({"code": 20012, "message": "No such file.", "data": None}, "No such file., code 20012"),
@@ -35,6 +39,12 @@ FAILED = {
     "code_beside_a_file": ({"code": 50001, "message": "Not stored.", "data": FILE}, "Not stored."),
     "success": ({"success": False, "message": "Not stored."}, "Not stored."),
     "status": ({"status": False, "message": "Not stored."}, "Not stored."),
+    "success_in_words": ({"success": "false", "message": "Not stored."}, "Not stored."),
+    "success_as_a_number": ({"success": 0, "message": "Not stored."}, "Not stored."),
+    "ok": ({"ok": False, "message": "Not stored."}, "Not stored."),
+    "status_in_capitals": ({"status": "ERROR", "message": "Not stored."}, "Not stored."),
+    "failure_with_the_requests_id": ({"id": "req-1", "success": False, "message": "Not stored."}, "Not stored."),
+    "error_with_the_requests_id": ({"id": "req-1", "error": {"message": "Not stored."}}, "Not stored."),
     "jsend": ({"status": "fail", "message": "Not stored.", "data": None}, "Not stored."),
     "openai": ({"error": {"message": "Not stored.", "code": None}}, "Not stored."),
     "text": ({"error": "Not stored."}, "Not stored."),
