@@ -200,6 +200,8 @@ def test_call_whose_function_has_no_arguments_at_all_has_an_empty_input():
         ("cache_control", MARK, MARK),
         ("cache_control", HOUR, HOUR),
         ("prompt_cache_breakpoint", {"mode": "explicit"}, MARK),
+        ("prompt_cache_breakpoint", {}, MARK),
+        ("prompt_cache_breakpoint", True, MARK),
     ],
 )
 def test_mark_of_a_message_is_on_its_last_block(name, value, mark):
@@ -260,7 +262,37 @@ def test_mark_that_has_no_block_of_its_own_is_reported(name):
     assert MARK not in [block.get("cache_control") for message in made for block in message["content"]]
 
 
-@pytest.mark.parametrize("nothing", [{"cache_control": None}, {"cache_control": {}}, {"prompt_cache_breakpoint": None}])
+KEPT = {
+    "content_beside_blocks": assistant([text("a", **MARKED)], content_blocks=[THOUGHT, text("a")]),
+    "text_of_blocks": assistant("a", content_blocks=[THOUGHT, text("a", **MARKED)]),
+    "thought_of_blocks": assistant("a", content_blocks=[{**THOUGHT, **MARKED}, text("a")]),
+    "call_of_blocks": assistant("a", content_blocks=[THOUGHT, text("a"), {"type": "tool_use", "id": "t", **MARKED}]),
+    "openais_in_blocks": assistant("a", content_blocks=[THOUGHT, text("a", prompt_cache_breakpoint={})]),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_mark_in_or_beside_content_blocks_is_kept(name):
+    _, messages, ignored = translated(user("q"), KEPT[name], user("r"))
+    assert messages[1]["content"] == [THOUGHT, text("a", **MARKED)] and ignored == []
+
+
+def test_mark_of_a_block_that_tool_calls_replace_is_on_the_last_call():
+    use = {"type": "tool_use", "id": "t", "name": "f", "input": {}, **MARKED}
+    _, messages, ignored = translated(
+        user("q"), assistant(content_blocks=[THOUGHT, use], tool_calls=[call("t")]), result("t")
+    )
+    assert messages[1]["content"] == [THOUGHT, use] and ignored == []
+
+
+def test_mark_inside_the_function_of_a_call_is_on_the_call():
+    marked = {"id": "t", "function": {"name": "f", "arguments": "{}", **MARKED}}
+    (_, (used,)) = said(user("q"), assistant(tool_calls=[marked]))
+    assert used["cache_control"] == MARK
+
+
+@pytest.mark.parametrize("nothing", [{"cache_control": None}, {"cache_control": {}}, {"prompt_cache_breakpoint": None},
+                                     {"prompt_cache_breakpoint": False}])  # fmt: skip
 def test_mark_that_says_nothing_is_none(nothing):
     assert translated(user("a", **nothing)) == ([], [user([text("a")])], [])
 

@@ -644,7 +644,7 @@ BAD_MESSAGES = [
     ([*LOOP[:2], {**LOOP[2], "content": [{"type": "input_audio"}]}], "messages[2].content[0]"),
     ([{**user("a"), "cache_control": 5}], "messages[0].cache_control"),
     ([{**user("a"), "prompt_cache_breakpoint": "explicit"}], "messages[0].prompt_cache_breakpoint"),
-    ([user([text("a", prompt_cache_breakpoint=True)])], "messages[0].content[0].prompt_cache_breakpoint"),
+    ([user([text("a", prompt_cache_breakpoint=5)])], "messages[0].content[0].prompt_cache_breakpoint"),
     ([*LOOP[:2], {**LOOP[2], "content": [{"type": "text"}]}], "messages[2].content[0].text"),
     ([*LOOP[:2], {**LOOP[2], "cache_control": 5}], "messages[2].cache_control"),
 ]
@@ -1109,6 +1109,24 @@ def test_allowed_tools_without_tools_are_ignored_and_reported():
     assert "tools" not in made and ignored == ["tool_choice"]
 
 
+@pytest.mark.parametrize("tools", [[{**G, **CACHE}, TOOL], [TOOL, {**G, **CACHE}], [{**G, **CACHE}, {**TOOL, **CACHE}]])
+def test_cache_mark_of_a_tool_that_is_not_allowed_goes_to_the_last_one_that_is_sent(tools):
+    made, ignored = translated(tools=tools, tool_choice=allowing(named("f")))
+    assert (made["tools"], ignored) == ([{**OURS, **CACHE}], [])
+
+
+def test_cache_mark_of_a_tool_that_is_not_allowed_is_reported_where_another_one_is():
+    hour = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    made, ignored = translated(tools=[{**G, **CACHE}, {**TOOL, **hour}], tool_choice=allowing(named("f")))
+    assert (made["tools"], ignored) == ([{**OURS, **hour}], ["tools.cache_control"])
+    made, ignored = translated(tools=[{**TOOL, **hour, "function": {**TOOL["function"], **CACHE}}])
+    assert (made["tools"], ignored) == ([{**OURS, **hour}], ["tools.cache_control"])
+
+
+def test_cache_mark_of_anthropics_own_tool_may_be_openais():
+    assert request(tools=[{**CODE, "prompt_cache_breakpoint": {}}])["tools"] == [{**CODE, **CACHE}]
+
+
 def test_file_for_a_tool_that_is_not_allowed_is_refused():
     part = file(file_id="file_1", mime_type="text/csv")
     choice = allowing(named("f"))
@@ -1123,6 +1141,16 @@ DESCRIBED = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEM
 INNER = [
     ({"messages": [{**user("a"), "weight": 0}]}, "messages.weight"),
     ({"messages": [user("a"), {**A, "content": "b", "reasoning_content": "r"}]}, "messages.reasoning_content"),
+    ({"messages": [{**user("a"), "tool_calls": [CALL]}]}, "messages.tool_calls"),
+    ({"messages": [{**user("a"), "content_blocks": [text("b")]}]}, "messages.content_blocks"),
+    (
+        {"messages": [user("a"), {**A, "tool_calls": [{**CALL, "extra_content": {"google": {}}}]}]},
+        "messages.tool_calls.extra_content",
+    ),
+    (
+        {"messages": [user("a"), {**A, "tool_calls": [{**CALL, "function": {**CALL["function"], "thought": "x"}}]}]},
+        "messages.tool_calls.function.thought",
+    ),
     ({"messages": [user([text("a", x=1)])]}, "messages.content.x"),
     ({"messages": [user([HIGH])]}, "messages.content.image_url.detail"),
     ({"messages": [user([file(file_id="f", mime_type=PDF, detail="low")])]}, "messages.content.file.detail"),

@@ -12,12 +12,12 @@ from ...calls import Json
 from ...errors import BadRequest
 from ...wire.json_fields import at, objects, optional, required
 from ...wire.strict_json import Unreadable, loads
-from .cache_marks import cache_mark, with_cache_control
+from .cache_marks import THOUGHTS, cache_mark, mark_last, take_mark, with_cache_control
 from .call_ids import CallIds
 from .content import refuse, text_blocks, user_blocks
 
 _USER_BLOCKS = ("document", "image", "tool_result", "container_upload")
-_THOUGHTS = ("thinking", "redacted_thinking")  # the blocks that cannot have a cache mark
+_NEVER_MARKED = ("tool_use", *THOUGHTS)  # blocks of an earlier answer: `tool_calls` replace the first
 
 
 class Conversation:
@@ -86,29 +86,30 @@ class Conversation:
         return kept
 
     def _mark(self, blocks: list[Json], mark: Json | None) -> None:
-        """Give the last block this cache mark. It is ignored if that block cannot have it, or has another one."""
-        if not mark:
-            return
-        if blocks and blocks[-1]["type"] not in _THOUGHTS and blocks[-1].get("cache_control", mark) == mark:
-            blocks[-1] = {**blocks[-1], "cache_control": mark}
-        else:
-            self._ignored.append("messages.cache_control")
+        mark_last(blocks, mark, self._ignored, "messages")
 
     def _assistant(self, message: Json, place: str) -> list[Json]:
         """The blocks of an assistant: thinking, text and tool calls.
 
-        `content_blocks` is what a client that is not strict got in an earlier answer, thinking included.
+        `content_blocks` is what a client that is not strict got in an earlier answer, thinking included. Its text
+        replaces `content`, and `tool_calls` replace its calls: the cache marks of what is replaced, and of thoughts,
+        which cannot have one, go to the message's last block.
         """
         for name in ("function_call", "audio"):
             if message.get(name) is not None:
                 refuse(at(place, name), "This has no translation for Anthropic")
-        blocks = _given_blocks(message, place)
+        blocks, marks = _given_blocks(message, place)
         if not any(block["type"] == "text" and not _is_blank(block) for block in blocks):
             blocks += _spoken(message.get("content"), at(place, "content"))
             refusal = optional(message, "refusal", str, place)
             blocks += [{"type": "text", "text": refusal}] if refusal else []
+        elif isinstance(message.get("content"), list):
+            marks += [cache_mark(part, where) for where, part in objects(message["content"], at(place, "content"))]
         calls = optional(message, "tool_calls", list, place) or []
-        return blocks + [self._tool_use(call, where) for where, call in objects(calls, at(place, "tool_calls"))]
+        blocks += [self._tool_use(call, where) for where, call in objects(calls, at(place, "tool_calls"))]
+        for mark in reversed(marks):
+            self._mark(blocks, mark)
+        return blocks
 
     def _tool_use(self, call: Json, place: str) -> Json:
         if call.get("type", "function") != "function":
@@ -116,8 +117,10 @@ class Conversation:
         function = required(call, "function", dict, place)
         arguments = _arguments(function, at(place, "function"))
         name, call_id = required(function, "name", str, at(place, "function")), required(call, "id", str, place)
-        used = {"type": "tool_use", "id": self._ids.of_call(call_id), "name": name, "input": arguments}
-        return with_cache_control(used, call, place)
+        used = [{"type": "tool_use", "id": self._ids.of_call(call_id), "name": name, "input": arguments}]
+        for mark in (cache_mark(call, place), cache_mark(function, at(place, "function"))):
+            self._mark(used, mark)
+        return used[0]
 
     def _tool_result(self, message: Json, place: str) -> Json:
         """The result of a tool: text, images and documents, but no files for the code execution tool."""
@@ -154,14 +157,24 @@ def _as_text(part: Json, place: str) -> Json:
     return with_cache_control({"type": "text", "text": required(part, "refusal", str, place)}, part, place)
 
 
-def _given_blocks(message: Json, place: str) -> list[Json]:
+def _given_blocks(message: Json, place: str) -> tuple[list[Json], list[Json | None]]:
+    """The `content_blocks` but the calls, and the cache marks of those that cannot be sent with theirs."""
     given = optional(message, "content_blocks", list, place) or []
+    blocks: list[Json] = []
+    marks: list[Json | None] = []
     for where, block in objects(given, at(place, "content_blocks")):
         if required(block, "type", str, where) in _USER_BLOCKS:
             refuse(where, "An assistant has no block of this type")
         if block["type"] == "text":
             required(block, "text", str, where)
-    return [block for block in given if block["type"] != "tool_use"]
+        bare, mark = take_mark(block, where)
+        if block["type"] in _NEVER_MARKED:
+            marks.append(mark)
+        elif mark:
+            bare["cache_control"] = mark
+        if block["type"] != "tool_use":
+            blocks.append(bare)
+    return blocks, marks
 
 
 def _arguments(function: Json, function_place: str) -> Any:

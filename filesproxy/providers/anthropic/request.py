@@ -62,7 +62,7 @@ def messages_request(body: Json, known: Mapping[str, str]) -> tuple[Json, list[s
     _check_neutral(body)
     _check_arguments(body["messages"])
     ignored = [name for name in body if name not in _HANDLED and body[name] is not None]
-    choice, made = tool_choice(body, tools(body, ignored))
+    choice, made = tool_choice(body, tools(body, ignored), ignored)
     system, messages = Conversation(body["messages"], known, runs_code(made), ignored).translated()
     request: Json = {"model": required(body, "model", str), "max_tokens": _max_tokens(body), "messages": messages}
     request.update({"system": system} if system else {})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from ...calls import Json
 from ...wire.json_fields import at, objects, optional, required
-from .cache_marks import with_cache_control
+from .cache_marks import cache_mark, mark_last, take_mark
 from .content import refuse
 from .schemas import closed
 
@@ -31,7 +31,8 @@ def runs_code(made: list[Json]) -> bool:
 def _tool(tool: Json, place: str, ignored: list[str]) -> Json:
     kind = required(tool, "type", str, place)
     if _ANTHROPIC_TOOL.fullmatch(kind):
-        return tool
+        bare, mark = take_mark(tool, place)
+        return {**bare, "cache_control": mark} if mark else bare
     if kind != "function":
         refuse(place, "Only tools of the type function can be translated for Anthropic")
     function = required(tool, "function", dict, place)
@@ -42,28 +43,36 @@ def _tool(tool: Json, place: str, ignored: list[str]) -> Json:
         made["description"] = description
     if optional(function, "strict", bool, where):
         made.update(strict=True, input_schema=closed(made["input_schema"], at(where, "parameters"), ignored))
-    return with_cache_control(with_cache_control(made, function, where), tool, place)
+    marked = [made]
+    for mark in (cache_mark(tool, place), cache_mark(function, where)):
+        mark_last(marked, mark, ignored, "tools")
+    return marked[0]
 
 
-def tool_choice(body: Json, made: list[Json]) -> tuple[Json, list[Json]]:
+def tool_choice(body: Json, made: list[Json], ignored: list[str]) -> tuple[Json, list[Json]]:
     """`{"tool_choice": …}`, which also replaces `parallel_tool_calls`, and the tools that may be used.
 
-    The choice is empty for Anthropic's default. Anthropic has no `allowed_tools`: the other tools are not sent.
+    The choice is empty for Anthropic's default. Anthropic has no `allowed_tools`: the other tools are not sent. The
+    cache mark of such a tool goes to the last one that is sent, because it covers all up to there.
     """
     is_serial = optional(body, "parallel_tool_calls", bool) is False
     given = optional(body, "tool_choice", (str, dict))
     if given is None and not is_serial:
         return {}, made
     if isinstance(given, dict) and given.get("type") == "allowed_tools":
-        given, made = _allowed(given, made)
+        given, names = _allowed(given, made)
+        marks = [tool.get("cache_control") for tool in made if _key(tool) not in names]
+        made = [tool for tool in made if _key(tool) in names]
+        for mark in reversed(marks):
+            mark_last(made, mark, ignored, "tools")
     choice = _choice(given)
     if is_serial and choice["type"] != "none":
         choice["disable_parallel_tool_use"] = True
     return {"tool_choice": choice}, made
 
 
-def _allowed(choice: Json, made: list[Json]) -> tuple[str, list[Json]]:
-    """The mode of `allowed_tools`, and the tools that it names."""
+def _allowed(choice: Json, made: list[Json]) -> tuple[str, Container[tuple[str, str]]]:
+    """The mode of `allowed_tools`, and the keys of the tools that it names."""
     place = "tool_choice.allowed_tools"
     wanted = required(choice, "allowed_tools", dict, "tool_choice")
     mode = required(wanted, "mode", str, place)
@@ -74,7 +83,7 @@ def _allowed(choice: Json, made: list[Json]) -> tuple[str, list[Json]]:
     missing = next((where for key, where in names.items() if key not in keys), "" if names else at(place, "tools"))
     if made and missing:
         refuse(missing, "This names none of the tools")
-    return mode, [tool for tool in made if _key(tool) in names]
+    return mode, names
 
 
 def _named(given: list[Json], place: str) -> Iterator[tuple[tuple[str, str], str]]:

@@ -12,7 +12,13 @@ from ...calls import Json
 
 # The fields that are translated.
 _MARKS = {"cache_control", "prompt_cache_breakpoint"}
-_OF_MESSAGES = {"role", "content", "tool_calls", "tool_call_id", "refusal", "content_blocks", *_MARKS}
+_OF_MESSAGES = {"role", "content", *_MARKS}
+_OF_ROLES = {
+    "assistant": {*_OF_MESSAGES, "tool_calls", "refusal", "content_blocks"},
+    "tool": {*_OF_MESSAGES, "tool_call_id"},
+}
+_OF_CALLS = {"id", "type", "function", "index", *_MARKS}  # the index says what the order says
+_OF_CALLED = {"name", "arguments", *_MARKS}
 _OF_PARTS = {"type", "text", "refusal", "image_url", "file", *_MARKS}
 _OF_IMAGES = {"url"}
 _OF_FILES = {"file_id", "file_data", "file_url", "filename", "mime_type"}
@@ -24,7 +30,10 @@ _OF_FORMATS = {"name", "schema", "strict"}
 def untranslated(body: Json) -> Iterator[str]:
     """The names, such as `messages.content.image_url.detail`, of a body that has been translated."""
     for message in body["messages"]:
-        yield from _others(message, _OF_MESSAGES, "messages")
+        yield from _others(message, _OF_ROLES.get(message["role"], _OF_MESSAGES), "messages")
+        for call in message.get("tool_calls") or () if message["role"] == "assistant" else ():
+            yield from _others(call, _OF_CALLS, "messages.tool_calls")
+            yield from _others(call["function"], _OF_CALLED, "messages.tool_calls.function")
         for part in message["content"] if isinstance(message.get("content"), list) else ():
             place = "messages.content"
             yield from _others(part, _OF_PARTS, place)
