@@ -725,8 +725,8 @@ PARTS = [
         {"type": "document", "source": {"type": "url", "url": "https://a.example/a.pdf"}},
     ),
     (
-        file(file_url="HTTPS://a.example/", filename="a"),
-        {"type": "document", "source": {"type": "url", "url": "HTTPS://a.example/"}, "title": "a"},
+        file(file_url="HTTPS://a.example/", filename="a.PDF"),
+        {"type": "document", "source": {"type": "url", "url": "HTTPS://a.example/"}, "title": "a.PDF"},
     ),
     (
         file(file_url="https://a.example/a", mime_type="image/png"),
@@ -736,7 +736,10 @@ PARTS = [
         file(file_id="", file_data=BYTES),
         {"type": "document", "source": {"type": "base64", "media_type": PDF, "data": BYTES}},
     ),
-    (file(file_id=None, file_url="https://a/"), {"type": "document", "source": {"type": "url", "url": "https://a/"}}),
+    (
+        file(file_id=None, file_url="https://a/x.pdf"),
+        {"type": "document", "source": {"type": "url", "url": "https://a/x.pdf"}},
+    ),
     (
         {"type": "image_url", "image_url": {"url": "https://a.example/a.png", "detail": "high"}},
         {"type": "image", "source": {"type": "url", "url": "https://a.example/a.png"}},
@@ -791,6 +794,47 @@ def test_file_of_another_type_goes_to_the_code_execution_tool_or_is_a_400(kind, 
 def test_type_of_an_octet_stream_is_taken_from_the_extension(fields, name, kind):
     (block,) = blocks(file(**fields, filename=name))
     assert block["source"] == {"type": "base64", "media_type": kind, "data": BYTES}
+
+
+PDF_URLS = ["https://a/b/x.pdf", "https://a/x.PDF?sig=a.txt", "https://a/x%2Epdf#p", "https://a/a.b/c.d.pdf"]
+
+
+@pytest.mark.parametrize("fields,kind", [
+    *(({"file_url": url}, "document") for url in PDF_URLS),
+    ({"file_url": "https://a/f?x=1", "mime_type": "application/x-pdf"}, "document"),
+    ({"file_url": "https://a/f", "filename": "a.pdf"}, "document"),
+    ({"file_url": "https://a/f.pdf", "filename": "Report 1.2"}, "document"),
+    ({"file_url": "https://a/f.pdf", "mime_type": "application/octet-stream"}, "document"),
+    ({"file_url": "https://a/f.png"}, "image"),
+    ({"file_url": "https://a/f.pdf", "filename": "a.jpg"}, "image"),
+    ({"file_url": "https://a/f.pdf", "mime_type": "image/webp"}, "image"),
+])  # fmt: skip
+def test_file_by_url_is_a_block_of_the_type_that_is_named(fields, kind):
+    """https://x/a.png without a mime_type was a document, which Anthropic cannot read."""
+    (block,) = blocks(file(**fields))
+    assert (block["type"], block["source"]) == (kind, {"type": "url", "url": fields["file_url"]})
+
+
+@pytest.mark.parametrize("fields", [
+    {"file_url": "https://a/f"},
+    {"file_url": "https://a.pdf"},
+    {"file_url": "https://a/?f=x.pdf"},
+    {"file_url": "https://a/f.docx"},
+    {"file_url": "https://a/f.txt"},
+    {"file_url": "https://a/f.pdf", "mime_type": "text/plain"},
+    {"file_url": "https://a/f.pdf", "mime_type": "application/msword"},
+    {"file_url": "https://a/f.pdf", "filename": "a.csv"},
+])  # fmt: skip
+def test_file_by_url_that_anthropic_cannot_fetch_is_a_400_that_says_what_helps(fields):
+    with pytest.raises(BadRequest, match="set mime_type; otherwise send it as file_data") as error:
+        blocks(file(**fields))
+    assert error.value.param == f"{PLACE}.file.file_url"
+
+
+def test_pdf_by_url_is_a_document_in_an_image_part_too():
+    for url in PDF_URLS:
+        (block,) = blocks({"type": "image_url", "image_url": {"url": url}})
+        assert block == {"type": "document", "source": {"type": "url", "url": url}}
 
 
 def test_text_and_files_keep_their_order():

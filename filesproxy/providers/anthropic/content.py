@@ -76,7 +76,8 @@ def _image(part: Json, place: str) -> Json:
     url = required(required(part, "image_url", dict, place), "url", str, at(place, "image_url"))
     where, url = at(place, "image_url.url"), url.strip()
     if url[:5].lower() != "data:":
-        return with_cache_control({"type": "image", "source": _url_source(url, where)}, part, place)
+        kind = "document" if _type_by_extension(_name_in(url)) == PDF else "image"
+        return with_cache_control({"type": kind, "source": _url_source(url, where)}, part, place)
     media_type, data = _data_url(url, where)
     if media_type not in IMAGES and media_type != PDF:
         refuse(where, "Anthropic accepts only JPEG, PNG, GIF and WebP images")
@@ -91,8 +92,7 @@ def _file(part: Json, part_place: str, known: Mapping[str, str], runs_code: bool
     if file.get("file_id"):
         block = _uploaded(file, media_type_of(file, known), place, runs_code)
     elif file.get("file_url"):
-        kind = "image" if media_type_of(file, known) in IMAGES else "document"
-        block = {"type": kind, "source": _url_source(file["file_url"], at(place, "file_url"))}
+        block = _remote(file, at(place, "file_url"))
     else:
         block = _file_data(file, place)
     if block["type"] == "document" and file.get("filename"):
@@ -113,11 +113,30 @@ def _uploaded(file: Json, media_type: str, place: str, runs_code: bool) -> Json:
     return {"type": "container_upload", "file_id": file["file_id"]}
 
 
+def _remote(file: Json, place: str) -> Json:
+    """A file by its URL. What is there is unknown, so its type must be named, in full or as an extension."""
+    source = _url_source(file["file_url"], place)
+    media_type = media_type_of(file, {}) or _type_by_extension(file.get("filename") or "")
+    media_type = media_type or _type_by_extension(_name_in(source["url"]))
+    if media_type not in IMAGES and media_type != PDF:
+        helps = "if this is one, set mime_type; otherwise send it as file_data, or upload it"
+        refuse(place, f"Anthropic fetches only PDF and images by URL ({helps})")
+    return {"type": _kind(media_type), "source": source}
+
+
+def _name_in(url: str) -> str:
+    """The last segment of an https URL's path."""
+    path = re.split("[?#]", url, maxsplit=1)[0].partition("//")[2].partition("/")[2]
+    return unquote(path.rpartition("/")[2])
+
+
 def _file_data(file: Json, place: str) -> Json:
     place, data, declared = at(place, "file_data"), file["file_data"].strip(), ""
     if data[:5].lower() == "data:":
         declared, data = _data_url(data, place)
-    media_type = declared or media_type_of(file, {}) or _type_by_extension(file.get("filename") or "")
+    filename = file.get("filename") or ""
+    by_name = _type_by_extension(filename) if _extension(filename) is not None else PDF
+    media_type = declared or media_type_of(file, {}) or by_name
     if media_type.startswith("text/") or media_type in _TEXTS:
         media_type = TEXT
     if media_type not in IMAGES and media_type not in (PDF, TEXT):
@@ -126,9 +145,13 @@ def _file_data(file: Json, place: str) -> Json:
 
 
 def _type_by_extension(filename: str) -> str:
-    """The media type for the extension of a file name: PDF if there is none, "" if it is unknown."""
+    """The media type for the extension of a file name; "" if there is none, or an unknown one."""
+    return _TYPES.get((_extension(filename) or "").lower(), "")
+
+
+def _extension(filename: str) -> str | None:
     name, dot, extension = filename.rpartition(".")
-    return _TYPES.get(extension.lower(), "") if dot and name else PDF
+    return extension if dot and name else None
 
 
 def _kind(media_type: str) -> str:
