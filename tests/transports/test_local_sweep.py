@@ -318,6 +318,62 @@ def test_lost_blob_keeps_its_sidecar(store, folder):
     assert rows == kept and len(kept) == 1 and incoming == []
 
 
+def entry_changed(folder, index, old, new):
+    """Replace bytes in the only page of one of sqlite's indexes: its table still has what it had."""
+    gc.collect()
+    path = folder / "index.sqlite3"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((page,),) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (index,))
+        ((size,),) = database.execute("PRAGMA page_size")
+    content = bytearray(path.read_bytes())
+    start = content.rindex(old, (page - 1) * size, page * size)  # of the oldest entry: they stand from the end
+    content[start : start + len(old)] = new
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def expiring(folder, clock):
+    """A folder with two files, which expire in thirty days. One entry of by_expiry says that one has long expired."""
+    store = open_store(folder, clock)
+    prove(store, clock)
+    for content in (b"one", b"two"):
+        upload(store, content, seconds=30 * 86400)
+    del store
+    ends = int(clock.now) + 30 * 86400
+    entry_changed(folder, "by_expiry", ends.to_bytes(4, "big"), (ends ^ 1 << 30).to_bytes(4, "big"))
+    return folder
+
+
+def test_bit_that_changed_in_sqlites_index_of_expiries_destroys_no_file(expiring, clock, caplog):
+    """The quick check does not compare an index with its table: the sweep believed it, and the bytes were gone."""
+    for _ in range(2):
+        open_store(expiring, clock)._sweeper._sweep_quietly()
+    assert kept_bytes(expiring, "blobs") == [b"one", b"two"] and kept_bytes(expiring, "trash") == []
+    assert "index is damaged" in warnings(caplog)[0]
+
+
+def test_file_is_removed_by_its_row_and_not_by_sqlites_index(expiring, clock, monkeypatch):
+    """The check is made once for each process: what changes later must not destroy a file either."""
+    monkeypatch.setattr(Index, "check", lambda index: None)
+    with pytest.raises(StoreError, match="index is damaged"):
+        open_store(expiring, clock).sweep()
+    assert kept_bytes(expiring, "blobs") == [b"one", b"two"]
+
+
+def test_file_whose_sidecar_says_that_it_has_not_expired_stays(store, folder, clock, caplog):
+    prove(store, clock)
+    for number in range(102):  # more than one batch of what stays
+        upload(store, b"%03d" % number, seconds=30 * 86400)
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
+        database.execute("UPDATE files SET expires_at = 1700000000 + bytes")
+    gone = upload(store, b"gone", seconds=3600)
+    clock.runs(3600)
+    store.sweep()
+    assert len(kept_bytes(folder, "blobs")) == 102 and gone["id"] not in ids(store)
+    assert any("not by their sidecars" in line for line in warnings(caplog))
+
+
 # --- a clock that is wrong
 
 

@@ -153,11 +153,27 @@ class Index:
         with self._transaction() as database:
             return database.executemany(f"DELETE FROM files WHERE {condition}", which).rowcount
 
-    def expired(self, now: float) -> list[str]:
-        """The blobs of up to 100 files that had expired at this time."""
-        with self._connection() as database:
-            query = "SELECT blob FROM files WHERE expires_at <= ? LIMIT 100"
-            return [row["blob"] for row in database.execute(query, (int(now),))]
+    def expired(self, now: float) -> Iterator[list[Json]]:
+        """The rows of files that had expired at this time, up to 100 at once.
+
+        What it leads to cannot be undone, so the row itself is looked at: the planner is content with the entry in
+        `by_expiry`, where one bit may have changed. StoreError if the two differ.
+        """
+        after = (-1, "", "")
+        while True:
+            due = (
+                "SELECT owner, id FROM files WHERE expires_at <= ? AND (expires_at, owner, id) > (?, ?, ?)"
+                " ORDER BY expires_at, owner, id LIMIT 100"
+            )
+            query = f"SELECT files.* FROM ({due}) AS due LEFT JOIN files USING (owner, id)"
+            with self._connection() as database:
+                rows = [dict(row) for row in database.execute(query, (int(now), *after))]
+            if not all(row["expires_at"] is not None and row["expires_at"] <= now for row in rows):
+                raise _damaged()
+            if not rows:
+                return
+            yield rows
+            after = max((row["expires_at"], row["owner"], row["id"]) for row in rows)
 
     def of_blob(self, blob: str) -> Json | None:
         """The row that names this blob."""
@@ -189,11 +205,14 @@ class Index:
         return last, sight
 
     def check(self) -> None:
-        """StoreError if sqlite finds the index damaged. Reads all of it."""
+        """StoreError if sqlite finds the index damaged. Reads all of it: 0.3 s for 50,000 files.
+
+        The quick check would not compare sqlite's own indexes with the table, and the sweep relies on two of them.
+        """
         with self._connection() as database:
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            raise StoreError(f"The local store's index is damaged: {_REBUILD}.")
+            raise _damaged()
 
     def copy_to(self, path: str) -> None:
         """Copy the index as it is at one moment, whatever is written meanwhile, to a new file."""
@@ -350,5 +369,9 @@ def _our_error(error: sqlite3.Error) -> StoreError:
     if "readonly" in text:
         return StoreError("The local store's disk is read-only.")
     if "malformed" in text or "not a database" in text:
-        return StoreError(f"The local store's index is damaged: {_REBUILD}.")
+        return _damaged()
     return StoreError("The local store's index cannot be used.")
+
+
+def _damaged() -> StoreError:
+    return StoreError(f"The local store's index is damaged: {_REBUILD}.")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from ...calls import Json
 from ...errors import FilesproxyError
 from . import clock
 from .blobs import Blobs
@@ -65,9 +66,18 @@ class Sweeper:
         if last and sight.ahead - last.ahead > _DAY:
             days = (sight.ahead - last.ahead) // _DAY
             self._warn(f"the clock gained {days} days since a sweep: the bytes of expired files stay for six hours")
-        while expired := self._index.expired(sight.proven):
+        for rows in self._index.expired(sight.proven):
+            expired = [row["blob"] for row in rows if not self._is_kept_by_sidecar(row, sight.proven)]
             with self._blobs.removing(expired):
                 self._index.forget(expired)
+
+    def _is_kept_by_sidecar(self, row: Json, now: float) -> bool:
+        """Whether the file's sidecar says that it has not expired. One of the two is damaged, then."""
+        sidecar = self._blobs.sidecar(row["blob"])
+        if sidecar is None or (sidecar["expires_at"] is not None and sidecar["expires_at"] <= now):
+            return False
+        self._warn("files have expired by the index but not by their sidecars: they stay; `files verify` names them")
+        return True
 
     def _set_lost_aside(self) -> None:
         lost = 0
