@@ -24,7 +24,7 @@ from filesproxy.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from filesproxy.exchange.answers import MAX_ERROR_BYTES, read
+from filesproxy.exchange.answers import BYTES_PER_FILE, MAX_ERROR_BYTES, UNCOUNTED_FILES, read
 from filesproxy.exchange.events import EventStream, Source
 from filesproxy.exchange.run import address, run
 from filesproxy.providers.openai import OPENAI, error_object
@@ -760,6 +760,24 @@ def test_answers_of_one_caller_leave_room_for_those_of_others():
     with pytest.raises(CallerBusy):
         ask(more, (200, BIG))
     ask(others, (200, BIG))
+
+
+def test_list_that_a_transport_makes_itself_counts_too():
+    """100 lists of 10,000 kept files took 1.9 GB, which no budget knew of."""
+
+    def run_list(hold, count):
+        answer = Answer(200, json={"id": "file-1", "data": [{"id": "file-1"}] * count})
+        return run(CALL, target(), {"https": lambda call, target: answer}, hold=hold)
+
+    hold = hold_of(memory(3_000_000))
+    run_list(hold, 1000)
+    assert hold.size == 1000 * BYTES_PER_FILE
+    with pytest.raises(CallerBusy):
+        run_list(hold_of(hold._shared), 400)
+    run_list(hold_of(memory(0)), UNCOUNTED_FILES)
+    with pytest.raises(UpstreamError) as refused:
+        run_list(hold_of(memory(3_000_000)), 2000)
+    assert refused.value.code == "upstream_answer_too_large"
 
 
 def test_small_answer_needs_no_budget():

@@ -20,6 +20,9 @@ from ..wire.strict_json import BOM, Unreadable, cost, loads
 
 # Of an answer, which are not counted. Parsed, 256 of the worst take 100 MB.
 UNCOUNTED_BYTES = 1 << 14
+# Of a list that a transport makes itself: how many files are not counted, and what each takes with its JSON.
+UNCOUNTED_FILES = 100
+BYTES_PER_FILE = 2048
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
 MAX_PLAIN_REASON = 500  # characters of an error that is plain text
 # A web page with one of these statuses is about the request, though a proxy in front of the provider sent it.
@@ -120,7 +123,17 @@ def read(body: Iterable[bytes], headers: Mapping[str, str], limit: int, hold: Ho
 
 def count(text: bytes | bytearray, hold: Hold) -> None:
     """Count what this part of a JSON text will take. UpstreamError if it would not fit even alone, else NO_ROOM."""
-    size = cost(text)
+    _take(cost(text), hold)
+
+
+def count_list(value: Any, hold: Hold) -> None:
+    """Count what a long list will take that a transport has made, by its files. Raises what `count` raises."""
+    files = value.get("data") if isinstance(value, dict) else None
+    if isinstance(files, list) and len(files) > UNCOUNTED_FILES:
+        _take(BYTES_PER_FILE * len(files), hold)
+
+
+def _take(size: int, hold: Hold) -> None:
     if not hold.fits(size):  # a 503 would promise that it fits later
         raise _too_large("would take more memory than max_json_in_flight")
     hold.take(size)

@@ -12,7 +12,7 @@ from ..operations import OPERATIONS, is_about
 from ..watchdog import Watch
 from ..wire import sse, urls
 from ..wire.headers import codings
-from .answers import is_nothing, parsed, read, refusal
+from .answers import count_list, is_nothing, parsed, read, refusal
 from .events import EventStream, Source, redact_error
 
 
@@ -142,6 +142,7 @@ class _Send:
         if not 200 <= answer.status < 300:
             raise refusal(call, answer, self._target, self._hold)
         if answer.body is None:  # a transport that answers with JSON of its own
+            count_list(answer.json, self._hold)
             return answer
         if call.expects in ("bytes", "events") and answer.status not in (200, 206):
             raise InvalidAnswer("The provider answered without the content.")

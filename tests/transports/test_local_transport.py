@@ -27,7 +27,7 @@ from filesproxy import create_app
 from filesproxy.errors import ClientAborted, NotFound, StoreError
 from filesproxy.operations import checked_id
 from filesproxy.transports.local.blobs import BLOCK_BYTES
-from filesproxy.transports.local.index import MAX_IDLE, Index
+from filesproxy.transports.local.index import MAX_IDLE, MAX_PAGE_TEXT, Index
 from filesproxy.transports.local.sweep import Sweeper
 from filesproxy.transports.local.transport import Store
 
@@ -71,14 +71,14 @@ def prepare_connections(monkeypatch, prepare):
     monkeypatch.setattr(filesproxy.transports.local.index, "_connect", connect)
 
 
-def fill(folder, count, purposes=("batch",), owner="", expires_at=None):
+def fill(folder, count, purposes=("batch",), owner="", expires_at=None, filename="a"):
     """Rows without blobs, in one transaction. Their ids, oldest first."""
     names = [f"file-{stamp:014x}{'0' * 24}" for stamp in range(1, count + 1)]
     rows = (
         (
             owner,
             name,
-            "a",
+            filename,
             "text/plain",
             purposes[at % len(purposes)],
             1,
@@ -312,6 +312,28 @@ def test_default_is_newest_first_and_10000(store, folder):
     page = ask(store, "list_files").json
     assert [file["id"] for file in page["data"]] == names[:49:-1]
     assert page["has_more"] is True
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("filename", ["n" * 4000, "\U0001f600" * 1000])
+def test_page_of_long_names_ends_at_a_megabyte_and_the_next_one_goes_on(filename, order, folder, store):
+    """10,000 names of 4 KB made an answer of 41 MB."""
+    names = fill(folder, 600, ("batch", "assistants"), filename=filename)[:: 1 if order == "asc" else -1]
+    for purpose, expected in (({}, names), ({"purpose": "assistants"}, names[order == "asc" :: 2])):
+        seen, has_more, after = [], True, {}
+        while has_more:
+            page = ask(store, "list_files", order=order, **purpose, **after).json
+            assert sum(len(file["filename"].encode()) for file in page["data"]) <= MAX_PAGE_TEXT
+            seen += [file["id"] for file in page["data"]]
+            has_more, after = page["has_more"], {"after": page["last_id"]}
+        assert seen == expected
+
+
+def test_page_has_at_least_one_file_however_long_its_name_is(folder, store):
+    names = fill(folder, 2, filename="n" * (MAX_PAGE_TEXT + 1))
+    assert walk(store, limit="1") == names[::-1]
+    page = ask(store, "list_files").json
+    assert ([file["id"] for file in page["data"]], page["has_more"]) == (names[1:], True)
 
 
 def test_after_of_a_file_that_is_gone_is_a_place_in_the_order(client, store):

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -27,6 +27,7 @@ FILE = "index.sqlite3"
 LOG_SUFFIXES = ("-wal", "-shm")  # sqlite's log of changes that are not in the database yet, and the index of that log
 _BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
 _VERSION = 2
+MAX_PAGE_TEXT = 1 << 20  # bytes of file names and purposes; 10,000 names of usual length are less
 MAX_IDLE = 4  # connections; each has two file descriptors
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
 _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
@@ -110,8 +111,12 @@ class Index:
 
     def page(
         self, owner: str, purpose: str | None, after: str | None, newest_first: bool, limit: int, now: float
-    ) -> list[Json]:
-        """Up to `limit` rows after the id `after`, in the order of ids. Reads no more rows than it returns."""
+    ) -> tuple[list[Json], bool]:
+        """The rows after the id `after`, in the order of ids, and whether more follow.
+
+        They are at most `limit`, and fewer where their text would be more than MAX_PAGE_TEXT: clients go on from the
+        last one either way. Of the others, no more than one row is read.
+        """
         conditions, values = ["owner = ?"], [owner]
         if purpose:
             conditions, values = [*conditions, "purpose = ?"], [*values, purpose]
@@ -121,8 +126,15 @@ class Index:
         # Without the hint, the planner would read all of the owner's files.
         table = "files INDEXED BY by_purpose" if purpose else "files"
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?"
-        with self._connection() as database:
-            return [dict(row) for row in database.execute(query, (*values, int(now), limit))]
+        rows: list[Json] = []
+        size = 0
+        with self._connection() as database, closing(database.execute(query, (*values, int(now), limit + 1))) as found:
+            for row in found:
+                size += len(row["filename"].encode()) + len(row["purpose"].encode())
+                if len(rows) == limit or (rows and size > MAX_PAGE_TEXT):
+                    return rows, True
+                rows.append(dict(row))
+        return rows, False
 
     def owners(self) -> list[str]:
         """Everybody who has a file."""

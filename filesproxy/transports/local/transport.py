@@ -104,8 +104,8 @@ class Store:
         purpose, after = call.query.get("purpose"), call.query.get("after")
         if after and not is_id(after):
             raise BadRequest("'after' is not the id of a file in this store.", param="after")
-        rows = self._index.page(owner, purpose, after, newest_first, limit + 1, self._clock())
-        return Answer(200, json=page([_object(row) for row in rows[:limit]], len(rows) > limit))
+        rows, has_more = self._index.page(owner, purpose, after, newest_first, limit, self._clock())
+        return Answer(200, json=page([_object(row) for row in rows], has_more))
 
     def retrieve_file(self, call: Call, owner: str) -> Answer:
         """The file's metadata."""
