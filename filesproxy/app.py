@@ -132,7 +132,7 @@ class Application:
             return self._send(self._answer(environ, record), environ, start_response, record)
         except FilesproxyError as error:
             # Without a code, the field or header at fault is all that tells why.
-            record.note_failure(error.code or "", error.detail or ("" if error.code else error.param or ""))
+            record.note_failure(error.code or "", error.detail, "" if error.code else error.param or "")
             response = error_response(error, record.headers())
         except Exception as error:
             _log.error("request %s: %s", record.id, _where(error))

@@ -73,7 +73,7 @@ class Record:
         self._saved = saved
         self._given = [(key, environ[key]) for key in environ.keys() & presented]
         self._file_id = ""
-        self._error = self._detail = ""
+        self._error = self._detail = self._param = ""
 
     @property
     def trace_id(self) -> str:
@@ -93,7 +93,7 @@ class Record:
     @property
     def extras(self) -> dict[str, Any]:
         """Fields of the log that few requests have: what the client calls them, its metadata, the operator's detail."""
-        if not (self._trace_id or self._traceparent or self._detail) and self.metadata is None:
+        if not (self._trace_id or self._traceparent or self._detail or self._param) and self.metadata is None:
             return {}
         metadata = (
             None
@@ -126,7 +126,7 @@ class Record:
     @property
     def detail(self) -> str:
         """What the operator needs to know of the failure, "" if the code says it."""
-        return self._without_saved(self._detail)[:300]
+        return (self._without_saved(self._detail) or self._hidden(self._param))[:300]
 
     @property
     def bytes_in(self) -> int:
@@ -165,9 +165,12 @@ class Record:
         if isinstance(file_id, str) and is_id(file_id) and not self._is_credential(file_id):
             self._file_id = file_id
 
-    def note_failure(self, error: str, detail: str = "") -> None:
-        """Note why the request failed: a code, or the class of an exception; and what the code does not say."""
-        self._error, self._detail = error, detail
+    def note_failure(self, error: str, detail: str = "", param: str = "") -> None:
+        """Note why the request failed: a code, or the class of an exception; and what the code does not say.
+
+        `detail` is our own text; `param`, the field or header at fault, may be the client's.
+        """
+        self._error, self._detail, self._param = error, detail, param
 
     def finish(self, status: int, bytes_out: int, error: str) -> None:
         """The request is over; `error` is what ended the answer, "" if nothing did."""
@@ -177,16 +180,18 @@ class Record:
     def _is_credential(self, file_id: str) -> bool:
         """Whether the id in an answer is or holds a credential. A word that ids begin with is none."""
         is_presented = any(
-            token == file_id or (len(token) >= MIN_CREDENTIAL_IN_ID and token in file_id) for token in self._presented
+            token == file_id or (len(token) >= MIN_CREDENTIAL_IN_ID and token in file_id) for token in self._presented()
         )
         return is_presented or self._without_saved(file_id) != file_id
+
+    def _presented(self) -> list[Secret]:
+        return [secret for key, value in self._given for secret in _secrets_in(key, value)]
 
     def _hidden(self, text: str) -> str:
         # In one pass: a shorter secret may be the beginning of a longer one.
         if not text:
             return text
-        presented = [secret for key, value in self._given for secret in _secrets_in(key, value)]
-        return redact(text, [*presented, *self._saved])
+        return redact(text, [*self._presented(), *self._saved])
 
     def _without_credential(self, text: str) -> str:
         return text if self._hidden(text) == text else ""

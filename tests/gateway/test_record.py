@@ -214,3 +214,12 @@ def test_credential_that_begins_like_another_one_leaves_no_tail(make):
     record.note_failure("No: sk-begins-tail")
     record.upload = Upload("a", "", {"purpose": "sk-begins-tail"}, iter(()))
     assert (record.error, record.purpose) == ("No: [redacted]", "[redacted]")
+
+
+def test_error_without_a_code_has_the_field_at_fault_in_the_log_but_never_a_credential(make_client, access_log):
+    client, token = make_client(), "sk-of-a-caller"
+    headers = {"x-portkey-provider": "openai", "authorization": f"Bearer {token}", "content-type": form_type()}
+    for field, shown in (("purpose", "purpose"), (token, "[redacted]")):
+        body = form((field, "batch"), (field, "batch"), ("file", "a", "", b"x"))
+        client.post("/v1/files", body, headers=headers, status=400)
+        assert access_log()[-1]["detail"] == shown
