@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Protocol
-from urllib.parse import quote
+from typing import NamedTuple, Protocol
 
 MIN_SECRET = 8  # characters of a secret that is removed from text
-_PLAIN = re.compile(r"[A-Za-z0-9._~-]+")
+_ENTITIES = {"&": ("amp",), "<": ("lt",), ">": ("gt",), '"': ("quot",), "'": ("apos",)}
 
 
 class Secret(str):
@@ -22,21 +20,42 @@ class Secret(str):
     def __repr__(self) -> str:
         return "'[secret]'"
 
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """The forms in which text may contain it: as it is, escaped for JSON, percent-encoded with digits in either
-        case, and in base64, alone or after other text.
-        """
-        return _forms(self)
+
+class _Forms(NamedTuple):
+    """What to look for in a text: `plain` in every one, the others only in one that can have escapes."""
+
+    plain: tuple[str, ...]  # itself, and in base64
+    percent: tuple[str, ...]  # every character percent-encoded, with digits in either case
+    spelled: re.Pattern[str] | None  # any of its special characters escaped in any way; None if it has none
 
 
 @lru_cache(maxsize=128)  # the same few credentials come with every request
-def _forms(secret: str) -> tuple[str, ...]:
-    if _PLAIN.fullmatch(secret):  # neither JSON nor a URL changes it
-        return tuple(dict.fromkeys([secret, *_base64_forms(secret.encode())]))
-    encoded = quote(secret, safe="")
-    lower = re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
-    return tuple(dict.fromkeys([secret, json.dumps(secret)[1:-1], encoded, lower, *_base64_forms(secret.encode())]))
+def _forms(secret: str) -> _Forms:
+    text = secret.encode("utf-8", "surrogatepass")
+    upper = "".join(f"%{byte:02X}" for byte in text)
+    # Letters and digits stay literal, so that the search for most credentials begins at a fixed text, which is fast.
+    spelled = None if secret.isalnum() and secret.isascii() else re.compile("".join(map(_spellings, secret)))
+    return _Forms(
+        tuple(dict.fromkeys([secret, secret.replace(" ", "+"), *_base64_forms(text)])), (upper, upper.lower()), spelled
+    )
+
+
+def _spellings(character: str) -> str:
+    """A pattern of what encoders make of a character: JSON in itself (RFC 8259 §7), URLs, HTML, each several times.
+
+    Repetitions are bounded, so that a search stays linear.
+    """
+    if character.isalnum() and character.isascii():
+        return character
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    json = "".join(rf"\\{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    octets = character.encode("utf-8", "surrogatepass")
+    percent = "".join(f"%(?:25){{0,3}}{octet:02x}" for octet in octets)
+    names = "".join(f"|{name}" for name in _ENTITIES.get(character, ()))
+    html = f"&(?:amp;){{0,3}}(?:#0{{0,6}}{ord(character)}|#x0{{0,6}}{ord(character):x}{names});"
+    form = r"|\+" if character == " " else ""
+    # The longer ones first: a percent sign is also the beginning of its own code.
+    return rf"(?i:{json}|{percent}|{html}|\\{{0,8}}{re.escape(character)}{form})"
 
 
 def _base64_forms(secret: bytes) -> Iterator[str]:
@@ -81,12 +100,22 @@ def single_credential(secret: Secret) -> FixedCredentials:
 
 
 def redact(text: str, secrets: Iterable[Secret]) -> str:
-    """The text, with `[redacted]` in place of each secret, in any of its forms.
+    """The text, with `[redacted]` in place of each secret: as it is, in base64, or escaped for JSON, a URL or HTML.
 
     Longer secrets go first: a shorter one may be the beginning of a longer one, and the rest of that would remain. One
     under MIN_SECRET characters is left alone: it also occurs by chance, and to replace it would spoil other text.
     """
-    found = [form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret) if form in text]
+    found = [form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret).plain if form in text]
+    if "\\" in text or "%" in text or "&" in text:
+        found += [form for secret in secrets if len(secret) >= MIN_SECRET for form in _escaped(secret, text)]
     for form in sorted(found, key=len, reverse=True):
         text = text.replace(form, "[redacted]")
     return text
+
+
+def _escaped(secret: str, text: str) -> Iterator[str]:
+    """The secret as the text has it, in each of its escaped forms."""
+    forms = _forms(secret)
+    yield from [form for form in forms.percent if form in text]
+    if forms.spelled:
+        yield from dict.fromkeys(forms.spelled.findall(text))

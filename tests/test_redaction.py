@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from base64 import b64encode, urlsafe_b64encode
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -81,3 +82,36 @@ def test_redaction_finds_base64_at_any_offset_in_both_alphabets_padded_or_not(ar
 
 def test_redaction_finds_percent_encoding_in_either_case():
     assert redact("sk%2fno-01 sk%2Fno-01", [Secret("sk/no-01")]) == "[redacted] [redacted]"
+
+
+ESCAPED = {
+    "url_with_slashes": lambda text: quote(text),
+    "form": lambda text: quote_plus(text),
+    "url_twice": lambda text: quote(quote(text, safe="")),
+    "percent": lambda text: "".join(f"%{ord(letter):02x}" for letter in text),
+    "percent_in_upper_case": lambda text: "".join(f"%{ord(letter):02X}" for letter in text),
+    "php": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    "json_in_json": lambda text: json.dumps(json.dumps(text))[3:-3],
+    "php_in_json": lambda text: json.dumps(json.dumps(text)[1:-1].replace("/", "\\/"))[1:-1],
+    "unicode": lambda text: re.sub("[^A-Za-z0-9]", lambda found: f"\\u{ord(found[0]):04X}", text),
+    "unicode_in_lower_case": lambda text: re.sub("[^A-Za-z0-9]", lambda found: f"\\u{ord(found[0]):04x}", text),
+    "html": lambda text: html.escape(text),
+    "html_numbers": lambda text: re.sub("[^A-Za-z0-9]", lambda found: f"&#{ord(found[0])};", text),
+    "html_hex": lambda text: re.sub("[^A-Za-z0-9]", lambda found: f"&#x{ord(found[0]):02X};", text),
+    "mixed": lambda text: text.replace("/", "%2f").replace("+", "\\u002b").replace("=", "&#61;", 1),
+}
+
+
+@pytest.mark.parametrize(
+    "secret", ["abcd/efgh+ijkl==", "sk-proj-a_b.c~d", "a\"b\\c<d>e&f'g h", "/+leads-special", "ends-in&%"]
+)
+@pytest.mark.parametrize("write", ESCAPED.values(), ids=ESCAPED)
+def test_secret_is_redacted_however_its_special_characters_are_escaped(write, secret):
+    """`abcd/efgh%2Bijkl`, a PHP host's `abcd\\/efgh` and `&#43;` were relayed."""
+    assert redact(f"before {write(secret)} after", [Secret(secret)]) == "before [redacted] after"
+
+
+def test_search_for_escapes_takes_time_in_proportion_to_the_text():
+    """A secret of backslashes, in a text of backslashes, with a search that goes back would take for ever."""
+    text = "\\" * 20_000 + "%25" * 20_000 + "&amp;" * 20_000
+    assert redact(text, [Secret("\\\\a\\\\b\\\\&&%%c"), Secret("%%%%%%%%/")]) == text
