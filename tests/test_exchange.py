@@ -690,8 +690,23 @@ def test_secret_that_json_escapes_hide_in_an_event_is_redacted(written, around):
         assert "[redacted]" in json.dumps(json.loads(sse.data(each)))
 
 
+REFUSED_JSON = ['{"a": NaN, "b": "%s"}', '{"a": 1e999, "b": "%s"}', '{"a": ' + "9" * 500 + ', "b": "%s"}',
+                "[" * 150 + '"%s"' + "]" * 150, '{"b": "%s", "b": ""}', '{"a": "\ud800%s", "b": 0x1}', '"%s" and so on',
+                "{'b': '%s'}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("written", ["sk\\/and+more", "sk/and\\u002Bmore", "\\u0073k/and\\u002bmore"])
+@pytest.mark.parametrize("around", REFUSED_JSON)
+def test_secret_that_escapes_hide_in_json_that_is_refused_here_is_not_relayed(around, written):
+    """Events with NaN, 1e999 or 500 digits, or too deep, went out as they were, and SDKs read the credential."""
+    event = f"event: x\ndata: {around % written}\n\n".encode("utf-8", "replace")
+    (block,) = list(stream_of([event], Secret("sk/and+more")))
+    assert block.startswith(b"event: x\n") and block.endswith(b"\n\n") and b"more" not in block
+
+
 @pytest.mark.parametrize("event", [b'data: {"a": "b\\n\\u00e9"}\n\n', b"data: [DONE]\n\n", b": ping \\ \n\n",
-                                   b"data: not \\ json\n\n", b'data: {"a":\ndata: "\\/"}\n\n'])  # fmt: skip
+                                   b"data: not \\ json\n\n", b'data: {"a":\ndata: "\\/"}\n\n',
+                                   b'data: {"a": NaN, "b": "\\u002b \\\\ \\ud83d"}\n\n'])  # fmt: skip
 def test_event_without_a_secret_is_relayed_as_it_is(event):
     assert list(stream_of([event], Secret("sk/and+more"))) == [event]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 
@@ -13,6 +14,10 @@ from ..watchdog import Watch
 from ..wire import sse
 from ..wire.strict_json import Unreadable, dumps, loads
 from .answers import count
+
+# The escapes of JSON that can stand for a character of a secret, which is visible ASCII (RFC 8259 §7).
+_ESCAPE = re.compile(r'\\(?:u00([2-7][0-9A-Fa-f])|(["\\/]))')
+_REMOVED = b": data with a credential was removed"  # a comment
 
 
 class Source:
@@ -125,19 +130,28 @@ def redact_error(error: FilesproxyError, secrets: Iterable[Secret]) -> None:
 
 def _without_secrets(events: bytes, secrets: Iterable[Secret]) -> bytes:
     """Complete events without the secrets, even if escapes of JSON hide one: SDKs read `\\u002B` and `\\/` as text."""
-    if b"\\" in events and any(secrets):
+    if b"\\u00" in events and any(secrets):  # redact itself knows the short escapes, such as `\\/`
         events = b"\n\n".join(_unescaped(event, secrets) for event in events.split(b"\n\n"))
     return redact(events.decode("latin-1"), secrets).encode("latin-1")
 
 
 def _unescaped(event: bytes, secrets: Iterable[Secret]) -> bytes:
-    """The event; with its JSON written anew if that holds a secret."""
-    try:
-        text = dumps(loads(sse.data(event))).decode("utf-8")
-    except Unreadable:
-        return event
-    clean = redact(text, secrets)
-    if clean == text:
+    """The event; with its JSON written anew if that holds a secret, or without its data if it cannot be.
+
+    Whether it does is read off its text: what is refused here, such as NaN or a key that comes twice, some SDKs read.
+    """
+    data = sse.data(event)
+    text = _ESCAPE.sub(_character, data.decode("utf-8", "replace"))
+    if redact(text, secrets) == text:
         return event
     others = [line for line in event.split(b"\n") if not line.startswith(b"data")]
-    return b"\n".join([*others, b"data: " + clean.encode("utf-8")])
+    try:
+        text = dumps(loads(data)).decode("utf-8")
+    except Unreadable:
+        text = ""
+    clean = redact(text, secrets)
+    return b"\n".join(others + ([b"data: " + clean.encode("utf-8")] if clean != text else [_REMOVED]))
+
+
+def _character(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 16)) if escape[1] else escape[2]
