@@ -34,7 +34,7 @@ def written(tmp_path, folder, *keys):
 
 
 def test_folder_that_is_not_there_yet_can_be_used_and_is_not_made(checked, folder):
-    assert checked()[0] == 0 and not folder.exists()
+    assert checked()[0] == 0 and os.listdir(folder.parent) == ["filesproxy.ini"]
 
 
 def test_store_in_use_is_left_as_it_is(checked, folder):
@@ -59,7 +59,10 @@ def of_another_user(folder, monkeypatch):
 
 
 def not_to_be_made(folder, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    def refuse(path, mode=0o777):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
 
 
 def no_room(folder, monkeypatch):
@@ -98,6 +101,16 @@ def test_folder_that_cannot_be_used_is_status_1_with_its_path(break_it, checked,
         status, _, said = checked()
     assert status == 1 and str(folder) in said and "Traceback" not in said
     assert list(folder.glob("probe-*")) == [] if folder.is_dir() else True
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y", "nowhere/x", "/proc/x", "/proc/x/y", "/sys/x"])
+def test_folder_that_could_not_be_made_even_by_root_is_status_1(place, tmp_path, capsys):
+    """`check` asked only whether the nearest name that exists may be written, which root may everywhere."""
+    (tmp_path / "file").touch(0o777)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    folder = tmp_path / place  # an absolute place stays as it is
+    assert cli.main(["check", "--config", str(written(tmp_path, folder))]) == 1
+    assert f"{folder}: cannot be made in {folder.parents[place.count('x/')]}" in capsys.readouterr().err
 
 
 def test_start_says_that_a_folder_cannot_be_used_and_serves_the_rest(tmp_path, folder):

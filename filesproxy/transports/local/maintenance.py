@@ -5,6 +5,7 @@ Each function is given a folder and `say`, which takes a line about what is wron
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -49,8 +50,7 @@ def unusable(folder: str) -> str:
     """Why a gateway could not keep files in this folder; "" if it can. Leaves nothing behind, and makes no folder."""
     try:
         if not os.path.lexists(folder):
-            parent = _existing_parent(folder)
-            return "" if os.access(parent, os.W_OK | os.X_OK) else f"{folder}: cannot be made in {parent} (EACCES)"
+            return _unmakeable(folder)
         Blobs.check_folder(folder)
         _try_to_write(folder)
         if os.path.isdir(os.path.join(folder, "blobs")):
@@ -58,6 +58,16 @@ def unusable(folder: str) -> str:
         return ""
     except StoreError as error:
         return f"{folder}: {error.message}{error.detail and f' ({error.detail})'}"
+
+
+def _unmakeable(folder: str) -> str:
+    """Why this folder could not be made; "" if it could. Only making one tells: root may, and in /proc it fails."""
+    parent = _existing_parent(folder)
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix="probe-", dir=parent))
+    except OSError as error:
+        return f"{folder}: cannot be made in {parent} ({errno.errorcode.get(error.errno or 0, 'unknown')})"
+    return ""
 
 
 def _existing_parent(folder: str) -> str:
