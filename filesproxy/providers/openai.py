@@ -82,7 +82,9 @@ def retrieve_batch_output(call: Call, send: Send) -> Answer:
     if not is_about(need(batch, "id", str), call.file_id):
         raise InvalidAnswer("The provider answered about another id.")
     if batch.get("output_file_id") is None:
-        raise NotFound(f"This batch has no output: its status is {need(batch, 'status', str)}.", param="id")
+        status = batch.get("status")
+        stands = f"its status is {status}" if isinstance(status, str) else "the provider does not say how it stands"
+        raise NotFound(f"This batch has no output: {stands}.", param="id")
     file_id = need(batch, "output_file_id", str)
     if not is_id(file_id):
         raise unusable("output_file_id")

@@ -896,6 +896,12 @@ def test_batch_without_an_output_is_404_that_says_how_it_stands(status, field, m
     assert status in error["message"]
 
 
+@pytest.mark.parametrize("field", [{}, {"status": None}, {"status": 3}])
+def test_batch_without_an_output_and_without_a_status_is_404_too(field, make_client):
+    error = results(make_client, {"id": "batch_1", "object": "batch", **field}, status=404)[0].json["error"]
+    assert "no output" in error["message"] and error["param"] == "id"
+
+
 @pytest.mark.parametrize(
     "changes", [{"id": "batch_2"}, {"output_file_id": "../x"}, {"output_file_id": 5}, {"id": None}]
 )
