@@ -68,10 +68,9 @@ def _marks(*objects: Json) -> Json:
 
 
 def _items(obj: Json, marks: Json) -> list[Any]:
-    """The items. An empty list is null or absent in Go, `{}` in Lua: taken from an answer that says it is a list."""
-    items = obj.get("data")
-    is_list = obj.get("object") == "list" or marks.get("has_more") is False
-    if not items and is_list and items in (None, {}):
+    """The items. An empty list is null or absent in Go, `{}` in Lua; absent, only if the answer says it is a list."""
+    is_list = "data" in obj or obj.get("object") == "list" or marks.get("has_more") is False
+    if is_list and obj.get("data") in (None, {}):
         return []
     if len(need(obj, "data", list)) > MAX_LIMIT:
         raise InvalidAnswer("The provider's list is longer than any page.")

@@ -163,7 +163,7 @@ def test_empty_dated_list_has_a_complete_envelope(client, upstream):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("answer", [{}, {"data": None}, {"data": [{"id": 5}]}, {"data": [{"id": "file-1"}]}, []])
+@pytest.mark.parametrize("answer", [{}, {"data": 5}, {"data": [{"id": 5}]}, {"data": [{"id": "file-1"}]}, []])
 def test_dated_list_with_a_missing_or_wrong_field_is_502(answer, client, upstream):
     upstream.answers(answer)
     assert client.get("/v1/files", headers=PLAIN, status=502).json["error"]["code"] == "upstream_invalid_answer"

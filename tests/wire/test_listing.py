@@ -76,7 +76,7 @@ def test_arguments_are_not_changed():
 
 @pytest.mark.parametrize(
     "obj",
-    [None, [], {}, {"data": None}, {"data": {}}, {"data": "x"}, {"data": [None]}, {"data": [{}]},
+    [None, [], {}, {"data": "x"}, {"data": 0}, {"data": False}, {"message": "Ok"}, {"data": [None]}, {"data": [{}]},
      {"data": [FILE, "file-2"]}, {"data": [[FILE]]}, {"object": "list", "data": "x"}, {"object": "list", "data": 0},
      {"object": "list", "data": {"a": 1}}, {"data": [FILE] * (MAX_LIMIT + 1)}],
 )  # fmt: skip
@@ -89,7 +89,9 @@ def test_answer_that_is_not_a_list_of_files_is_502(obj):
     "obj",
     [{"object": "list", "data": []}, {"object": "list", "data": None}, {"object": "list"}, {"data": [], "next": None},
      {"object": "list", "data": {}}, {"data": None, "has_more": False}, {"object": "list", "data": None, "total": 0},
-     {"code": 20000, "data": {"object": "list", "data": None}}, {"code": 20000, "message": "Ok", "data": []}],
+     {"data": None}, {"data": {}}, {"code": 0, "data": None}, {"data": None, "total": 0}, {"data": None, "next": None},
+     {"code": 20000, "data": {"object": "list", "data": None}}, {"data": None, "has_more": None},
+     {"code": 20000, "message": "Ok", "data": []}],
 )  # fmt: skip
 def test_empty_list_may_be_null_or_absent(obj):
     """Go writes an empty list as null or leaves it out, Lua as `{}`; it was a 502."""
@@ -167,9 +169,10 @@ def test_host_that_says_that_more_follow_but_repeats_its_page_is_a_502(name):
         ask(Host(50, MORE[name], after="ignored"))
 
 
-def test_host_that_says_that_more_follow_but_has_no_files_is_a_502():
+@pytest.mark.parametrize("data", [[], None, {}])
+def test_host_that_says_that_more_follow_but_has_no_files_is_a_502(data):
     with pytest.raises(InvalidAnswer):
-        read({"object": "list", "data": [], "total": 5})
+        read({"data": data, "total": 5})
 
 
 def test_total_of_every_purpose_does_not_keep_a_list_of_one_from_ending():
