@@ -23,6 +23,7 @@ from filesproxy.calls import Answer
 from filesproxy.errors import FINAL_CODES, UpstreamError
 from filesproxy.gateway import access_log as access_log_module
 from filesproxy.gateway.response import MAX_READ_AHEAD_BYTES
+from filesproxy.operations import OPERATIONS
 from filesproxy.providers import PROVIDERS
 from filesproxy.wire.strict_json import cost
 
@@ -700,6 +701,27 @@ def test_empty_answer_to_a_deletion_is_a_success(client, upstream):
         upstream.status, upstream.headers, upstream.chunks = status, {}, []
         answer = client.delete("/v1/files/file-1", headers=OPENAI)
         assert answer.json == {"id": "file-1", "object": "file", "deleted": True}
+
+
+@pytest.mark.parametrize("path", ["/vector_stores/vs_1", "/embeddings", "/responses", "/containers"])
+def test_passed_through_post_that_is_answered_204_is_a_204(path, client, upstream):
+    upstream.status, upstream.headers, upstream.chunks = 204, {}, []
+    answer = client.post_json(f"/v1{path}", {"model": "m", "name": "n"}, headers=OPENAI, status=204)
+    assert answer.body == b"" and "content-type" not in answer.headers
+    upstream.status = 200  # which promises content
+    client.post_json(f"/v1{path}", {"model": "m", "name": "n"}, headers=OPENAI, status=502)
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS])
+def test_answer_204_is_an_answer_or_a_502_whatever_was_asked_for(operation, client, upstream):
+    route, body = OPERATIONS[operation], {"model": "m", "messages": [{"role": "user", "content": "a"}], "file_id": "f"}
+    if route.body in ("form", "part"):
+        return
+    upstream.status, upstream.headers, upstream.chunks = 204, {}, []
+    path = route.path.replace(":id", "id-1").replace(":model", "m")
+    answer = client.request(path, method=route.method, headers={**OPENAI, "content-type": "application/json"},
+                            body=json.dumps(body).encode() if route.body != "none" else b"", status="*")  # fmt: skip
+    assert answer.status_int in ((200,) if operation == "delete_file" else (204, 502))
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])

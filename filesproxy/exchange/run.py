@@ -163,7 +163,9 @@ class _Send:
         text = read(blocks, answer.headers, self._target.settings["max_answer_bytes"] - self._size, self._hold)
         self._size += len(text)
         self._read = answer.body
-        is_empty = call.expects == "nothing" and is_nothing(text, call.file_id)
+        route = OPERATIONS.get(call.operation)
+        is_passed = answer.status == 204 and not text and route is not None and route.is_passed_through
+        is_empty = is_passed or (call.expects == "nothing" and is_nothing(text, call.file_id))
         return Answer(answer.status, answer.headers, None if is_empty else parsed(text))
 
     def _close_read(self) -> None:

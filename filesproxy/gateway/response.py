@@ -62,7 +62,7 @@ def response_to(answer: Answer, match: Match, target: Target, record: Record) ->
     record.note_answer(answer.json)
     # Others would say of the answer what no longer holds: 205 has no content, 206 is a range of it.
     status = answer.status if match.route.is_passed_through and answer.status in (200, 201, 202, 204) else 200
-    if answer.json is None and match.route.answer == "nothing":
+    if answer.json is None and (status == 204 or match.route.answer == "nothing"):
         empty = {} if status == 204 else {"content-type": "text/plain", "content-length": "0"}
         return Response(status, {**headers, **empty}, b"")
     return json_response(status, answer.json, headers, target.credentials)
