@@ -21,6 +21,11 @@ def shut(**properties):
     return {**obj(**properties), "additionalProperties": False}
 
 
+# The keywords that have schemas: one, a list of them, or an object of them.
+ONE = ["items", "additionalItems", "unevaluatedItems", "contains", "not", "if", "then", "else", "propertyNames",
+       "contentSchema"]  # fmt: skip
+MANY = ["anyOf", "oneOf", "allOf", "prefixItems", "items"]
+BY_NAME = ["$defs", "definitions", "dependentSchemas", "dependencies"]
 CLOSED = {
     "plain": (obj(a=A), shut(a=A)),
     "closed": (shut(a=A), shut(a=A)),
@@ -46,6 +51,35 @@ CLOSED = {
     "values_that_look_like_schemas": (
         {"enum": [{"type": "object"}], "const": obj(a=A), "default": obj(a=A), "examples": [obj(a=A)]},
         {"enum": [{"type": "object"}], "const": obj(a=A), "default": obj(a=A), "examples": [obj(a=A)]},
+    ),
+    "all_of_one_object_and_what_names_no_properties": (
+        {"allOf": [obj(a=A), {"required": ["a"]}]},
+        {"allOf": [shut(a=A), {"required": ["a"]}]},
+    ),
+    "conditions_that_name_no_properties": (
+        {**obj(a=A), "anyOf": [{"required": ["a"]}, {"maxProperties": 0}], "if": {"required": ["a"]}},
+        {**shut(a=A), "anyOf": [{"required": ["a"]}, {"maxProperties": 0}], "if": {"required": ["a"]}},
+    ),
+    "combined_as_they_are_closed": ({**shut(a=A), "allOf": [shut(a=A)]}, {**shut(a=A), "allOf": [shut(a=A)]}),
+    "reference_to_no_object": (
+        {**obj(a=A), "$defs": {"n": {"enum": [1]}}, "allOf": [{"$ref": "#/$defs/n"}]},
+        {**shut(a=A), "$defs": {"n": {"enum": [1]}}, "allOf": [{"$ref": "#/$defs/n"}]},
+    ),
+    "reference_with_words": (
+        obj(a={"$ref": "#", "description": "d", "default": None}),
+        shut(a={"$ref": "#", "description": "d", "default": None}),
+    ),
+    **{
+        f"in_{name}": ({name: value(obj(a=A))}, {name: value(shut(a=A))})
+        for name, value in [
+            *((name, lambda each: each) for name in ONE),
+            *((name, lambda each: [each, True]) for name in MANY),
+            *((name, lambda each: {"x": each, "y": True}) for name in BY_NAME),
+        ]
+    },
+    "in_pattern_properties": (
+        {"patternProperties": {"^x": obj(a=A)}},
+        {"patternProperties": {"^x": shut(a=A)}, "additionalProperties": False},
     ),
     "other_types": (A, A),
     "true": (obj(a=True, b=False), shut(a=True, b=False)),
@@ -74,7 +108,7 @@ OPEN = [
     ({"anyOf": [A, {**obj(b=A), "additionalProperties": True}]}, "p.anyOf[1].additionalProperties"),
     ({"$defs": {"a b": {**obj(b=A), "additionalProperties": True}}}, "p.$defs.*.additionalProperties"),
     ({"allOf": [obj(a=A), obj(b=A)]}, "p.allOf"),
-    (obj(a={"allOf": [obj(a=A), {"required": ["a"]}]}), "p.properties.a.allOf"),
+    ({"type": "object", "unevaluatedProperties": A}, "p.unevaluatedProperties"),
 ]
 
 
@@ -83,6 +117,40 @@ def test_object_that_is_open_on_purpose_is_refused_at_its_place(schema, param):
     with pytest.raises(BadRequest) as refused:
         closed(schema, "p", [])
     assert refused.value.param == param
+
+
+B = obj(b=A)
+DEFS = {"$defs": {"a/b": obj(b=A), "c": shut(c=A), "d": {"$ref": "#/$defs/c"}}}
+COMBINED = [
+    *(({**obj(a=A), name: B}, f"p.{name}") for name in ("if", "then", "else", "not")),
+    *(({**obj(a=A), name: [B]}, f"p.{name}") for name in ("allOf", "anyOf", "oneOf")),
+    *(({**obj(a=A), name: {"a": B}}, f"p.{name}") for name in ("dependentSchemas", "dependencies")),
+    *(({**obj(a=A), "$ref": ref, **DEFS}, "p.$ref") for ref in ("#/$defs/a~1b", "#/$defs/c", "#/$defs/d", "#x", "#/y")),
+    ({"type": "object", "anyOf": [B, A]}, "p.anyOf"),
+    ({**shut(a=A), "allOf": [B]}, "p.allOf"),
+    ({"patternProperties": {"^a": A}, "allOf": [B]}, "p.allOf"),
+    ({"if": B, "then": obj(c=A)}, "p.if"),
+    ({"anyOf": [B], "oneOf": [B]}, "p.anyOf"),
+    ({"allOf": [{"anyOf": [A, B]}, {"allOf": [B]}]}, "p.allOf"),
+    ({"allOf": [{"$ref": "#/$defs/a~1b"}, {"$ref": "#/$defs/c"}], **DEFS}, "p.allOf"),
+    ({"$ref": "#/$defs/c", "allOf": [B], **DEFS}, "p.$ref"),
+    (obj(x={"items": {**obj(a=A), "allOf": [B]}}), "p.properties.x.items.allOf"),
+]
+
+
+@pytest.mark.parametrize("schema,param", COMBINED, ids=range(len(COMBINED)))
+def test_open_objects_that_are_combined_are_refused_at_their_place(schema, param):
+    """Closed, each forbids the properties of the other: no answer could satisfy both."""
+    with pytest.raises(BadRequest) as refused:
+        closed(schema, "p", [])
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("reference", ["", "#", "#/", "#/$defs", "#/$defs/x/anyOf/0", "#/$defs/x/anyOf/" + "9" * 5000,
+                                       "https://a/b#/c", "#/%24defs/x", "#/$defs/x/anyOf/-1", 5, None])  # fmt: skip
+def test_reference_of_any_kind_is_unchanged(reference):
+    schema = {**obj(a={"$ref": reference}), "$defs": {"x": {"anyOf": [A]}}}
+    assert closed(schema, "p", []) == {**schema, "additionalProperties": False}
 
 
 def test_object_that_names_no_properties_is_closed_and_reported():
