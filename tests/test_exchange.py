@@ -275,8 +275,10 @@ def test_unreadable_error_keeps_its_status(body):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b" ", b"<html><h1>413</h1></html>", b"<Error/>", b"\xff", [UpstreamError("cut")]]
-)
+    "body",
+    [b"", b" ", b"<html><h1>413</h1></html>", b"<Error/>", b"\xff", [UpstreamError("cut")],
+     b"{}", b"null", b"[]", b'{"error": null}', b'{"error": {"code": 413, "message": ""}}'],
+)  # fmt: skip
 @pytest.mark.parametrize(
     "status,word", [(411, "chunked"), (413, "client_max_body_size"), (414, "request line"), (431, "headers")]
 )
@@ -473,7 +475,14 @@ SHAPES = [
     (None, NO_REASON, None, None, None),
     ([], NO_REASON, None, None, None),
     ([{"error": "x"}], NO_REASON, None, None, None),
-    ("text", NO_REASON, None, None, None),
+    ("text", "text", None, None, None),
+    ({"error": {"message": {"message": "m", "code": 1}}}, "m", None, None, None),
+    ({"error": {"message": {"en": "ö", "n": [True]}}}, '{"en": "ö", "n": [true]}', None, None, None),
+    ({"message": {"msg": "m"}}, "m", None, None, None),
+    ({"detail": {"msg": "m"}}, "m", None, None, None),
+    ({"detail": {"a": None}}, '{"a": null}', None, None, None),
+    ({"detail": [{"loc": ["a"], "msg": {"b": True}}]}, 'a: {"b": true}', None, None, None),
+    ({"message": True}, "true", None, None, None),
     (5, NO_REASON, None, None, None),
 ]  # fmt: skip
 

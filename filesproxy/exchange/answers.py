@@ -53,6 +53,8 @@ def refusal(call: Call, answer: Answer, target: Target, hold: Hold) -> UpstreamE
     except UpstreamError:
         body = {"message": _described(answer, text, target)}
     error = target.provider["error"](body)
+    if answer.status in _MEANINGS and error["message"] == target.provider["error"]({})["message"]:
+        error = {**error, "message": _described(answer, b"", target)}  # JSON that says nothing
     shown = {name: redact(text, target.credentials) if isinstance(text, str) else text for name, text in error.items()}
     shown["message"] = f"{shown['message']}{_hint(call, answer, target)}"
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"

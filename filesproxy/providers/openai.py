@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/files
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -37,8 +38,8 @@ def error_object(body: Any) -> Json:
     """
     error = body.get("error") if isinstance(body, dict) else None
     flat = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
-    text = error if isinstance(error, str) else flat.get("message") or _detail(flat.get("detail"))
-    code, message = flat.get("code"), str(text or "The provider gave no reason.")
+    said = next((text for text in (body, error) if isinstance(text, str)), None) or flat.get("message")
+    code, message = flat.get("code"), _words(said) or _detail(flat.get("detail")) or "The provider gave no reason."
     if _UNREADABLE_MEDIA.search(message):
         message, code = message + _PROJECTOR, "media_not_supported"
     return {
@@ -50,7 +51,14 @@ def error_object(body: Any) -> Json:
 
 
 def _detail(detail: Any) -> str:
-    return "; ".join(_problems(detail)) if isinstance(detail, list) else str(detail or "")
+    return "; ".join(filter(None, _problems(detail))) if isinstance(detail, list) else _words(detail)
+
+
+def _words(said: Any) -> str:
+    """Text as it is; of an object its own message, or else all of it, as JSON."""
+    if isinstance(said, dict):
+        said = next((said[name] for name in ("message", "msg") if isinstance(said.get(name), str)), said)
+    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""
 
 
 def _problems(detail: list[Any]) -> Iterator[str]:
@@ -58,7 +66,7 @@ def _problems(detail: list[Any]) -> Iterator[str]:
         if isinstance(item, dict):
             steps = item.get("loc")
             where = ".".join(map(str, steps)) if isinstance(steps, list) else ""
-            yield f"{where}: {item.get('msg')}" if where else str(item.get("msg"))
+            yield ": ".join(filter(None, (where, _words(item.get("msg")))))
 
 
 def passed_through(call: Call, send: Send) -> Answer:

@@ -86,7 +86,7 @@ ERRORS = {
     "null": (None, ("The provider gave no reason.", None, None, None)),
     "list": ([1], ("The provider gave no reason.", None, None, None)),
     "kinds_of_another_type": ({"error": {"message": ["m"], "type": 5, "param": {}, "code": []}},
-                              ("['m']", None, None, None)),
+                              ('["m"]', None, None, None)),
 }  # fmt: skip
 
 
