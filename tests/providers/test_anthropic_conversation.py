@@ -179,7 +179,9 @@ def test_result_without_a_call_keeps_its_id_or_gets_a_valid_one():
 # Arguments
 
 
-@pytest.mark.parametrize("arguments", ["null", " null\n", "", " ", "\n\t", None, "{}", " {} ", "\ufeff{}"], ids=ascii)
+@pytest.mark.parametrize(
+    "arguments", ["null", " null\n", "", " ", "\n\t", None, "{}", " {} ", "[]", " [ ] ", "\ufeff{}"], ids=ascii
+)
 def test_call_without_arguments_has_an_empty_input(arguments):
     """Models write it in each of these ways, and clients send it back."""
     (_, (use,)) = said(user("hi"), assistant(tool_calls=[call("t", arguments)]))

@@ -613,7 +613,8 @@ BAD_MESSAGES = [
         for arguments in (
             "{",
             "x",
-            "[]",
+            "[1]",
+            "[[]]",
             "5",
             "null null",
             '"a"',

@@ -178,12 +178,12 @@ def _given_blocks(message: Json, place: str) -> tuple[list[Json], list[Json | No
 
 
 def _arguments(function: Json, function_place: str) -> Any:
-    """The input of a call. Null, nothing and white space are a call without arguments, as some models write it."""
+    """The input of a call. Null, nothing, white space and `[]` (PHP's empty array) are a call without arguments."""
     text, place = optional(function, "arguments", str, function_place), at(function_place, "arguments")
     try:
         loaded = loads(text.encode("utf-8", "surrogatepass"), unique_keys=True) if text and text.strip() else None
     except Unreadable as problem:
         raise BadRequest(f"'{place}' cannot be used: {problem}.", param=place) from None
-    if loaded is not None and not isinstance(loaded, dict):
+    if loaded not in (None, []) and not isinstance(loaded, dict):
         raise BadRequest(f"'{place}' must be a JSON object.", param=place)
     return loaded or {}
