@@ -317,6 +317,16 @@ def test_lost_file_without_a_sidecar_or_with_an_id_that_is_taken_stays_and_is_na
     assert len(said) == 2 and any("no sidecar" in line for line in said) and any(file["id"] in line for line in said)
 
 
+def test_lost_blob_whose_own_row_is_there_comes_back(store, folder, said):
+    """It was refused because of a file of that id, which was the file itself."""
+    file = upload(store, b"hello")
+    path = blob_of(folder, file)
+    for suffix in ("", ".json"):
+        (folder / "blobs" / (path.name + suffix)).rename(folder / "lost" / (path.name + suffix))
+    assert maintenance.restore(str(folder), said.append) == Count(1, 5)
+    assert content_of(store, file["id"]) == b"hello" and said == [] and kept_bytes(folder, "lost") == []
+
+
 def test_lost_is_emptied_only_when_that_is_asked_for(store, folder):
     lose(store, folder)
     for _ in range(3):

@@ -374,6 +374,32 @@ def test_file_whose_sidecar_says_that_it_has_not_expired_stays(store, folder, cl
     assert any("not by their sidecars" in line for line in warnings(caplog))
 
 
+@pytest.fixture
+def unnamed(folder, clock):
+    """A folder with two files. sqlite's index of blobs has another name for the blob of one; the row has its own."""
+    store = open_store(folder, clock)
+    made = [upload(store, content)["id"] for content in (b"one", b"two")]
+    del store
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
+        ((blob,),) = database.execute("SELECT blob FROM files WHERE id = ?", (made[0],))
+    entry_changed(folder, "sqlite_autoindex_files_1", blob.encode(), blob[:-1].encode() + b"g")
+    return folder, made
+
+
+def test_bit_that_changed_in_sqlites_index_of_blobs_loses_no_file(unnamed, clock, caplog):
+    folder, made = unnamed
+    open_store(folder, clock)._sweeper._sweep_quietly()
+    assert kept_bytes(folder, "blobs") == [b"one", b"two"] and "index is damaged" in warnings(caplog)[0]
+
+
+def test_file_is_lost_by_its_row_and_not_by_sqlites_index(unnamed, clock, monkeypatch):
+    folder, made = unnamed
+    monkeypatch.setattr(Index, "check", lambda index: None)
+    store = open_store(folder, clock)
+    store.sweep()
+    assert kept_bytes(folder, "lost") == [] and [content_of(store, name) for name in made] == [b"one", b"two"]
+
+
 # --- a clock that is wrong
 
 

@@ -157,9 +157,10 @@ class Index:
         """Remove a file's row, on a full disk too. False if there was none: another process had removed it."""
         return self._with_room(lambda: self._remove("owner = ? AND id = ?", [(owner, file_id)])) == 1
 
-    def forget(self, blobs: Sequence[str]) -> None:
-        """Remove the rows that name these blobs."""
-        self._with_room(lambda: self._remove("blob = ?", [(blob,) for blob in blobs]))
+    def forget(self, rows: Sequence[Json]) -> None:
+        """Remove these rows, where they still name the same blobs."""
+        which = [(row["owner"], row["id"], row["blob"]) for row in rows]
+        self._with_room(lambda: self._remove("owner = ? AND id = ? AND +blob = ?", which))
 
     def _remove(self, condition: str, which: Sequence[tuple[str, ...]]) -> int:
         with self._transaction() as database:
@@ -187,14 +188,23 @@ class Index:
             yield rows
             after = max((row["expires_at"], row["owner"], row["id"]) for row in rows)
 
-    def of_blob(self, blob: str) -> Json | None:
-        """The row that names this blob."""
+    def of_blob(self, blob: str, sidecar: Json | None) -> Json | None:
+        """The row that names this blob, as the row itself says: by sqlite's index of blobs, or where `sidecar` leads.
+
+        The `+` makes sqlite look at the row, and not again into its index, which may be damaged.
+        """
+        by_index = "(owner, id) IN (SELECT owner, id FROM files WHERE blob = ?) AND +blob = ?"
         with self._connection() as database:
-            row = database.execute("SELECT * FROM files WHERE blob = ?", (blob,)).fetchone()
+            row = database.execute(f"SELECT * FROM files WHERE {by_index}", (blob, blob)).fetchone()
+            if not row and sidecar:
+                by_key = (sidecar["owner"], sidecar["id"], blob)
+                row = database.execute(
+                    "SELECT * FROM files WHERE owner = ? AND id = ? AND +blob = ?", by_key
+                ).fetchone()
         return dict(row) if row else None
 
     def names(self, blob: str) -> bool:
-        """Whether a row names this blob."""
+        """Whether a row names this blob, as sqlite's index of blobs has it. Before a file goes, `of_blob` is asked."""
         with self._connection() as database:
             return database.execute("SELECT 1 FROM files WHERE blob = ?", (blob,)).fetchone() is not None
 

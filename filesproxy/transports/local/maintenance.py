@@ -23,6 +23,7 @@ from .blobs import PLACES, Blobs
 from .disk import FolderLock, disk_errors, private, sync_folder
 from .index import FILE, LOG_SUFFIXES, Index
 from .reserve import Reserve
+from .sweep import is_named
 
 Say = Callable[[str], object]
 _NEW = "index.new.sqlite3"
@@ -130,7 +131,7 @@ def verify(folder: str, say: Say) -> Verified:
         if problem:
             problems += 1
             say(f"{_title(row)}: {problem}")
-    for name in blobs.abandoned("blobs", index.names):
+    for name in blobs.abandoned("blobs", lambda name: is_named(blobs, index, name)):
         problems += 1
         say(f"blobs/{name}: no file of the index; the next sweep moves it to lost/")
     return Verified(Count(kept, size), problems, without_sha256, without_sidecar, lost(folder))
@@ -184,14 +185,14 @@ def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
             os.chmod(path, stat.S_IRWXU)
     index.copy_to(os.path.join(target, FILE))
     copy, copies = _index(target), Blobs(target)
-    gone: list[str] = []
+    gone: list[Json] = []
     kept = size = linked = 0
     for row in copy.every():
         try:
             linked += _copy(blobs.path(row["blob"]), copies.path(row["blob"]))
             kept, size = kept + 1, size + row["bytes"]
         except FileNotFoundError:
-            gone.append(row["blob"])
+            gone.append(row)
             if index.names(row["blob"]) and not blobs.is_in_trash(row["blob"]):
                 say(f"{_title(row)}: its bytes are missing")
     for start in range(0, len(gone), _BATCH):
@@ -218,7 +219,7 @@ def restore(folder: str, say: Say) -> Count:
             blobs.move(name, "lost", "blobs")  # still locked, so no sweep takes it away again
             with disk_errors():
                 sync_folder(blobs.place("blobs"))
-            if index.adopt([row]):
+            if index.adopt([row]) or index.of_blob(name, row):  # its own row may be there still
                 restored, size = restored + 1, size + row["bytes"]
             else:
                 blobs.move(name, "blobs", "lost")
@@ -264,7 +265,7 @@ def _known(blobs: Blobs, old: Index | None, say: Say) -> Iterator[Json]:
         row = _described(blobs, name, "blobs")
         if row is None and old:
             with suppress(StoreError):
-                row = old.of_blob(name)
+                row = old.of_blob(name, None)
         if row is None:
             say(f"blobs/{name}: it has no sidecar that fits it; the next sweep moves it to lost/")
         else:

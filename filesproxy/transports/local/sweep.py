@@ -67,8 +67,8 @@ class Sweeper:
             days = (sight.ahead - last.ahead) // _DAY
             self._warn(f"the clock gained {days} days since a sweep: the bytes of expired files stay for six hours")
         for rows in self._index.expired(sight.proven):
-            expired = [row["blob"] for row in rows if not self._is_kept_by_sidecar(row, sight.proven)]
-            with self._blobs.removing(expired):
+            expired = [row for row in rows if not self._is_kept_by_sidecar(row, sight.proven)]
+            with self._blobs.removing([row["blob"] for row in expired]):
                 self._index.forget(expired)
 
     def _is_kept_by_sidecar(self, row: Json, now: float) -> bool:
@@ -81,7 +81,7 @@ class Sweeper:
 
     def _set_lost_aside(self) -> None:
         lost = 0
-        for name in self._blobs.abandoned("blobs", self._index.names):
+        for name in self._blobs.abandoned("blobs", lambda name: is_named(self._blobs, self._index, name)):
             if self._index.is_empty():
                 self._warn(
                     "the local store's index is empty, but there are files: `filesproxy files rebuild` makes it anew"
@@ -101,7 +101,7 @@ class Sweeper:
         """
         for name in self._blobs.undescribed():
             with self._blobs.locked(name, "blobs") as is_ours:
-                if is_ours and (row := self._index.of_blob(name)):
+                if is_ours and (row := self._index.of_blob(name, None)):
                     self._blobs.describe(name, row)
 
     def _warn(self, text: str) -> None:
@@ -111,7 +111,14 @@ class Sweeper:
             self._said.add(text)
 
 
+def is_named(blobs: Blobs, index: Index, name: str) -> bool:
+    """Whether a row names this kept blob. Where sqlite's index says no, the row that its sidecar names is looked at."""
+    return index.names(name) or index.of_blob(name, blobs.sidecar(name)) is not None
+
+
 def finish_removal(blobs: Blobs, index: Index, name: str) -> None:
     """Complete the removal of a blob in `trash/`, whose lock the caller has."""
-    index.forget([name])
+    row = index.of_blob(name, blobs.sidecar(name, "trash") or blobs.sidecar(name))
+    if row:
+        index.forget([row])
     blobs.destroy(name)
