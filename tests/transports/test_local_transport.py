@@ -6,6 +6,7 @@ import errno
 import functools
 import gc
 import io
+import json
 import os
 import random
 import re
@@ -21,6 +22,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 from fakes import form, form_type
 from processes import Child, open_files
+from sockets import WAIT
 from stores import NOTHING, Clock, ask, content_of, ids, open_store, prove, stored, upload
 
 from filesproxy import create_app
@@ -29,7 +31,7 @@ from filesproxy.operations import checked_id
 from filesproxy.transports.local.blobs import BLOCK_BYTES
 from filesproxy.transports.local.index import MAX_IDLE, MAX_PAGE_TEXT, Index
 from filesproxy.transports.local.sweep import Sweeper
-from filesproxy.transports.local.transport import Store
+from filesproxy.transports.local.transport import SHORT_LIST, Store
 
 KEYS = ["id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"]
 
@@ -316,14 +318,14 @@ def test_default_is_newest_first_and_10000(store, folder):
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("filename", ["n" * 4000, "\U0001f600" * 1000])
-def test_page_of_long_names_ends_at_a_megabyte_and_the_next_one_goes_on(filename, order, folder, store):
+def test_page_of_long_names_ends_at_two_megabytes_and_the_next_one_goes_on(filename, order, folder, store):
     """10,000 names of 4 KB made an answer of 41 MB."""
     names = fill(folder, 600, ("batch", "assistants"), filename=filename)[:: 1 if order == "asc" else -1]
     for purpose, expected in (({}, names), ({"purpose": "assistants"}, names[order == "asc" :: 2])):
         seen, has_more, after = [], True, {}
         while has_more:
             page = ask(store, "list_files", order=order, **purpose, **after).json
-            assert sum(len(file["filename"].encode()) for file in page["data"]) <= MAX_PAGE_TEXT
+            assert sum(len(json.dumps(file["filename"])) for file in page["data"]) <= MAX_PAGE_TEXT
             seen += [file["id"] for file in page["data"]]
             has_more, after = page["has_more"], {"after": page["last_id"]}
         assert seen == expected
@@ -334,6 +336,31 @@ def test_page_has_at_least_one_file_however_long_its_name_is(folder, store):
     assert walk(store, limit="1") == names[::-1]
     page = ask(store, "list_files").json
     assert ([file["id"] for file in page["data"]], page["has_more"]) == (names[1:], True)
+
+
+def test_long_lists_are_read_one_at_a_time_and_short_ones_do_not_wait(folder, store, monkeypatch):
+    """100 long lists of one caller kept a short one of another waiting for 8 seconds, and took 400 MB."""
+    upload(store)
+    real, running, most, gate, lock = Index.page, [], [], threading.Event(), threading.Lock()
+
+    def page(index, owner, purpose, after, newest_first, limit, now):
+        if limit > SHORT_LIST:
+            with lock:
+                running.append(limit)
+                most.append(len(running))
+            gate.wait(WAIT)
+            running.pop()
+        return real(index, owner, purpose, after, newest_first, limit, now)
+
+    monkeypatch.setattr(Index, "page", page)
+    threads = [threading.Thread(target=ids, args=(store,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert len(ids(store, limit=str(SHORT_LIST))) == 1 and not gate.is_set()
+    gate.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert most == [1, 1, 1]
 
 
 def test_after_of_a_file_that_is_gone_is_a_place_in_the_order(client, store):

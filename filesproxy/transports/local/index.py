@@ -6,6 +6,7 @@ Opening an index that is there writes nothing, so that files can be read from a 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -27,7 +28,7 @@ FILE = "index.sqlite3"
 LOG_SUFFIXES = ("-wal", "-shm")  # sqlite's log of changes that are not in the database yet, and the index of that log
 _BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
 _VERSION = 2
-MAX_PAGE_TEXT = 1 << 20  # bytes of file names and purposes; 10,000 names of usual length are less
+MAX_PAGE_TEXT = 1 << 21  # bytes of file names and purposes as JSON; 10,000 names of usual length are less
 MAX_IDLE = 4  # connections; each has two file descriptors
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
 _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
@@ -130,7 +131,7 @@ class Index:
         size = 0
         with self._connection() as database, closing(database.execute(query, (*values, int(now), limit + 1))) as found:
             for row in found:
-                size += len(row["filename"].encode()) + len(row["purpose"].encode())
+                size += len(json.dumps((row["filename"], row["purpose"])))
                 if len(rows) == limit or (rows and size > MAX_PAGE_TEXT):
                     return rows, True
                 rows.append(dict(row))

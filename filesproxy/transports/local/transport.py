@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +23,10 @@ from .index import Index
 from .reserve import Reserve
 from .sidecars import is_id
 from .sweep import Sweeper, finish_removal
+
+# Files. Of longer lists, a process reads one at a time from a store: they would all be in memory, and wait for each
+# other anyway.
+SHORT_LIST = 100
 
 
 class LocalTransport:
@@ -59,6 +63,7 @@ class Store:
         self._index = Index(folder, holds_files=lambda: not self._blobs.is_empty(), make_room=self._reserve.release)
         self._sweeper = Sweeper(self._blobs, self._index, lambda: look(clock(), ticks()))
         self._clock = clock
+        self._long_list = threading.Lock()
 
     def __call__(self, call: Call, owner: str, is_hashed: bool = True) -> Answer:
         """Perform one of the five file operations, which are methods of the same name, for this owner.
@@ -104,8 +109,10 @@ class Store:
         purpose, after = call.query.get("purpose"), call.query.get("after")
         if after and not is_id(after):
             raise BadRequest("'after' is not the id of a file in this store.", param="after")
-        rows, has_more = self._index.page(owner, purpose, after, newest_first, limit, self._clock())
-        return Answer(200, json=page([_object(row) for row in rows], has_more))
+        with self._long_list if limit > SHORT_LIST else nullcontext():
+            rows, has_more = self._index.page(owner, purpose, after, newest_first, limit, self._clock())
+            data = [_object(row) for row in rows]
+        return Answer(200, json=page(data, has_more))
 
     def retrieve_file(self, call: Call, owner: str) -> Answer:
         """The file's metadata."""
