@@ -24,7 +24,7 @@ from filesproxy.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from filesproxy.exchange.answers import BYTES_PER_FILE, MAX_ERROR_BYTES, UNCOUNTED_FILES, read
+from filesproxy.exchange.answers import BYTES_PER_FILE, MAX_ERROR_BYTES, MAX_MEMBERS, UNCOUNTED_FILES, read
 from filesproxy.exchange.events import EventStream, Source
 from filesproxy.exchange.run import address, run
 from filesproxy.providers.openai import OPENAI, error_object
@@ -212,6 +212,37 @@ def test_gzip_bomb_is_not_inflated():
     finally:
         tracemalloc.stop()
     assert error.code == "upstream_answer_too_large" and peak < 2_000_000
+
+
+def test_gzip_that_has_no_room_is_not_inflated():
+    """120 answers of a few KB that inflate to 8 MB each took 1.4 GB before the first byte of them was counted."""
+    plain = b'{"id": "a", "x": "' + b"z" * 8_000_000 + b'"}'
+    where = target()._replace(settings={**target().settings, "max_answer_bytes": 1 << 23})
+    answer = (200, gzip.compress(plain), {"content-encoding": "gzip"})
+    used_up = memory(10_000_000)
+    used_up.take("another team", 9_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Saturated):
+            run(CALL, where, {"https": Transport(answer)}, hold=hold_of(used_up))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3_000_000
+    hold = hold_of(memory(10_000_000))
+    run(CALL, where, {"https": Transport(answer)}, hold=hold)
+    assert hold.size == cost(plain)
+
+
+def test_gzip_of_very_many_members_is_502_at_once():
+    """400,000 empty members, in 8 MB, took 3 seconds of CPU."""
+    where = target()._replace(settings={**target().settings, "max_answer_bytes": 1 << 23})
+    empty, plain = gzip.compress(b""), gzip.compress(b'{"id": "a"}')
+    headers = {"content-encoding": "gzip"}
+    started = time.process_time()
+    error = refusal((200, empty * 400_000 + plain, headers), where=where)
+    assert "members" in error.message and time.process_time() - started < 0.5
+    assert perform(Transport((200, empty * (MAX_MEMBERS - 1) + plain, headers)), where=where).json["id"] == "a"
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 8])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
@@ -23,6 +23,9 @@ UNCOUNTED_BYTES = 1 << 14
 # Of a list that a transport makes itself: how many files are not counted, and what each takes with its JSON.
 UNCOUNTED_FILES = 100
 BYTES_PER_FILE = 2048
+BLOCK_BYTES = 65536  # of a compressed answer, which are inflated before they are counted
+MAX_MEMBERS = 10_000  # of gzip; empty ones have 20 bytes each and cost the CPU of thousands
+_MEMBER = b"\x1f\x8b\x08"  # how each begins (RFC 1952 §2.3); what else looks so is one in 16 MB of compressed data
 MAX_ERROR_BYTES = 65536  # of an error's text; the rest is not read
 MAX_PLAIN_REASON = 500  # characters of an error that is plain text
 # A web page with one of these statuses is about the request, though a proxy in front of the provider sent it.
@@ -104,22 +107,24 @@ def _is_page(answer: Answer, text: bytes | bytearray) -> bool:
     return media_type(answer.headers) == "text/html" or start.lower().startswith((b"<!doctype", b"<html"))
 
 
-def read(body: Iterable[bytes], headers: Mapping[str, str], limit: int, hold: Hold) -> bytes | bytearray:
+def read(body: Iterable[bytes], headers: Mapping[str, str], limit: int, hold: Hold) -> bytearray:
     """All of a body, decoded, and counted in `hold` with what it takes once it is parsed.
 
     UpstreamError if it is over the limit, in bytes. NO_ROOM if there is no more.
     """
-    read, counted = bytearray(), 0
-    for block in body:
-        read += block
-        if len(read) > limit:
+    text = _gathered(body, limit, hold)
+    return _gathered(_inflated(text), limit, hold) if text and codings(headers) else text
+
+
+def _gathered(blocks: Iterable[bytes], limit: int, hold: Hold) -> bytearray:
+    text, counted = bytearray(), 0
+    for block in blocks:
+        text += block
+        if len(text) > limit:
             raise _too_large()
-        if len(read) > UNCOUNTED_BYTES:
-            count(read[counted:], hold)
-            counted = len(read)
-    text = _decoded(read, limit) if read and codings(headers) else read
-    if text is not read and len(text) > UNCOUNTED_BYTES:
-        count(text, hold)
+        if len(text) > UNCOUNTED_BYTES:
+            count(text[counted:], hold)
+            counted = len(text)
     return text
 
 
@@ -145,19 +150,19 @@ def _too_large(how: str = "is over max_answer_bytes") -> UpstreamError:
     return UpstreamError(f"The provider's answer {how}.", code="upstream_answer_too_large")
 
 
-def _decoded(body: bytearray, limit: int) -> bytes:
-    """The decoded body. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway.
+def _inflated(body: bytearray) -> Iterator[bytes]:
+    """The decoded body in blocks. The gateway asks for identity (RFC 9110 §12.5.3), but some proxies send gzip anyway.
 
-    UpstreamError if it is over the limit, in bytes. InvalidAnswer if it is not complete gzip, of one or more members
-    (RFC 1952 §2.2).
+    InvalidAnswer if it is not complete gzip, of one or more members (RFC 1952 §2.2), or of very many.
     """
+    if body.count(_MEMBER) > MAX_MEMBERS:
+        raise InvalidAnswer("The provider's answer has too many gzip members.")
     try:
-        plain = gzip.GzipFile(fileobj=BytesIO(body)).read(limit + 1)
+        with gzip.GzipFile(fileobj=BytesIO(body)) as plain:
+            while block := plain.read(BLOCK_BYTES):
+                yield block
     except (OSError, EOFError, zlib.error):
         raise InvalidAnswer("The provider's answer has an encoding that does not decode.") from None
-    if len(plain) > limit:
-        raise _too_large()
-    return plain
 
 
 def is_nothing(body: bytes | bytearray, file_id: str) -> bool:
