@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..redaction import MIN_SECRET, Secret
@@ -14,14 +14,21 @@ NO_CREDENTIAL = Secret()
 MAX_CHARACTERS = 4096
 
 _WORD = re.compile(r"[\x21-\x7e]+")
-# What a literal credential does not look like → what was most likely meant.
-_MISTAKES = (
-    (re.compile(r"[~.]{0,2}/"), "file:/path, if it is in a file; a literal with a / at its start needs a file, too"),
-    (re.compile(r"\$|%\w+%|\{\{"), "env:NAME, if it is in a variable: nothing is replaced in this file"),
-    (re.compile(r"(?i)(env|file)\s*:"), "env:NAME or file:/path, in small letters and without spaces"),
-    (re.compile(r"(?s)(['\"]).*\1\Z"), "written without quotation marks"),
+# What a credential does not look like → what was most likely meant.
+_MISTAKES: Sequence[tuple[re.Pattern[str], str]] = (
+    (re.compile(r"(?s)(['\"`]).*\1\Z"), "written without quotation marks"),
+    (re.compile(r"(?s)[\[{](?!\{).*[\]}]\Z"), "the credential alone, without the JSON around it"),
+    (re.compile(r"(export\s+)?[A-Z][A-Z0-9]*(_[A-Z0-9]+)+=[^=]"), "the credential alone, without NAME= before it"),
     (re.compile(r"(?i)(bearer|basic)\s"), "the credential alone, without Bearer before it"),
+    (re.compile(r"(?i)(env|file)\s*:"), "env:NAME or file:/path, in small letters and without spaces"),
+    (re.compile(r"\$\{|\{\{|os\.environ[/\[]"), "env:NAME, if it is in a variable: nothing is replaced here"),
     (re.compile(r"<.*>\Z"), "the credential itself, in place of the <…> of an example"),
+)
+# The same, and what a credential in a file may begin with.
+_MISTAKES_OUTSIDE_FILES: Sequence[tuple[re.Pattern[str], str]] = (
+    *_MISTAKES,
+    (re.compile(r"[~.]{0,2}/"), "file:/path, if it is in a file; one with a / at its start needs a file, too"),
+    (re.compile(r"\$|%\w+%"), "env:NAME, if it is in a variable: nothing is replaced here"),
 )
 
 
@@ -32,15 +39,14 @@ def credential(text: str) -> Secret:
     """
     if text == "none":
         return NO_CREDENTIAL
+    place, mistakes = "", _MISTAKES_OUTSIDE_FILES
     if text.startswith("env:"):
         text, place = _of_variable(text[4:]), "env:NAME of a variable that holds "
     elif text.startswith("file:"):
-        text, place = _of_file(text[5:]), "file:/path of a file that holds "
-    else:
-        place = ""
-        for pattern, meant in _MISTAKES:
-            if pattern.match(text):
-                raise ValueError(meant)
+        text, place, mistakes = _of_file(text[5:]), "file:/path of a file that holds ", _MISTAKES
+    for pattern, meant in mistakes:
+        if pattern.match(text):
+            raise ValueError(f"{place}a credential; this one should be {meant}" if place else meant)
     if not _WORD.fullmatch(text) or len(text) > MAX_CHARACTERS:
         raise ValueError(f"{place}one word of up to {MAX_CHARACTERS} visible ASCII characters")
     if len(text) < MIN_SECRET:
