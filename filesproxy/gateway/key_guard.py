@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,7 +25,12 @@ from .request import Request
 # What `filesproxy key` makes: fp_ and 256 bits in base64 for URLs.
 _FORM = re.compile(r"(?<![A-Za-z0-9])fp_[A-Za-z0-9_-]{43}")
 _SEPARATORS = re.compile(r"[\s,;=&/]+")
-MAX_WORDS = 64  # of one text that are compared; where words are read, longer lists are refused
+# What a key may be glued to other text with, if it has none of it itself; and what most keys have themselves, too.
+_GLUE = re.compile(r"[^A-Za-z0-9._~+-]+")
+_JOINTS = re.compile(r"[._~+-]+")
+_HEX = re.compile(r"[0-9A-Fa-f-]+")  # ids of traces and UUIDs: one is a key as a whole, or not at all
+MAX_WORDS = 512  # of one text that are compared, and as many parts of them; shorter ones than a key do not count
+MAX_JOINED = 16  # pieces between joints that are one key
 MAX_REMEMBERED = 256  # heads: clients send the same ones again and again
 MAX_CHARACTERS = 4096  # of a head that is remembered
 # They differ from call to call, so they are not part of the head that is remembered.
@@ -87,17 +93,35 @@ class KeyGuard:
         return bool(self._hashes) and any(map(self._is_key, texts))
 
     def _is_key(self, text: str) -> bool:
-        """Whether this text, or one of its first words, is a key of the configuration that may be called secret."""
-        words = _SEPARATORS.split(text, MAX_WORDS)[:MAX_WORDS]
-        if len(words) > 1 and text[0] != "/":  # a path is not a key
-            words.append(text.strip())
-        return not self._hashes.isdisjoint([token_hash(word) for word in words if len(word) >= MIN_SECRET])
+        """Whether this text, one of its first words or a part of one is a key of the configuration."""
+        words = [word for word in _SEPARATORS.split(text) if len(word) >= MIN_SECRET][:MAX_WORDS]
+        parts = islice((part for word in words if not word.isalnum() for part in _parts(word)), MAX_WORDS)
+        if words != [text] and text[:1] != "/":  # a path is not a key
+            words += [whole for whole in [text.strip()] if len(whole) >= MIN_SECRET]
+        return not self._hashes.isdisjoint(map(token_hash, chain(words, parts)))
 
     def _refusal(self, headers: Mapping[str, str], presented: Sequence[str]) -> BadRequest:
         for name, text in headers.items():
             if self._found(self._with_other_text([text]) if name in KEY_HEADERS else [text], presented):
                 return _misplaced(f"The header {name}", name)
         return _misplaced("The URL", None)
+
+
+def _parts(word: str) -> Iterator[str]:
+    """The parts of a word that may be a key glued to other text: `a[KEY]`, `{"key":"KEY"`, `KEY.txt`, `x-KEY-1`."""
+    pieces = _GLUE.split(word)
+    for piece in pieces:
+        if len(piece) < MIN_SECRET:
+            continue
+        if len(pieces) > 1:
+            yield piece
+        if not _HEX.fullmatch(piece):
+            joints = [found.span() for found in _JOINTS.finditer(piece)]
+            starts, ends = [0, *[end for _, end in joints]], [*[start for start, _ in joints], len(piece)]
+            for at, start in enumerate(starts):
+                for end in ends[at : at + MAX_JOINED]:
+                    if MIN_SECRET <= end - start < len(piece):
+                        yield piece[start:end]
 
 
 def _readings(value: str) -> Sequence[str]:

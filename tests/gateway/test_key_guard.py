@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from urllib.parse import quote
 
 import pytest
 from configurations import MADE, hashed
@@ -68,6 +69,37 @@ def test_gateway_key_as_a_word_of_a_header_is_400(text, key, keyed, upstream, ac
 def test_made_or_presented_key_inside_a_word_is_400(text, key, keyed, upstream, access_log):
     answer = keyed.get("/v1/files/file-1", headers={**CALLER, "referer": text.format(key)}, status=400)
     refused(answer, key, upstream, access_log, "referer")
+
+
+GLUE = ["{}.txt", '"{}"', "a:{}", "{{{}}}", "a[{}]", "x-{}", "{}-1", "x-{}-1", "a_{}", "({})", '{{"key":"{}"}}', "<{}>",
+        "key={},", "\x00{}", "é{}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["trace_id", "via", "tracestate", "query", "file"])
+@pytest.mark.parametrize("glue", GLUE)
+def test_another_teams_key_glued_to_other_text_is_400(glue, where, keyed, upstream, access_log):
+    text = glue.format(OTHER)
+    if where == "query":
+        answer = keyed.get(f"/v1/files?{quote(text)}=1", headers=CALLER, status=400)
+        return refused(answer, OTHER, upstream, access_log)
+    if where == "file":
+        if {'"', "\x00"} & set(text):
+            return None  # what a name cannot hold
+        body = form(("purpose", "batch"), ("file", text, "", b"x"))
+        typed = {**CALLER, "content-type": form_type()}
+        answer = keyed.request("/v1/files", method="POST", body=body, headers=typed, status=400)
+        return refused(answer, OTHER, upstream, access_log)
+    if {"\x00", "é"} & set(text):
+        return None  # what a header cannot hold
+    name = {"trace_id": "x-portkey-trace-id"}.get(where, where)
+    answer = keyed.get("/v1/files/file-1", headers={**CALLER, name: text}, status=400)
+    return refused(answer, OTHER, upstream, access_log, name)
+
+
+def test_another_teams_key_after_many_words_of_a_tracestate_is_400(keyed, upstream, access_log):
+    text = ",".join([*["a=b"] * 100, f"c={OTHER}"])
+    answer = keyed.get("/v1/files/file-1", headers={**CALLER, "tracestate": text}, status=400)
+    refused(answer, OTHER, upstream, access_log, "tracestate")
 
 
 URLS = ["/v1/files/{}", "/v1/files/{}/content", "/v1/{}", "/v1/files?after={}", "/v1/files?{}=1", "/v1/files?{}",
@@ -264,6 +296,13 @@ def test_words_of_a_long_header_cost_little(monkeypatch):
     hashes = []
     monkeypatch.setattr("filesproxy.gateway.key_guard.token_hash", lambda word: hashes.append(word) or "")
     guard("team").check_head(head(cookie=",".join(f"word-{number:05d}" for number in range(10_000))))
+    assert MAX_WORDS <= len(hashes) <= 2 * MAX_WORDS + 10
+
+
+def test_parts_of_a_long_word_cost_little(monkeypatch):
+    hashes = []
+    monkeypatch.setattr("filesproxy.gateway.key_guard.token_hash", lambda word: hashes.append(word) or "")
+    guard("team").check_head(head(cookie="some.part-" * 5_000))
     assert MAX_WORDS <= len(hashes) <= MAX_WORDS + 10
 
 
