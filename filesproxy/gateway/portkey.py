@@ -62,7 +62,10 @@ def read_config(headers: Mapping[str, str], scope: Scope) -> Config:
     text = headers.get(CONFIG, "").strip(" ")
     if not text:
         return NO_CONFIG
-    fields = {_snake(name): value for name, value in _object(text).items() if value is not None}
+    given = [(_snake(name), value) for name, value in _object(text).items() if value is not None]
+    fields = dict(given)
+    if len(fields) < len(given):  # as for a name that comes twice: two readers could take different values
+        raise _refusal("it has a field in two spellings")
     for name in fields:
         if name in _REFUSED_FIELDS or scope.has(PREFIX + name.replace("_", "-")):
             shown = name if name in _REFUSED_FIELDS else "a field"
@@ -86,8 +89,8 @@ def _object(text: str) -> Any:
 
 
 def _snake(name: str) -> str:
-    """The field's name as Portkey's documents spell it; its SDKs also have `virtualKey`."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    """The field's name as Portkey's documents spell it; its SDKs also have `virtualKey`, and headers `virtual-key`."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -47,6 +47,8 @@ TAKEN = {
     '{"strategy": {"mode": "single"}, "overrideParams": {"model": "x"}, "weight": 1}': (
         "", None, tuple(f"x-portkey-config.{name}" for name in ("strategy", "override_params", "weight"))),
     ' {"forward_headers": ["x-a"], "\\u00e9": 1} ': ("", None, ("x-portkey-config.forward_headers",)),
+    '{"virtual-key": "vllm", "retry-on": 1}': ("@vllm", None, ("x-portkey-config.retry_on",)),
+    '{"provider": "@vllm", "Provider": null}': ("@vllm", None, ()),
     "": ("", None, ()),
 }  # fmt: skip
 
@@ -68,6 +70,13 @@ REFUSED = [
     '{"request_timeout": 0}', '{"request_timeout": "5"}', '{"request_timeout": true}', '{"request_timeout": 1.5}',
     '{"request_timeout": -1}', '{"request_timeout": 1e400}', "[" * 5000, '{"a": ' * 500, '{"provider":"@vllm"},{}',
     "{é}",
+]  # fmt: skip
+
+
+REFUSED += [  # in two spellings, the last one won; and one with hyphens was nobody's
+    '{"provider": "@vllm", "Provider": "@openai"}', '{"virtual_key": "vllm", "virtualKey": "openai"}',
+    '{"virtual_key": "vllm", "virtualKey": "vllm"}', '{"request_timeout": 1, "requestTimeout": 2}',
+    '{"custom-host": "https://evil.example"}', '{"Custom-Host": "https://evil.example"}', '{"api-key": "sk-canary"}',
 ]  # fmt: skip
 
 
