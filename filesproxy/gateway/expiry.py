@@ -17,8 +17,12 @@ ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 MIN_SECONDS, MAX_SECONDS = 3600, 2_592_000  # an hour to thirty days
 
 _SPELLED = {ANCHOR: ANCHOR, SECONDS: SECONDS, "expires_after.anchor": ANCHOR, "expires_after.seconds": SECONDS}
-# Whatever a client or a host calls it: expires_at, expiresAfter, expires_in_seconds, expiry, ttl.
-_ABOUT_EXPIRY = re.compile(r"(?ai:expir|\Attl)")
+# Whatever a client or a host calls it: expires_at, expiresAfter, expiry, ttl, file_ttl, lifetime, deleteAfter. Inside
+# brackets only what says `expir`: metadata[ttl] is a text of the client's own.
+_ABOUT_EXPIRY = re.compile(
+    r"(?ai:expir|\Attl|\A[^\[]*(?:ttl(?![a-z])|ttl(?:in|sec|min|hour|day)|time[_-]?to[_-]?live|life[_-]?(?:time|span)"
+    r"|retention|(?:delete|remove|purge)[_-]?(?:after|(?:at|in)(?![a-z]))))"
+)
 _WHOLE = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 

@@ -51,6 +51,11 @@ REFUSED = {
     "mistrals": ([("expiry", "30")], "expiry"),
     "of_a_batch": ([("output_expires_after[seconds]", "3600")], "output_expires_after[seconds]"),
     "time_to_live": ([("ttl", "3600")], "ttl"),
+    "time_to_live_of_the_file": ([("file_ttl", "3600")], "file_ttl"),
+    "time_to_live_in_words": ([("time_to_live", "3600")], "time_to_live"),
+    "lifetime": ([("lifetime", "3600")], "lifetime"),
+    "retention": ([("retention_seconds", "3600")], "retention_seconds"),
+    "deletion": ([("delete_after", "3600")], "delete_after"),
     "in_two_spellings": ([("expires_after[seconds]", "3600"),
                           ("expires_after.seconds", "3600")], "expires_after.seconds"),
     "in_json_and_brackets": ([("expires_after", '{"anchor":"created_at","seconds":3600}'),
@@ -104,9 +109,18 @@ def test_expiry_is_a_400_where_files_do_not_expire(name, is_first, make_client, 
     assert upstream.uploads == []
 
 
-@pytest.mark.parametrize("name", ["name", "expected", "note", "battle", "purpose", "metadata[ttl_note]"])
+@pytest.mark.parametrize("name", ["name", "expected", "note", "battle", "purpose", "metadata[ttl_note]",
+                                  "subtitle", "seattle_time", "metadata[lifetime]", "delete", "delete_attachments",
+                                  "undeleted", "lively"])  # fmt: skip
 def test_other_fields_are_not_about_expiry(name):
     assert not is_about_expiry(name)
+
+
+@pytest.mark.parametrize("name", ["fileTTL", "fileTtlSeconds", "file-ttl", "ttlSeconds", "timeToLive", "lifeSpan",
+                                  "deleteAt", "delete_in_days", "removeAfterSeconds", "retentionDays",
+                                  "metadata[expires_at]"])  # fmt: skip
+def test_siblings_of_a_spelling_are_about_expiry(name):
+    assert is_about_expiry(name)
 
 
 def test_field_is_checked_by_the_name_that_the_client_gave_it():
