@@ -104,10 +104,27 @@ def test_part_whose_bytes_are_encoded_is_a_400_that_names_the_header(name, heade
     assert error["param"] in error["message"] and upstream.uploads == []
 
 
+@pytest.mark.parametrize("word", ["", "identity", "none", "null", "UTF-8", "utf8", "8bit", "binary ", '"identity"'])
+@pytest.mark.parametrize("header", ["Content-Encoding", "Content-Transfer-Encoding"])
+def test_words_of_a_part_for_not_encoded_are_those_of_an_answer(header, word, client, upstream):
+    upstream.answers(FILE)
+    post(client, UPLOAD.replace(b"Content-Type: ", f"{header}: {word}\r\nContent-Type: ".encode()))
+    assert upstream.uploads == [b"hello"]
+
+
 NAMES = {
     b"filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt": "é.txt",  # .NET
     b'filename="=?utf-8?B?w6kudHh0?="': "é.txt",  # PowerShell, Delphi
     b'filename="=?Windows-1252?Q?=E9_=80.txt?="': "é €.txt",
+    b'filename="=?utf8?B?w6kudHh0?="': "é.txt",
+    b'filename="=?latin1?Q?=E9.txt?="': "é.txt",
+    b'filename="=?Latin-1?Q?=E9.txt?="': "é.txt",
+    b'filename="=?iso8859-1?Q?=E9.txt?="': "é.txt",
+    b'filename="=?cp1252?Q?=80.txt?="': "€.txt",
+    b'filename="=?utf-8?B?w6kudHh0?= "': "é.txt",
+    b'filename=" =?utf-8?B?w6kudHh0?=\t"': "é.txt",
+    b"filename*=utf8''%C3%A9.txt": "é.txt",
+    b"filename*=latin1''%E9.txt": "é.txt",
     b'filename="=?utf-8?Q?a?= =?iso-8859-1?Q?=E9?="': "aé",
     b"filename=\"plain.txt\"; filename*=utf-8''%C3%A9.txt": "plain.txt",
 }

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 from ..calls import Upload
 from ..errors import MultipartError
+from .headers import codings
 
 MAX_HEADER_LINES = 32  # of a part; the contract has two, and `email` takes up to 100 us for each
 BLOCK_BYTES = 1 << 20  # of one read; gunicorn 27 receives directly into a buffer of this size
@@ -30,21 +31,18 @@ _PARAMETER = re.compile(r'[ \t]*;[ \t;]*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=("(?:[^"
 _MEDIA_TYPE = re.compile(r"[!#$&\-^_.+0-9A-Za-z]+/[!#$&\-^_.+0-9A-Za-z]+")
 _HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:")  # `email` takes any other line for the start of the body
 _CHARSET = re.compile(r"[A-Za-z0-9._:\-]{1,40}")
-# The charsets that RFC 8187 §3.2.1 requires. Only ASCII: by Unicode's rules, `i` would match `ı` and `s` match `ſ`,
-# whose charset no codec has.
-_EXTENDED = re.compile(r"(?ai:(utf-8|iso-8859-1))'[^']*'(.*)", re.DOTALL)
-# Encoded words and nothing else (RFC 2047 §2), in a charset for text: Python has codecs for other things too.
+# The charsets that RFC 8187 §3.2.1 names, also as some clients spell them. Only ASCII: by Unicode's rules, `i` would
+# match `ı` and `s` match `ſ`, whose charset no codec has.
+_EXTENDED = re.compile(r"(?ai:(utf-?8|iso-?8859-1|latin-?1))'[^']*'(.*)", re.DOTALL)
+# Encoded words and nothing else (RFC 2047 §2), in a charset for text, by its usual names: Python has codecs for other
+# things too.
 _WORD = (
-    r"=\?(?:utf-8|us-ascii|iso-8859-[0-9]{1,2}|windows-125[0-8]|koi8-[ru]|gb2312|gbk|gb18030|big5|euc-jp|euc-kr"
-    r"|shift_jis|iso-2022-jp)(?:\*[a-z0-9-]{1,20})?\?(?:q\?[!->@-~]*|b\?[a-z0-9+/]*={0,2})\?="
+    r"=\?(?:utf-?8|(?:us-)?ascii|iso[-_]?8859-[0-9]{1,2}|latin-?1|(?:windows-|cp)125[0-8]|koi8-[ru]|gb2312|gbk|gb18030"
+    r"|big5|euc-jp|euc-kr|shift_jis|iso-2022-jp)(?:\*[a-z0-9-]{1,20})?\?(?:q\?[!->@-~]*|b\?[a-z0-9+/]*={0,2})\?="
 )
 _ENCODED_WORDS = re.compile(rf"(?ai:{_WORD}(?:[ \t]*{_WORD})*)")
 _LANGUAGE = re.compile(r"(=\?[^?*]+)\*[^?]*(?=\?)")  # of an encoded word (RFC 2231 §5), which `email` does not read
-# What these headers of a part may say: its bytes are as they are (RFC 2045 §6.2, RFC 9110 §8.4).
-_AS_THEY_ARE = {
-    "content-transfer-encoding": ("", "7bit", "8bit", "binary"),
-    "content-encoding": ("", "identity"),
-}
+_ENCODINGS = ("content-transfer-encoding", "content-encoding")  # of a part (RFC 2045 §6.2, RFC 9110 §8.4)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -193,8 +191,8 @@ def _described(block: bytes) -> tuple[str, str | None, str]:
     disposition, parameters = parse_header(_only(headers, "content-disposition"))
     if disposition != "form-data" or "name" not in parameters:
         raise MultipartError("A part has no Content-Disposition: form-data with a name (RFC 7578 §4.2).")
-    for name, meanings in _AS_THEY_ARE.items():
-        if _only(headers, name).strip(" \t").lower() not in meanings:
+    for name in _ENCODINGS:
+        if codings({"content-encoding": _only(headers, name)}):
             message = f"A part has a {name} that says its bytes are encoded; send them as they are."
             raise MultipartError(message, param=name)
     return parameters["name"], _filename(parameters), _media_type(_only(headers, "content-type"))
@@ -241,7 +239,7 @@ def _filename(parameters: dict[str, str]) -> str | None:
     .NET sends it beside a `filename` of encoded words (RFC 2047); other clients send those alone.
     """
     name, extended = parameters.get("filename"), parameters.get("filename*")
-    if name is not None and _ENCODED_WORDS.fullmatch(name):
+    if name is not None and _ENCODED_WORDS.fullmatch(name.strip(" \t")):
         found = _EXTENDED.fullmatch(extended or "")
         name = _extended(found[0]) if found else _decoded_words(name)
     elif name is None and extended is not None:
@@ -254,7 +252,7 @@ def _filename(parameters: dict[str, str]) -> str | None:
 def _decoded_words(name: str) -> str:
     """The text of encoded words; the same text if they do not decode."""
     try:
-        return "".join(text.decode(charset) for text, charset in decode_header(_LANGUAGE.sub(r"\1", name)))
+        return "".join(text.decode(charset) for text, charset in decode_header(_LANGUAGE.sub(r"\1", name.strip(" \t"))))
     except (HeaderParseError, UnicodeError, LookupError):
         return name
 
