@@ -16,12 +16,13 @@ from .envelopes import unwrapped
 from .json_fields import need, unusable
 from .lists import MAX_LIMIT, Page, file_object, page, rest_after, walked, whole
 
-# What hosts call the cursor of the next page, and what says without one that more follow.
-_CURSORS = (
-    "next_page_token", "nextPageToken", "pagination_token", "next_token", "nextToken", "next_cursor", "nextCursor",
-    "continuation_token", "continuationToken", "page_token", "next_page", "nextPage", "next_url", "nextLink",
-    "@odata.nextLink", "next", "cursor",
+# What hosts call the cursor of the next page, also by names that may mean this page's where one of the first is given;
+# and what says without one that more follow.
+_NEXT = (
+    "next_page_token", "nextPageToken", "next_token", "nextToken", "next_cursor", "nextCursor", "next_page", "nextPage",
+    "next_url", "nextLink", "@odata.nextLink", "next",
 )  # fmt: skip
+_CURSORS = ("pagination_token", "continuation_token", "continuationToken", "page_token", "cursor")
 _FLAGS = ("hasMore", "has_next", "hasNext", "has_next_page", "hasNextPage", "is_truncated", "truncated")
 _TOTALS = ("total", "total_count", "totalCount", "total_items", "total_files")
 _PAGES = ("total_pages", "totalPages", "last_page")
@@ -85,8 +86,10 @@ def _goes_on(marks: Json, count: int, is_first: bool, followed: str) -> bool | N
     has_more = marks.get("has_more")
     if isinstance(has_more, bool):
         return has_more
-    cursor = next((name for name in (followed, *_CURSORS) if name in marks), None)
-    if cursor is not None and not marks[cursor]:
+    kinds = ([name for name in names if name in marks] for names in ((followed,), _NEXT, _CURSORS))
+    given = next(filter(None, kinds), [])
+    cursor = next((name for name in given if marks[name]), None)
+    if given and cursor is None:
         return False
     total, pages = (_most(marks, names) if is_first else None for names in (_TOTALS, _PAGES))
     if total is not None and total <= count:

@@ -144,6 +144,12 @@ def test_cursor_that_is_not_known_for_the_provider_is_a_502_and_never_an_end(nam
             pytest.fail(f"{value!r} was taken for an end")
 
 
+@pytest.mark.parametrize("empty", ["next_page_token", "pagination_token", "cursor"])
+def test_empty_cursor_beside_another_that_is_not_is_no_end(empty):
+    with pytest.raises(InvalidAnswer, match="'next_cursor'"):
+        read({"data": [FILE], empty: None, "next_cursor": "opaque"})
+
+
 MORE = {
     "total": lambda page, rest: {"total": 50},
     "total_as_text": lambda page, rest: {"total": "50"},
