@@ -169,6 +169,31 @@ def test_results_of_calls_with_the_same_id_are_taken_in_the_order_of_the_calls()
     assert all(used == found for used, found in made) and len({used for used, _ in made}) == 3
 
 
+def paired(*messages):
+    """For each result, which of the calls it is of."""
+    blocks = [block for one in said(user("hi"), *messages) for block in one]
+    used = [block["id"] for block in blocks if block["type"] == "tool_use"]
+    return [used.index(block["tool_use_id"]) for block in blocks if block["type"] == "tool_result"]
+
+
+@pytest.mark.parametrize("call_id", ["call_0", "", "functions.f:0"])
+def test_result_is_that_of_the_newest_call_with_its_id_that_has_none(call_id):
+    """A call that was cut off kept its place, and each later result went to the call before its own."""
+    turn, cut, done = assistant(tool_calls=[call(call_id)]), user("go on"), result(call_id)
+    assert paired(turn, cut, turn, done) == [1]
+    assert paired(turn, done, turn, cut, turn, done, turn, done) == [0, 2, 3]
+    assert paired(turn, cut, turn, done, done) == [1, 0]
+    assert paired(turn, cut, turn, done, done, done) == [1, 0, 1]
+
+
+def test_results_of_one_turn_are_in_the_order_of_its_calls_even_in_several_messages():
+    turn, done = assistant(tool_calls=[call("c")]), result("c")
+    both = assistant(tool_calls=[call("c"), call("c")])
+    assert paired(turn, turn, done, done) == [0, 1]
+    assert paired(turn, user("go on"), both, done, done) == [1, 2]
+    assert paired(both, done, user("go on"), both, done, done) == [0, 2, 3]
+
+
 def test_result_without_a_call_keeps_its_id_or_gets_a_valid_one():
     assert said(result("t9"))[0][0]["tool_use_id"] == "t9"
     assert re.fullmatch("[a-zA-Z0-9_-]+", said(result("t.9"))[0][0]["tool_use_id"])

@@ -17,7 +17,8 @@ class CallIds:
     A valid id is unchanged. An invalid one, such as `functions.f:0` or none at all, gets one that depends on nothing
     but itself, so that the same conversation is the same prompt again; different ids get different ones, and none that
     another call already has. Of an id that several calls have, such as `call_0` in each turn, each later call gets one
-    of its own, and their results are taken in the order of the calls.
+    of its own. A result is that of the newest turn with a call of its id that has none yet, and in a turn that of the
+    first such call.
     """
 
     def __init__(self, given: Iterable[str]) -> None:
@@ -25,31 +26,45 @@ class CallIds:
         self._taken = {call_id for call_id in given if _VALID.fullmatch(call_id)}
         self._made: dict[tuple[str, int], str] = {}  # (client's id, which of the calls with it) → Anthropic's
         self._calls: dict[str, int] = {}  # client's id → number of calls with it so far
-        self._results: dict[str, int] = {}
+        self._turn = 0
+        # client's id → (turn, first, last of the calls with it that have no result) of each turn with some, newest last
+        self._unanswered: dict[str, list[tuple[int, int, int]]] = {}
+
+    def end_turn(self) -> None:
+        """What follows is another turn of the assistant."""
+        self._turn += 1
 
     def of_call(self, call_id: str) -> str:
         """The id for the next call with this id."""
-        self._calls[call_id] = turn = self._calls.get(call_id, 0) + 1
-        return self._id(call_id, turn)
+        self._calls[call_id] = number = self._calls.get(call_id, 0) + 1
+        turns = self._unanswered.setdefault(call_id, [])
+        first = turns.pop()[1] if turns and turns[-1][0] == self._turn else number
+        turns.append((self._turn, first, number))
+        return self._id(call_id, number)
 
     def of_result(self, call_id: str) -> str:
-        """The id for the next result with this id: that of the first call with it that has no result yet."""
-        self._results[call_id] = turn = min(self._results.get(call_id, 0) + 1, max(1, self._calls.get(call_id, 0)))
-        return self._id(call_id, turn)
+        """The id for the next result with this id; that of the last call if each has a result already."""
+        turns = self._unanswered.get(call_id)
+        if not turns:
+            return self._id(call_id, self._calls.get(call_id, 1))
+        turn, number, last = turns.pop()
+        if number < last:
+            turns.append((turn, number + 1, last))
+        return self._id(call_id, number)
 
-    def _id(self, call_id: str, turn: int) -> str:
-        if turn == 1 and call_id in self._taken:
+    def _id(self, call_id: str, number: int) -> str:
+        if number == 1 and call_id in self._taken:
             return call_id
-        if (call_id, turn) not in self._made:
-            made, attempt = _made_id(call_id, turn, 0), 0
+        if (call_id, number) not in self._made:
+            made, attempt = _made_id(call_id, number, 0), 0
             while made in self._taken:
                 attempt += 1
-                made = _made_id(call_id, turn, attempt)
+                made = _made_id(call_id, number, attempt)
             self._taken.add(made)
-            self._made[call_id, turn] = made
-        return self._made[call_id, turn]
+            self._made[call_id, number] = made
+        return self._made[call_id, number]
 
 
-def _made_id(call_id: str, turn: int, attempt: int) -> str:
-    text = f"{turn} {attempt} {call_id}".encode("utf-8", "surrogatepass")
+def _made_id(call_id: str, number: int, attempt: int) -> str:
+    text = f"{number} {attempt} {call_id}".encode("utf-8", "surrogatepass")
     return f"{_OTHERS.sub('_', call_id)[:_KEPT]}_{hashlib.sha256(text).hexdigest()[:16]}"

@@ -64,6 +64,8 @@ class Conversation:
         content, where = message.get("content"), at(place, "content")
         if role in ("system", "developer"):
             return "system", text_blocks(content, where)
+        if role in ("user", "tool"):
+            self._ids.end_turn()
         if role == "user":
             return "user", user_blocks(content, where, self._known, self._runs_code)
         if role == "assistant":
