@@ -1183,6 +1183,7 @@ def test_file_for_a_tool_that_is_not_allowed_is_refused():
 
 HIGH = {"type": "image_url", "image_url": {"url": "https://a/", "detail": "high"}}
 DESCRIBED = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "description": "d"}}
+USE = {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}
 INNER = [
     ({"messages": [{**user("a"), "weight": 0}]}, "messages.weight"),
     ({"messages": [user("a"), {**A, "content": "b", "reasoning_content": "r"}]}, "messages.reasoning_content"),
@@ -1195,6 +1196,11 @@ INNER = [
     (
         {"messages": [user("a"), {**A, "tool_calls": [{**CALL, "function": {**CALL["function"], "thought": "x"}}]}]},
         "messages.tool_calls.function.thought",
+    ),
+    ({"messages": [user("a"), {**A, "content_blocks": [text("b"), USE]}]}, "messages.content_blocks"),
+    (
+        {"messages": [user("a"), {**A, "content_blocks": [{**USE, "id": []}], "tool_calls": [CALL]}]},
+        "messages.content_blocks",
     ),
     ({"messages": [user([text("a", x=1)])]}, "messages.content.x"),
     ({"messages": [user([HIGH])]}, "messages.content.image_url.detail"),
@@ -1215,6 +1221,7 @@ def test_field_inside_another_one_without_a_translation_is_reported(given, name)
     [
         {"messages": [user("a"), {**A, "content": "b", "annotations": [], "audio": None, "refusal": None}]},
         {"messages": [user([{"type": "image_url", "image_url": {"url": "https://a/", "detail": "auto"}}])]},
+        {"messages": [user("a"), {**A, "content_blocks": [USE], "tool_calls": [CALL]}]},
         {"tools": [CODE]},
     ],
 )

@@ -31,6 +31,8 @@ def untranslated(body: Json) -> Iterator[str]:
     """The names, such as `messages.content.image_url.detail`, of a body that has been translated."""
     for message in body["messages"]:
         yield from _others(message, _OF_ROLES.get(message["role"], _OF_MESSAGES), "messages")
+        if message["role"] == "assistant" and _has_lost_call(message):
+            yield "messages.content_blocks"
         for call in message.get("tool_calls") or () if message["role"] == "assistant" else ():
             yield from _others(call, _OF_CALLS, "messages.tool_calls")
             yield from _others(call["function"], _OF_CALLED, "messages.tool_calls.function")
@@ -47,6 +49,13 @@ def untranslated(body: Json) -> Iterator[str]:
             yield from _others(tool["function"], _OF_FUNCTIONS, "tools.function")
     wanted = body.get("response_format") or {}
     yield from _others(wanted.get("json_schema"), _OF_FORMATS, "response_format.json_schema")
+
+
+def _has_lost_call(message: Json) -> bool:
+    """Whether `content_blocks` has a call that `tool_calls`, which replace its calls, do not have."""
+    kept = {call["id"] for call in message.get("tool_calls") or ()}
+    blocks = message.get("content_blocks") or ()
+    return any(block["type"] == "tool_use" and str(block.get("id")) not in kept for block in blocks)
 
 
 def _others(obj: Any, known: set[str], place: str) -> Iterator[str]:
