@@ -80,17 +80,27 @@ def warnings(config: Config) -> list[str]:
 
 
 def prepare(application: Application) -> None:
-    """Log what `check` would say of the folders, and begin to sweep the stores: requests may be long in coming."""
+    """Log what `check` would say of the folders, and begin to sweep the stores: requests may be long in coming.
+
+    Never raises because of a store: the gateway serves everything else.
+    """
     logger, config = logging.getLogger("filesproxy"), application.config
-    for problem in unusable(config):
-        logger.error(problem)
-    for warning in warnings(config):
-        logger.warning(warning)
+    try:
+        for problem in unusable(config):
+            logger.error(problem)
+        for warning in warnings(config):
+            logger.warning(warning)
+    except Exception as error:
+        logger.error("the folders of local were not looked at (%s)", type(error).__name__)
     local = application.transports["local"]
     for folder in _folders(config).values():
-        if isinstance(local, LocalTransport) and os.path.isdir(os.path.join(folder, "blobs")):
-            with suppress(StoreError):
+        try:
+            if isinstance(local, LocalTransport) and os.path.isdir(os.path.join(folder, "blobs")):
                 local.store(folder).begin_sweep()
+        except StoreError:
+            pass  # `unusable` said why
+        except Exception as error:
+            logger.error("%s cannot be used (%s)", folder, type(error).__name__)
 
 
 def _folders(config: Config) -> dict[str, str]:
@@ -185,7 +195,10 @@ def _files(count: int) -> str:
 
 
 def _time(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    except (OverflowError, OSError, ValueError):  # further away than the system can count
+        return f"@{seconds}"
 
 
 def _printable(text: str) -> str:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from sockets import run
-from stores import Clock, content_of, ids, open_store, upload
+from stores import Clock, ask, content_of, ids, kept_bytes, open_store, upload
 
+from filesproxy.app import create_app
+from filesproxy.errors import NotFound, StoreError
 from filesproxy.serving import cli
+from filesproxy.serving.files import prepare
+from filesproxy.transports.local import maintenance
+from filesproxy.transports.local.index import Index
+from filesproxy.transports.local.transport import LocalTransport
 
 pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
@@ -108,6 +114,98 @@ def test_index_that_is_damaged_is_status_1_and_rebuild_makes_it_anew(files, fold
     status, out, err = files("rebuild")
     assert (status, out) == (1, []) and "--force" in err
     assert files("rebuild", "--force")[0] == 0
+
+
+def schema_byte(old, new):
+    def damage(path):
+        content = bytearray(path.read_bytes())
+        start = content.index(old)
+        content[start : start + len(old)] = new
+        path.write_bytes(content)
+
+    return damage
+
+
+def value(sql):
+    def damage(path):
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(f"UPDATE {sql}")
+
+    return damage
+
+
+DAMAGED = {
+    "statement": schema_byte(b"CREATE TABLE files", b"CREATE TABL\xff files"),
+    "column name": schema_byte(b"filename", b"filenam\xff"),
+    "table name": schema_byte(b"files", b"file\xff"),
+    "name in the statement": schema_byte(b"TABLE files", b"TABLE file\xff"),
+    "another column name": schema_byte(b"filename", b"filenamf"),
+    **{f"{name} is a BLOB": value(f"files SET {name} = CAST({name} AS BLOB)")
+       for name in ("owner", "id", "filename", "content_type", "purpose", "bytes", "created_at", "blob", "sha256")},
+    "owner is not UTF-8": value("files SET owner = CAST(x'61ff' AS TEXT)"),
+    "filename is not UTF-8": value("files SET filename = CAST(x'61ff' AS TEXT)"),
+    "id is not ours": value("files SET id = '../x'"),
+    "blob is not ours": value("files SET blob = '../x'"),
+    "bytes below zero": value("files SET bytes = -1"),
+    "a time beyond all": value("files SET created_at = 9223372036854775807"),
+    "expiry is text": value("files SET expires_at = 'never'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_index_with_what_the_store_cannot_have_written_is_named_and_made_anew(damage, files, folder):
+    """UnicodeDecodeError and TypeError came out of every verb and of `check`, and no worker of gunicorn could start."""
+    store = opened(folder)
+    file = upload(store, b"hello", "team-a")
+    del store
+    gc.collect()
+    DAMAGED[damage](folder / "index.sqlite3")
+    gc.collect()
+    for verb in ("verify", "list"):
+        status, out, err = files(verb)
+        assert status == 1 and err.startswith(f"filesproxy: {folder}: The local store's index is damaged")
+    cli.main(("check",))
+    application = create_app()
+    prepare(application)
+    for operation in ("list_files", "retrieve_file"):
+        with suppress(StoreError, NotFound):
+            ask(opened(folder), operation, file["id"], "team-a")
+    with suppress(StoreError):
+        store = opened(folder)
+        store._sweeper._sweep_quietly()
+    store = application = None
+    gc.collect()
+    assert kept_bytes(folder, "blobs") == [b"hello"]
+    status, (line,), err = files("rebuild")
+    assert (status, err) == (0, "") and line.startswith("the new index has 1 file")
+    assert ids(opened(folder), owner="team-a") == [file["id"]]
+
+
+def test_gateway_starts_whatever_a_store_raises(folder, monkeypatch, caplog):
+    upload(opened(folder))
+    monkeypatch.setenv("FILESPROXY_FOLDER", str(folder))
+    application = create_app()
+    for owner, name in ((maintenance, "owners"), (LocalTransport, "store")):
+        monkeypatch.setattr(owner, name, lambda *arguments: {}["a fault"])
+    prepare(application)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the folders of local were not looked at (KeyError)",
+        f"{folder} cannot be used (KeyError)",
+    ]
+
+
+def test_sweep_says_what_ended_it(folder, monkeypatch, caplog):
+    store = opened(folder)
+    monkeypatch.setattr(Index, "check", lambda index: {}["a fault"])
+    store._sweeper._sweep_quietly()
+    assert [record.getMessage() for record in caplog.records] == ["the local store was not swept (KeyError)"]
+
+
+def test_time_that_the_system_cannot_count_to_is_listed(files, folder):
+    upload(opened(folder))
+    value("files SET created_at = 1 << 61")(folder / "index.sqlite3")
+    status, out, err = files("list")
+    assert (status, err) == (0, "") and f"@{1 << 61}" in out[0]
 
 
 def test_backup_says_what_it_did(files, folder, tmp_path):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,6 @@ from .disk import disk_errors, sync_folder, write_all
 
 BLOCK_BYTES = 1 << 18  # read at a time for a download
 PLACES = ("incoming", "blobs", "trash", "lost")
-_NAME = re.compile(r"[0-9a-f]{32}")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a link may lead elsewhere, a pipe may block
 
 
@@ -138,12 +136,12 @@ class Blobs:
                 return
         with disk_errors(), entries:
             for entry in entries:
-                if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                if sidecars.is_blob(entry.name) and entry.is_file(follow_symlinks=False):
                     yield entry.name
 
     def path(self, name: str, place: str = "blobs") -> str:
         """The path of a blob. StoreError for a name that is not in our form, which could lead elsewhere."""
-        if not _NAME.fullmatch(name):
+        if not sidecars.is_blob(name):
             raise StoreError("The local store's index contains a blob name that the store did not make.")
         return os.path.join(self._folder, place, name)
 

@@ -22,7 +22,7 @@ from ...calls import Json
 from ...errors import StoreError, StoreFull
 from .clock import Now, Sight, judge
 from .disk import disk_errors, private
-from .sidecars import stamp_of
+from .sidecars import is_blob, is_id, is_row, stamp_of
 
 FILE = "index.sqlite3"
 LOG_SUFFIXES = ("-wal", "-shm")  # sqlite's log of changes that are not in the database yet, and the index of that log
@@ -33,6 +33,8 @@ MAX_IDLE = 4  # connections; each has two file descriptors
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
 _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 _REBUILD = "`python3 -m filesproxy files rebuild` makes a new one from the files"
+_SHOWN = "id, filename, purpose, bytes, created_at, expires_at"  # in a list
+_SHOWN_TYPES = frozenset((str, str, str, int, int, expires_at) for expires_at in (int, type(None)))
 _Result = TypeVar("_Result")
 
 _SCHEMA = """
@@ -80,6 +82,8 @@ class Index:
             database.execute("UPDATE stamps SET last = max(last + 1, ?)", (row["created_at"] * 1_000_000,))
             stamp = database.execute("SELECT last FROM stamps").fetchone()[0]
             row["id"] = f"file-{stamp:014x}{secrets.token_hex(12)}"
+            if not is_id(row["id"]):
+                raise _damaged()
             _insert(database, row)
             before_commit(row)
 
@@ -100,7 +104,7 @@ class Index:
                 asked = file_ids[start : start + _MAX_IDS]
                 marks = ", ".join("?" * len(asked))
                 query = f"SELECT * FROM files WHERE owner = ? AND id IN ({marks}) AND {_ALIVE}"
-                found += [dict(row) for row in database.execute(query, (owner, *asked, int(now)))]
+                found += [_row(row) for row in database.execute(query, (owner, *asked, int(now)))]
         return found
 
     def find(self, file_id: str, owner: str, now: float) -> Json | None:
@@ -108,12 +112,12 @@ class Index:
         with self._connection() as database:
             query = f"SELECT * FROM files WHERE id = ? AND owner = ? AND {_ALIVE}"
             row = database.execute(query, (file_id, owner, int(now))).fetchone()
-        return dict(row) if row else None
+        return _row(row) if row else None
 
     def page(
         self, owner: str, purpose: str | None, after: str | None, newest_first: bool, limit: int, now: float
     ) -> tuple[list[Json], bool]:
-        """The rows after the id `after`, in the order of ids, and whether more follow.
+        """What a list shows of the rows after the id `after`, in the order of ids, and whether more follow.
 
         They are at most `limit`, and fewer where their text would be more than MAX_PAGE_TEXT: clients go on from the
         last one either way. Of the others, no more than one row is read.
@@ -126,21 +130,25 @@ class Index:
         where = " AND ".join([*conditions, _ALIVE])
         # Without the hint, the planner would read all of the owner's files.
         table = "files INDEXED BY by_purpose" if purpose else "files"
-        query = f"SELECT * FROM {table} WHERE {where} ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?"
+        query = f"SELECT {_SHOWN} FROM {table} WHERE {where} ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?"
         rows: list[Json] = []
         size = 0
         with self._connection() as database, closing(database.execute(query, (*values, int(now), limit + 1))) as found:
             for row in found:
-                size += len(json.dumps((row["filename"], row["purpose"])))
+                shown = _shown(row)
+                size += len(json.dumps((shown["filename"], shown["purpose"])))
                 if len(rows) == limit or (rows and size > MAX_PAGE_TEXT):
                     return rows, True
-                rows.append(dict(row))
+                rows.append(shown)
         return rows, False
 
     def owners(self) -> list[str]:
         """Everybody who has a file."""
         with self._connection() as database:
-            return [owner for (owner,) in database.execute("SELECT DISTINCT owner FROM files ORDER BY owner")]
+            found = [owner for (owner,) in database.execute("SELECT DISTINCT owner FROM files ORDER BY owner")]
+        if not all(type(owner) is str for owner in found):
+            raise _damaged()
+        return found
 
     def every(self, limit: int = 1000) -> Iterator[Json]:
         """All rows, by owner and id, a page at a time: a long look would keep sqlite from writing back its log."""
@@ -148,7 +156,7 @@ class Index:
         while True:
             query = "SELECT * FROM files WHERE (owner, id) > (?, ?) ORDER BY owner, id LIMIT ?"
             with self._connection() as database:
-                rows = [dict(row) for row in database.execute(query, (owner, after, limit))]
+                rows = [_row(found) for found in database.execute(query, (owner, after, limit))]
             yield from rows
             if len(rows) < limit:
                 return
@@ -181,7 +189,7 @@ class Index:
             )
             query = f"SELECT files.* FROM ({due}) AS due LEFT JOIN files USING (owner, id)"
             with self._connection() as database:
-                rows = [dict(row) for row in database.execute(query, (int(now), *after))]
+                rows = [_row(found) for found in database.execute(query, (int(now), *after))]
             if not all(row["expires_at"] is not None and row["expires_at"] <= now for row in rows):
                 raise _damaged()
             if not rows:
@@ -196,13 +204,12 @@ class Index:
         """
         by_index = "(owner, id) IN (SELECT owner, id FROM files WHERE blob = ?) AND +blob = ?"
         with self._connection() as database:
-            row = database.execute(f"SELECT * FROM files WHERE {by_index}", (blob, blob)).fetchone()
-            if not row and sidecar:
-                by_key = (sidecar["owner"], sidecar["id"], blob)
-                row = database.execute(
-                    "SELECT * FROM files WHERE owner = ? AND id = ? AND +blob = ?", by_key
-                ).fetchone()
-        return dict(row) if row else None
+            found = database.execute(f"SELECT * FROM files WHERE {by_index}", (blob, blob)).fetchone()
+            if not found and sidecar:
+                key = (sidecar["owner"], sidecar["id"])
+                found = database.execute("SELECT * FROM files WHERE owner = ? AND id = ?", key).fetchone()
+            row = _row(found) if found else None
+        return row if row and row["blob"] == blob else None
 
     def names(self, blob: str) -> bool:
         """Whether a row names this blob, as sqlite's index of blobs has it. Before a file goes, `of_blob` is asked."""
@@ -310,6 +317,10 @@ class Index:
                 database.close()
         except sqlite3.Error as error:
             raise _our_error(error) from None
+        except UnicodeEncodeError:  # of what was to be written
+            raise
+        except (ValueError, TypeError, OverflowError) as error:  # what was read is not text, or not what it should be
+            raise _damaged(type(error).__name__) from None
 
     def _borrow(self) -> sqlite3.Connection:
         with suppress(IndexError):
@@ -378,7 +389,7 @@ def _close(idle: list[sqlite3.Connection], maker: int) -> None:
     """Write sqlite's log back, so that a copy of the index alone has all rows, and close the idle connections."""
     if os.getpid() != maker:
         return  # a fork's copies: to close them would drop the locks of the process that made them
-    with suppress(sqlite3.Error):
+    with suppress(sqlite3.Error, ValueError):  # its message may not be text
         if idle:
             idle[0].execute("PRAGMA wal_checkpoint(PASSIVE)")  # waits for nobody
     while idle:
@@ -391,10 +402,25 @@ def _our_error(error: sqlite3.Error) -> StoreError:
         return StoreFull("The local store has no space left.")
     if "readonly" in text:
         return StoreError("The local store's disk is read-only.")
-    if "malformed" in text or "not a database" in text:
+    if re.search("malformed|not a database|decode|no such (table|column|index)", text):
         return _damaged()
     return StoreError("The local store's index cannot be used.")
 
 
-def _damaged() -> StoreError:
-    return StoreError(f"The local store's index is damaged: {_REBUILD}.")
+def _damaged(detail: str = "") -> StoreError:
+    return StoreError(f"The local store's index is damaged: {_REBUILD}.", detail=detail)
+
+
+def _row(found: sqlite3.Row) -> Json:
+    """A row as sqlite has it. StoreError for one that the store cannot have written."""
+    row = dict(found)
+    if not is_row(row) or not is_blob(row.get("blob")):
+        raise _damaged()
+    return row
+
+
+def _shown(found: sqlite3.Row) -> Json:
+    """What a list shows of a row. It may be one of ten thousand, so that only its types are looked at."""
+    if tuple(map(type, found)) not in _SHOWN_TYPES:
+        raise _damaged()
+    return dict(found)

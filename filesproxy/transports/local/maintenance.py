@@ -54,8 +54,7 @@ def unusable(folder: str) -> str:
             return _unmakeable(folder)
         Blobs.check_folder(folder)
         _try_to_write(folder)
-        if os.path.isdir(os.path.join(folder, "blobs")):
-            _index(folder).close()
+        owners(folder)  # the index can be opened and read
         return ""
     except StoreError as error:
         return f"{folder}: {error.message}{error.detail and f' ({error.detail})'}"
@@ -254,7 +253,8 @@ def _opened(folder: str) -> tuple[Blobs, Index]:
 def _is_usable(index: Index, blobs: Blobs) -> bool:
     try:
         index.check()
-        return not index.is_empty() or blobs.is_empty()
+        rows = sum(1 for _ in index.every())  # sqlite does not know what a row must be
+        return rows > 0 or blobs.is_empty()
     except FilesproxyError:
         return False
 

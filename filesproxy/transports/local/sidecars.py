@@ -13,6 +13,7 @@ SUFFIX = ".json"
 MAX_BYTES = 1 << 20  # a name and a purpose are far shorter
 
 _ID = re.compile(r"file-([0-9a-f]{14})[0-9a-f]{24}")
+_BLOB = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXTS = ("id", "owner", "filename", "content_type", "purpose")
 _FIELDS = (*_TEXTS, "bytes", "created_at", "expires_at", "sha256")
@@ -34,7 +35,27 @@ def read(path: str) -> Json | None:
             found = json.loads(file.read(MAX_BYTES))
         except (OSError, ValueError, RecursionError):
             return None
-    return found if isinstance(found, dict) and _is_row(found) else None
+    return found if isinstance(found, dict) and found.keys() == set(_FIELDS) and is_row(found) else None
+
+
+def is_blob(name: Any) -> bool:
+    """Whether the store can have made a blob of this name."""
+    return type(name) is str and bool(_BLOB.fullmatch(name))
+
+
+def is_row(found: dict[str, Any]) -> bool:
+    """Whether this can be what the store wrote of a file. An index of version 0.1.0 has no `sha256`."""
+    for name in _TEXTS:
+        if type(found.get(name)) is not str:
+            return False
+    digest, expires_at = found.get("sha256"), found.get("expires_at")
+    return (
+        bool(_ID.fullmatch(found["id"]))
+        and _is_count(found.get("bytes"))
+        and _is_count(found.get("created_at"))
+        and (expires_at is None or _is_count(expires_at))
+        and (digest is None or (type(digest) is str and bool(_SHA256.fullmatch(digest))))
+    )
 
 
 def is_id(text: str) -> bool:
@@ -48,19 +69,6 @@ def stamp_of(file_id: str) -> int:
     if not found:
         raise ValueError(file_id)
     return int(found[1], 16)
-
-
-def _is_row(found: dict[str, Any]) -> bool:
-    if found.keys() != set(_FIELDS) or not all(type(found[name]) is str for name in _TEXTS):
-        return False
-    digest, expires_at = found["sha256"], found["expires_at"]
-    return (
-        bool(_ID.fullmatch(found["id"]))
-        and _is_count(found["bytes"])
-        and _is_count(found["created_at"])
-        and (expires_at is None or _is_count(expires_at))
-        and (digest is None or (type(digest) is str and bool(_SHA256.fullmatch(digest))))
-    )
 
 
 def _is_count(value: Any) -> bool:

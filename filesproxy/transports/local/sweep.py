@@ -45,6 +45,8 @@ class Sweeper:
             self.sweep()
         except FilesproxyError as error:
             self._warn(f"the local store was not swept: {error.message}")
+        except Exception as error:  # nobody else would say so
+            self._warn(f"the local store was not swept ({type(error).__name__})")
 
     def sweep(self) -> None:
         """Sweep once. Not before the index was found sound: what it does not name would look abandoned."""
