@@ -87,6 +87,17 @@ def test_damage_is_found_and_named(words, store, folder, said):
     assert line.startswith(f"{file['id']} of team-a: ") and words in line
 
 
+def test_pipe_or_link_in_the_place_of_a_blob_is_a_problem(store, folder, tmp_path, said):
+    """A pipe stopped `verify` for ever, and a link was followed to wherever it led."""
+    pipe, link = (blob_of(folder, upload(store, b"hello")) for _ in range(2))
+    link.rename(tmp_path / "elsewhere")
+    link.symlink_to(tmp_path / "elsewhere")
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert maintenance.verify(str(folder), said.append).problems == 2
+    assert "has 0 bytes instead of 5" in said[0] and "cannot be read" in said[1]
+
+
 def test_blob_of_no_file_is_found_but_not_one_that_is_being_uploaded(store, folder, said):
     def chunks():
         yield b"half"
@@ -383,12 +394,63 @@ def test_files_that_are_deleted_during_a_backup_do_not_break_it(store, folder, t
     assert maintenance.verify(str(tmp_path / "copy"), said.append).problems == 0 and said == []
 
 
+def test_file_that_is_deleted_while_it_is_copied_does_not_break_a_backup(store, folder, tmp_path, said, monkeypatch):
+    def link(source, *arguments, **more):
+        if source == str(path):
+            ask(store, "delete_file", file["id"])
+        raise OSError(18, "Invalid cross-device link")
+
+    file = upload(store, b"hello")
+    path = blob_of(folder, file)
+    monkeypatch.setattr(os, "link", link)
+    assert maintenance.backup(str(folder), str(tmp_path / "copy"), said.append) == (Count(0, 0), False)
+    assert said == [] and list((tmp_path / "copy" / "blobs").iterdir()) == []
+
+
 def test_file_whose_bytes_are_missing_is_said_and_not_in_the_backup(store, folder, tmp_path, said):
     file, whole = upload(store, b"hello"), upload(store, b"whole")
     blob_of(folder, file).unlink()
     assert maintenance.backup(str(folder), str(tmp_path / "copy"), said.append)[0] == Count(1, 5)
     assert said == [f"{file['id']} of this machine: its bytes are missing"]
     assert ids(open_store(tmp_path / "copy", Clock(1_700_000_000.0))) == [whole["id"]]
+
+
+def test_backup_goes_on_after_a_file_that_cannot_be_read(store, folder, tmp_path, said, monkeypatch):
+    """It ended at the first one, and what came after was in no backup."""
+
+    def link(*arguments, **more):
+        raise OSError(18, "Invalid cross-device link")
+
+    def read(path, flags, *mode, **more):
+        if path == str(rotten):
+            raise OSError(5, "Input/output error", path)
+        return real(path, flags, *mode, **more)
+
+    rotten, linked, whole = (upload(store, content) for content in (b"rotten", b"linked", b"whole"))
+    lines = [f"{rotten['id']} of this machine: its bytes cannot be read (EIO)",
+             f"{linked['id']} of this machine: its bytes cannot be read (not a file)"]  # fmt: skip
+    rotten, path, real = blob_of(folder, rotten), blob_of(folder, linked), os.open
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "open", read)
+    assert maintenance.backup(str(folder), str(tmp_path / "copy"), said.append) == (Count(1, 5), False)
+    assert said == lines
+    assert ids(open_store(tmp_path / "copy", Clock(1_700_000_000.0))) == [whole["id"]]
+    assert len(list((tmp_path / "copy" / "blobs").iterdir())) == 2
+
+
+def test_backup_ends_where_the_copy_cannot_be_written(store, folder, tmp_path, said, monkeypatch):
+    def fsync(handle):
+        if "copy/blobs/" in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(28, "No space left on device")
+
+    upload(store)
+    monkeypatch.setattr(os, "link", lambda *arguments, **more: os.open("/dev/null/x", 0))
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StoreError, match="no space"):
+        maintenance.backup(str(folder), str(tmp_path / "copy"), said.append)
+    assert said == []
 
 
 def test_backup_goes_into_no_folder_that_holds_something(store, folder, tmp_path, said):

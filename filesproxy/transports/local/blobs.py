@@ -29,7 +29,7 @@ from .disk import disk_errors, sync_folder, write_all
 
 BLOCK_BYTES = 1 << 18  # read at a time for a download
 PLACES = ("incoming", "blobs", "trash", "lost")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a link may lead elsewhere, a pipe may block
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a link may lead elsewhere, a pipe may block
 
 
 class Blobs:
@@ -168,7 +168,7 @@ class Blobs:
     def open(self, name: str, size: int) -> BlobBody:
         """The bytes of a kept blob. StoreError if it is gone, or if its size is not `size`."""
         with disk_errors():
-            handle = os.open(self.path(name), _READ)
+            handle = os.open(self.path(name), READ)
         if os.fstat(handle).st_size != size:
             os.close(handle)
             raise StoreError("The stored file is damaged: its size is not what it was.")
@@ -199,7 +199,7 @@ class Blobs:
         kept, trashed = self.path(name), self.path(name, "trash")
         for path in (kept, trashed):  # in trash/ is what a killed process was removing
             with suppress(FileNotFoundError):
-                handles.append(os.open(path, _READ))
+                handles.append(os.open(path, READ))
                 fcntl.flock(handles[-1], fcntl.LOCK_SH)
                 break
         else:
@@ -325,7 +325,7 @@ def _status(path: str) -> os.stat_result | None:
 def _lock(path: str) -> int | None:
     """A handle that has the lock of the file at this path; None if somebody else has it, or there is no such file."""
     try:
-        handle = os.open(path, _READ)
+        handle = os.open(path, READ)
     except FileNotFoundError:
         return None
     try:

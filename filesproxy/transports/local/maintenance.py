@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import chain
 from typing import NamedTuple
 
 from ...calls import Json
 from ...errors import FilesproxyError, StoreError
 from . import sidecars
-from .blobs import PLACES, Blobs
+from .blobs import PLACES, READ, Blobs
 from .disk import FolderLock, disk_errors, private, sync_folder
 from .index import FILE, LOG_SUFFIXES, Index
 from .reserve import Reserve
@@ -194,6 +194,9 @@ def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
             gone.append(row)
             if index.names(row["blob"]) and not blobs.is_in_trash(row["blob"]):
                 say(f"{_title(row)}: its bytes are missing")
+        except _Unreadable as error:
+            gone.append(row)
+            say(f"{_title(row)}: its bytes cannot be read ({error})")
     for start in range(0, len(gone), _BATCH):
         copy.forget(gone[start : start + _BATCH])
     copy.close()
@@ -284,10 +287,9 @@ def _problem(blobs: Blobs, row: Json) -> str:
     """What is wrong with the bytes of a file; "" if nothing is."""
     try:
         size, digest = 0, sha256()
-        with open(blobs.path(row["blob"]), "rb") as file:
-            while block := file.read(1 << 20):
-                size += len(block)
-                digest.update(block)
+        for block in _blocks(blobs.path(row["blob"])):
+            size += len(block)
+            digest.update(block)
     except FileNotFoundError:
         return "" if blobs.is_in_trash(row["blob"]) else "its bytes are missing"
     except (OSError, StoreError) as error:
@@ -297,29 +299,77 @@ def _problem(blobs: Blobs, row: Json) -> str:
     return "its bytes have changed (SHA-256)" if row.get("sha256") not in (None, digest.hexdigest()) else ""
 
 
+class _Unreadable(Exception):
+    """What is to be copied cannot be read; says why."""
+
+
 def _copy(source: str, target: str) -> bool:
-    """Link or copy a blob and its sidecar. Whether it was linked. FileNotFoundError if there is no blob."""
+    """Link or copy a blob and its sidecar. Whether it was linked.
+
+    FileNotFoundError if there is no blob, _Unreadable if it cannot be read; then nothing is left of the copy. The first
+    sweep of the copy writes a sidecar that could not be read.
+    """
+    is_linked = False
     for suffix in (sidecars.SUFFIX, ""):
         try:
-            os.link(source + suffix, target + suffix, follow_symlinks=False)
-            is_linked = True
-        except FileNotFoundError:
+            is_linked = _linked(source + suffix, target + suffix)
+        except (FileNotFoundError, _Unreadable):
             if not suffix:
                 with suppress(FileNotFoundError):
                     os.unlink(target + sidecars.SUFFIX)
                 raise
-        except OSError:  # another file system, or one without links
-            with disk_errors():
-                is_linked = _copied(source + suffix, target + suffix)
     return is_linked
 
 
-def _copied(source: str, target: str) -> bool:
-    with open(source, "rb") as old, open(target, "xb", opener=private) as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
+def _linked(source: str, target: str) -> bool:
+    """Whether a file could be linked; it is copied if not."""
+    with _reading():
+        is_file = stat.S_ISREG(os.lstat(source).st_mode)
+    if not is_file:
+        raise _Unreadable("not a file")
+    try:
+        os.link(source, target, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without links
+        pass
+    blocks = _readable(source)
+    first = next(blocks, b"")  # opens it, before there is a copy
+    with disk_errors():
+        try:
+            with open(target, "xb", opener=private) as new:
+                for block in chain([first], blocks):
+                    new.write(block)
+                new.flush()
+                os.fsync(new.fileno())
+        except _Unreadable:
+            os.unlink(target)
+            raise
     return False
+
+
+def _readable(path: str) -> Iterator[bytes]:
+    with _reading():
+        yield from _blocks(path)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell what the disk says of the store apart from what it says of the copy."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _Unreadable(errno.errorcode.get(error.errno or 0, "unknown")) from None
+
+
+def _blocks(path: str) -> Iterator[bytes]:
+    """The bytes of a file, opened as a download opens it: no link is followed, no pipe waited for."""
+    with open(os.open(path, READ), "rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            yield block
 
 
 def _remove(folder: str, file: str) -> None:
