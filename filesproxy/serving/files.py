@@ -129,7 +129,8 @@ def _verify(folder: str, arguments: argparse.Namespace) -> int:
     if found.without_sidecar:
         print(f"{found.without_sidecar} of them have no sidecar: the next sweep of a gateway writes it")
     _say_lost(found.lost)
-    return 1 if found.problems or found.lost.files else 0
+    _say_unanswered(found.unanswered)
+    return 1 if found.problems or found.lost.files > found.unanswered else 0
 
 
 def _rebuild(folder: str, arguments: argparse.Namespace) -> int:
@@ -150,7 +151,9 @@ def _backup(folder: str, arguments: argparse.Namespace) -> int:
 
 def _restore(folder: str, arguments: argparse.Namespace) -> int:
     left: list[str] = []
-    print(f"{_count(maintenance.restore(folder, _both(print, left.append)))} restored")
+    restored, unanswered = maintenance.restore(folder, _both(print, left.append))
+    print(f"{_count(restored)} restored")
+    _say_unanswered(unanswered)
     return 1 if left else 0
 
 
@@ -184,6 +187,11 @@ def _both(*functions: Callable[[str], object]) -> Callable[[str], object]:
 def _say_lost(found: Count) -> None:
     if found.files:
         print(f"{_count(found)} in lost/: `files restore` puts them back, `files discard` removes them")
+
+
+def _say_unanswered(count: int) -> None:
+    if count:
+        print(f"{count} in lost/ never had an id: the upload was killed, and nobody was told of a file")
 
 
 def _count(found: Count) -> str:

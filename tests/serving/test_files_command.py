@@ -97,6 +97,22 @@ def test_lost_files_are_shown_restored_and_discarded(files, folder):
     assert files("restore") == (0, ["0 files (0 bytes) restored"], "")
 
 
+def test_upload_that_was_killed_before_its_answer_is_not_an_error_for_ever(files, folder):
+    store = opened(folder)
+    upload(store, b"stays")
+    killed = folder / "blobs" / ("a" * 32)
+    killed.write_bytes(b"killed")
+    killed.with_suffix(".json").touch()
+    store.sweep()
+    line = "1 in lost/ never had an id: the upload was killed, and nobody was told of a file"
+    status, out, _ = files("verify")
+    assert status == 0 and out[-1] == line
+    assert files("restore") == (0, ["0 files (0 bytes) restored", line], "")
+    assert kept_bytes(folder, "lost") == [b"killed"]
+    (folder / "lost" / ("a" * 32 + ".json")).unlink()  # without a sidecar, somebody may know of the file
+    assert files("verify")[0] == files("restore")[0] == 1
+
+
 def test_index_that_is_damaged_is_status_1_and_rebuild_makes_it_anew(files, folder):
     file = upload(opened(folder))
     gc.collect()

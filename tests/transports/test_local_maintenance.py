@@ -290,7 +290,7 @@ def lose(store, folder, content=b"lost"):
 def test_what_is_in_lost_comes_back_as_it_was(store, folder, said):
     file = lose(store, folder)
     assert maintenance.lost(str(folder)) == Count(1, 4) == maintenance.verify(str(folder), said.append).lost
-    assert maintenance.restore(str(folder), said.append) == Count(1, 4)
+    assert maintenance.restore(str(folder), said.append) == (Count(1, 4), 0)
     assert ask(store, "list_files", owner="team-a").json["data"] == [file]
     assert content_of(store, file["id"], "team-a") == b"lost"
     store.sweep()
@@ -308,7 +308,7 @@ def test_restored_file_is_never_taken_away_by_a_sweep_beside_it(store, folder, s
     sweeper = threading.Thread(target=sweep)
     sweeper.start()
     try:
-        assert maintenance.restore(str(folder), said.append).files == 8
+        assert maintenance.restore(str(folder), said.append)[0].files == 8
     finally:
         over.set()
         sweeper.join()
@@ -323,7 +323,7 @@ def test_lost_file_without_a_sidecar_or_with_an_id_that_is_taken_stays_and_is_na
     double.write_bytes(b"lost")
     (folder / "lost" / f"{'a' * 32}.json").write_bytes((folder / "lost" / f"{path.name}.json").read_bytes())
     (folder / "lost" / ("b" * 32)).write_bytes(b"unknown")
-    assert maintenance.restore(str(folder), said.append) == Count(1, 4)
+    assert maintenance.restore(str(folder), said.append) == (Count(1, 4), 0)
     assert sorted(kept_bytes(folder, "lost")) == [b"lost", b"unknown"]
     assert len(said) == 2 and any("no sidecar" in line for line in said) and any(file["id"] in line for line in said)
 
@@ -334,7 +334,7 @@ def test_lost_blob_whose_own_row_is_there_comes_back(store, folder, said):
     path = blob_of(folder, file)
     for suffix in ("", ".json"):
         (folder / "blobs" / (path.name + suffix)).rename(folder / "lost" / (path.name + suffix))
-    assert maintenance.restore(str(folder), said.append) == Count(1, 5)
+    assert maintenance.restore(str(folder), said.append) == (Count(1, 5), 0)
     assert content_of(store, file["id"]) == b"hello" and said == [] and kept_bytes(folder, "lost") == []
 
 

@@ -149,6 +149,12 @@ class Blobs:
         """What the sidecar of this blob says. None if there is none, or it is not whole."""
         return sidecars.read(self.path(name, place) + sidecars.SUFFIX)
 
+    def is_unanswered(self, name: str, place: str) -> bool:
+        """Whether a blob's sidecar is empty: its upload was killed, and no client was ever told an id."""
+        with disk_errors():
+            status = _status(self.path(name, place) + sidecars.SUFFIX)
+        return status is not None and status.st_size == 0
+
     def describe(self, name: str, row: Json) -> None:
         """Give a kept blob the sidecar that it lacks. It appears whole, but may not survive a power failure."""
         self.make()

@@ -38,13 +38,17 @@ class Count(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """What was looked at: files, problems that were said, files whose SHA-256 or sidecar is not there, `lost/`."""
+    """What was looked at: files, problems that were said, files whose SHA-256 or sidecar is not there, `lost/`.
+
+    `unanswered` of those in `lost/` are uploads that were killed before any client had an id.
+    """
 
     kept: Count
     problems: int
     without_sha256: int
     without_sidecar: int
     lost: Count
+    unanswered: int
 
 
 def unusable(folder: str) -> str:
@@ -112,6 +116,10 @@ def lost(folder: str) -> Count:
     return Count(len(sizes), sum(sizes))
 
 
+def _unanswered(blobs: Blobs) -> int:
+    return sum(blobs.is_unanswered(name, "lost") for name in blobs.names("lost"))
+
+
 def verify(folder: str, say: Say) -> Verified:
     """Compare the index, the sidecars and all bytes. Changes nothing."""
     blobs, index = _opened(folder)
@@ -133,7 +141,7 @@ def verify(folder: str, say: Say) -> Verified:
     for name in blobs.abandoned("blobs", lambda name: is_named(blobs, index, name)):
         problems += 1
         say(f"blobs/{name}: no file of the index; the next sweep moves it to lost/")
-    return Verified(Count(kept, size), problems, without_sha256, without_sidecar, lost(folder))
+    return Verified(Count(kept, size), problems, without_sha256, without_sidecar, lost(folder), _unanswered(blobs))
 
 
 def rebuild(folder: str, say: Say, is_forced: bool = False) -> tuple[int, str]:
@@ -206,13 +214,19 @@ def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
     return Count(kept, size), bool(linked)
 
 
-def restore(folder: str, say: Say) -> Count:
-    """Put what is in `lost/` back among the files, under the ids and owners that its sidecars name."""
+def restore(folder: str, say: Say) -> tuple[Count, int]:
+    """Put what is in `lost/` back among the files, under the ids and owners that its sidecars name.
+
+    What was restored, and how many uploads stay that were killed before any client had an id.
+    """
     blobs, index = _opened(folder)
-    restored = size = 0
+    restored = size = unanswered = 0
     for name in blobs.names("lost"):
         with blobs.locked(name, "lost") as is_ours:
             if not is_ours:
+                continue
+            if blobs.is_unanswered(name, "lost"):
+                unanswered += 1
                 continue
             row = _described(blobs, name, "lost")
             if row is None:
@@ -226,7 +240,7 @@ def restore(folder: str, say: Say) -> Count:
             else:
                 blobs.move(name, "blobs", "lost")
                 say(f"lost/{name}: there is another file {row['id']}")
-    return Count(restored, size)
+    return Count(restored, size), unanswered
 
 
 def discard(folder: str) -> Count:
