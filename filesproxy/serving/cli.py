@@ -10,7 +10,8 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from typing import Any, cast
@@ -40,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words if words[:1] and words[0] in _ALL_WORDS else ["serve", *words])
     commands = {
         "demo": lambda: demo(print),
-        "check": lambda: check(arguments.config),
-        "key": lambda: key(arguments.name),
-        "files": lambda: files.run(arguments, load(*_configured({"config": arguments.config}), PROVIDERS)),
+        "check": lambda: _written(lambda: check(arguments.config)),
+        "key": lambda: _written(lambda: key(arguments.name), may_be_cut=False),
+        "files": lambda: _written(
+            lambda: files.run(arguments, load(*_configured({"config": arguments.config}), PROVIDERS))
+        ),
     }
     try:
         return commands.get(arguments.command, lambda: serve(vars(arguments)))()
@@ -57,6 +60,27 @@ def _make_everything_printable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _written(command: Callable[[], int], may_be_cut: bool = True) -> int:
+    """The status of a command whose result is what it prints: 1 if that cannot be written, with the reason.
+
+    If it may be cut, a reader that has seen enough, such as `head`, is none.
+    """
+    try:
+        status = command()
+        for stream in (sys.stdout, sys.stderr):
+            if stream:
+                stream.flush()
+        return status
+    except OSError as error:
+        if is_failure := not (may_be_cut and isinstance(error, BrokenPipeError)):
+            with suppress(OSError):
+                print(f"filesproxy: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # for what is still in a buffer, when the process ends
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        return int(is_failure)
 
 
 _ALL_WORDS = ("serve", "demo", "check", "key", "files", "-h", "--help", "--version")
@@ -115,6 +139,10 @@ def key(name: str) -> int:
     """
     if not is_name(name):
         raise ConfigError("the name of a key must consist of lower-case letters, digits, - and _.")
+    if not (sys.stdout and sys.stderr):  # print would write to the other one, or nowhere
+        if sys.stderr:
+            print("filesproxy: the section of a key goes to standard output, which is closed", file=sys.stderr)
+        return 1
     made = GATEWAY_KEY_PREFIX + secrets.token_urlsafe(32)
     print(f"# The key, for the client's x-portkey-api-key. It is shown only once:\n{made}", file=sys.stderr)
     print(f"[key:{name}]\nsha256 = {sha256(made.encode()).hexdigest()}\nproviders = *")

@@ -38,15 +38,10 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     """Run a verb. 0 if all was well, 1 if something is wrong with the files. Raises ConfigError."""
     folder = _folder(config, arguments.provider)
     try:
-        status = _VERBS[arguments.verb](folder, arguments)
-        sys.stdout.flush()
-        return status
+        return _VERBS[arguments.verb](folder, arguments)
     except StoreError as error:
         print(f"filesproxy: {folder}: {error.message}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _folder(config: Config, name: str | None) -> str:

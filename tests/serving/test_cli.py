@@ -278,6 +278,25 @@ def test_section_of_a_new_key_can_be_appended_to_the_configuration_without_the_k
     assert "fp_" in done.stderr
 
 
+NOT_WRITTEN = {
+    "check >/dev/full": (1, "", "the output cannot be written"),
+    "key --name a >/dev/full": (1, "", "the output cannot be written"),
+    "key --name a 2>/dev/full": (1, "", ""),
+    "key --name a >&-": (1, "", "standard output, which is closed"),
+    "key --name a 2>&-": (1, "", ""),
+}
+
+
+@pytest.mark.parametrize("words", NOT_WRITTEN)
+def test_command_whose_output_cannot_be_written_fails_in_one_line(words, tmp_path):
+    """`check >/dev/full` was a traceback, and `key 2>&-` lost the key with status 0."""
+    done = subprocess.run(f"{shlex.quote(sys.executable)} -m filesproxy {words}", shell=True, cwd=tmp_path,
+                          env=environment(tmp_path), capture_output=True, text=True, timeout=WAIT)  # fmt: skip
+    status, out, said = NOT_WRITTEN[words]
+    assert (done.returncode, done.stdout) == (status, out) and said in done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
 def test_keys_that_are_made_are_never_the_same_and_stored_nowhere(called, tmp_path):
     made = {called("key", "--name", "a").stderr for _ in range(2)}
     assert len(made) == 2 and list(tmp_path.iterdir()) == []
