@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..calls import Target, Upload
 from ..operations import is_id
-from ..redaction import Secret, redact
+from ..redaction import MIN_SECRET, Secret, redact
 from ..watchdog import Watch
 from .auth import Caller, presented_token
 from .request import RequestBody, traced
@@ -179,9 +179,9 @@ class Record:
 
     def _is_credential(self, file_id: str) -> bool:
         """Whether the id in an answer is or holds a credential. A word that ids begin with is none."""
-        is_presented = any(
-            token == file_id or (len(token) >= MIN_CREDENTIAL_IN_ID and token in file_id) for token in self._presented()
-        )
+        # All of an id that is shorter can be foreseen, where a provider counts its files.
+        least = min(MIN_CREDENTIAL_IN_ID, max(MIN_SECRET, len(file_id)))
+        is_presented = any(len(token) >= least and token in file_id for token in self._presented())
         return is_presented or self._without_saved(file_id) != file_id
 
     def _presented(self) -> list[Secret]:

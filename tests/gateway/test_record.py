@@ -67,6 +67,11 @@ def test_client_cannot_erase_the_id_of_its_upload_by_how_ids_begin(token, saved,
     assert asked(saved, access_log, "POST", "/v1/files", f"Bearer {token}")["file_id"] == LONG_ID
 
 
+def test_token_under_eight_characters_does_not_hide_the_id_of_an_upload(saved, upstream, access_log):
+    upstream.answers({**FILE, "id": "file-7"})
+    assert asked(saved, access_log, "POST", "/v1/files", "Bearer file-7")["file_id"] == "file-7"
+
+
 @pytest.mark.parametrize("file_id", ["sk-short-1", f"file-{CALLERS}", f"{CALLERS}x", CALLERS, SAVED, f"file-{SAVED}"])
 def test_credential_that_a_provider_answers_as_an_id_is_not_logged(file_id, saved, upstream, access_log):
     upstream.answers({**FILE, "id": file_id})
