@@ -18,6 +18,7 @@ from ..errors import FilesproxyError, UpstreamError, UpstreamTimeout
 from ..exchange.run import run
 from ..watchdog import Watchdog
 from ..wire.json_fields import need
+from ..wire.strict_json import cost, dumps
 from .files import call_of
 from .record import Record
 from .request import Request
@@ -31,6 +32,7 @@ REMEMBERED_SECONDS = 60.0
 # its time; but briefly, so that the provider is seen soon after it is back.
 INCOMPLETE_SECONDS = 5.0
 MAX_REMEMBERED = 128  # callers
+MAX_REMEMBERED_BYTES = 1 << 24  # of memory for all lists of an application; a list that finds no room is asked anew
 _SPARE_SECONDS = 1.0  # for a call that has been ended to return
 
 Ask = Callable[[Call, Target], Json]  # the JSON that a target answers, within SECONDS
@@ -99,10 +101,11 @@ class ModelLists:
             known = self._known.setdefault(caller, _Remembered())
         with known.lock:  # requests of the same caller that come meanwhile wait for the same answers
             if known.until <= self._clock():
-                known.found = self._gathered(call, targets)
-                is_whole = isinstance(known.found, Models) and not known.found.missing
-                known.until = self._clock() + (REMEMBERED_SECONDS if is_whole else INCOMPLETE_SECONDS)
-            found = known.found
+                known.forget()
+                found = self._gathered(call, targets)
+                self._remember(known, found)
+            else:
+                found = known.found
         if isinstance(found, Models):
             return found
         failure = UpstreamError(
@@ -110,6 +113,19 @@ class ModelLists:
         )  # every request gets one of its own
         failure.status = max(failure.status, found.status)  # a provider's 4xx is not about this request
         raise failure
+
+    def _remember(self, known: _Remembered, found: Models | FilesproxyError) -> None:
+        """Remember this as `known` if there is room for it beside what others were told and is not over its time."""
+        is_whole = isinstance(found, Models) and not found.missing
+        size = cost(dumps(found.data)) if isinstance(found, Models) else 0
+        with self._lock:
+            now = self._clock()
+            for caller, each in list(self._known.items()):
+                if each.until <= now and not each.lock.locked():
+                    del self._known[caller]
+            if sum(each.size for each in self._known.values()) + size <= MAX_REMEMBERED_BYTES:
+                known.found, known.size = found, size
+                known.until = now + (REMEMBERED_SECONDS if is_whole else INCOMPLETE_SECONDS)
 
     def _gathered(self, call: Call, targets: Sequence[Target]) -> Models | FilesproxyError:
         gathering = _Gathering(self._ask, self._slots, call, targets)
@@ -124,8 +140,13 @@ class _Remembered:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Be as new."""
         self.until = float("-inf")
         self.found: Models | FilesproxyError = Models([], [])
+        self.size = 0  # bytes of memory
 
 
 class _Gathering:

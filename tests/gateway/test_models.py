@@ -17,7 +17,7 @@ from sockets import WAIT, ask, request, served
 from filesproxy import create_app
 from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import FilesproxyError, Saturated, UpstreamAnswered, UpstreamError, UpstreamTimeout
-from filesproxy.gateway.models import AT_A_TIME, MAX_REMEMBERED, ModelLists
+from filesproxy.gateway.models import AT_A_TIME, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, ModelLists
 from filesproxy.providers import PROVIDERS
 
 CLAUDE = {"id": "claude-5", "type": "model", "display_name": "Claude 5", "created_at": "2026-01-01T00:00:00Z"}
@@ -291,6 +291,32 @@ def test_remembered_callers_are_bounded():
     for number in range(3 * MAX_REMEMBERED):
         lists.of(number, CALL, TARGETS[:1])
     assert len(lists._known) <= MAX_REMEMBERED
+
+
+def test_remembered_lists_are_bounded_in_memory_and_what_is_over_its_time_is_dropped():
+    """Lists of several MB were kept for each of 128 callers, long after their minute."""
+    now, asks = [0.0], []
+    third = {"data": [model("m" * (MAX_REMEMBERED_BYTES // 3))]}
+
+    def ask_one(call, target):
+        asks.append(target.name)
+        return third
+
+    def rounds(*callers):
+        before = len(asks)
+        for caller in callers:
+            assert len(lists.of(caller, CALL, TARGETS[:1]).data) == 1
+        return len(asks) - before
+
+    def remembered():
+        return sum(each.size for each in lists._known.values())
+
+    lists = ModelLists(ask_one, lambda: now[0])
+    assert rounds("a", "b", "a", "b") == 2 and remembered() > MAX_REMEMBERED_BYTES // 2
+    assert rounds("c", "c", "c") == 3 and remembered() <= MAX_REMEMBERED_BYTES  # no room: asked each time
+    now[0] += 61
+    assert rounds("d", "d") == 1 and set(lists._known) == {"d"}
+    assert rounds("c", "c") == 1
 
 
 def test_callers_who_come_together_share_one_round():
