@@ -33,6 +33,7 @@ REMEMBERED_SECONDS = 60.0
 INCOMPLETE_SECONDS = 5.0
 MAX_REMEMBERED = 128  # callers
 MAX_REMEMBERED_BYTES = 1 << 24  # of memory for all lists of an application; a list that finds no room is asked anew
+MAX_LIST_BYTES = 1 << 21  # of one provider's answer; the longest lists known, of routers, have half a MiB
 _SPARE_SECONDS = 1.0  # for a call that has been ended to return
 
 Ask = Callable[[Call, Target], Json]  # the JSON that a target answers, within SECONDS
@@ -44,7 +45,11 @@ def asks_by(transports: Mapping[str, Transport], watchdog: Watchdog, answers: Sh
     def ask(call: Call, target: Target) -> Json:
         watch = watchdog.watch(None, SECONDS)
         hold = Hold(answers, f"@{target.name}")  # its list is for more than one request
-        settings = {**target.settings, "connect_timeout": min(SECONDS, target.settings["connect_timeout"])}
+        settings = {
+            **target.settings,
+            "connect_timeout": min(SECONDS, target.settings["connect_timeout"]),
+            "max_answer_bytes": min(MAX_LIST_BYTES, target.settings["max_answer_bytes"]),
+        }
         try:
             found: Json = run(
                 call._replace(watch=watch), target._replace(settings=settings), transports, hold=hold

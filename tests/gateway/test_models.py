@@ -17,7 +17,7 @@ from sockets import WAIT, ask, request, served
 from filesproxy import create_app
 from filesproxy.calls import Answer, Call, Target
 from filesproxy.errors import FilesproxyError, Saturated, UpstreamAnswered, UpstreamError, UpstreamTimeout
-from filesproxy.gateway.models import AT_A_TIME, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, ModelLists
+from filesproxy.gateway.models import AT_A_TIME, MAX_LIST_BYTES, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, ModelLists
 from filesproxy.providers import PROVIDERS
 
 CLAUDE = {"id": "claude-5", "type": "model", "display_name": "Claude 5", "created_at": "2026-01-01T00:00:00Z"}
@@ -317,6 +317,15 @@ def test_remembered_lists_are_bounded_in_memory_and_what_is_over_its_time_is_dro
     now[0] += 61
     assert rounds("d", "d") == 1 and set(lists._known) == {"d"}
     assert rounds("c", "c") == 1
+
+
+def test_provider_whose_list_is_too_long_is_left_out():
+    """Eight lists of 8 MB took more than a gigabyte while they were put together, outside the budget."""
+    hosts = every()
+    hosts.answers["one"] = {"data": [model("m" * MAX_LIST_BYTES)]}
+    reply = asked(hosts)
+    assert ids(reply) == ["@two/meta-llama/Llama-3.1-8B", "@claude/claude-5"]
+    assert reply.headers["x-filesproxy-ignored"] == "@one"
 
 
 def test_callers_who_come_together_share_one_round():
