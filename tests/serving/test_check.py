@@ -8,7 +8,7 @@ import time
 import pytest
 from configurations import hashed
 from sockets import get, program, until
-from stores import Clock, open_store, upload
+from stores import Clock, ids, open_store, upload
 
 from filesproxy.serving import cli
 from filesproxy.transports.local import reserve
@@ -38,10 +38,12 @@ def test_folder_that_is_not_there_yet_can_be_used_and_is_not_made(checked, folde
 
 
 def test_store_in_use_is_left_as_it_is(checked, folder):
-    upload(open_store(folder, Clock(1_700_000_000.0)))
+    store = open_store(folder, Clock(1_700_000_000.0))
+    file = upload(store)
     before = sorted(folder.rglob("*"))
     assert checked()[0] == 0
     assert sorted(folder.rglob("*")) == before
+    assert ids(store) == [file["id"]]
 
 
 def no_folder(folder, monkeypatch):

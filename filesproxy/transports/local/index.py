@@ -402,7 +402,8 @@ def _our_error(error: sqlite3.Error) -> StoreError:
         return StoreFull("The local store has no space left.")
     if "readonly" in text:
         return StoreError("The local store's disk is read-only.")
-    if re.search("malformed|not a database|decode|no such (table|column|index)", text):
+    # Before Python 3.11, a message that quotes what is not text is empty.
+    if not text or re.search("malformed|not a database|decode|no such (table|column|index)", text):
         return _damaged()
     return StoreError("The local store's index cannot be used.")
 
