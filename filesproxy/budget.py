@@ -30,25 +30,31 @@ class Shared:
         """Hold so much more for the caller; `own` is what this request holds already.
 
         Raises Saturated (503) if there is less left. Raises CallerBusy (429) if it is over the caller's share, but not
-        for a caller's only request: otherwise one that is larger than a share could never be served.
+        for a caller's only request: otherwise one that is larger than a share could never be served. Then `own` is
+        given back at once: of requests that fill everything together, the last one finds room.
         """
         with self._lock:
-            if amount > self._left:
-                raise Saturated(f"The gateway is out of {self._what}; try again later.", headers=_AGAIN)
             held = self._held.get(caller, 0)
-            if held > own and held + amount > (self._each or self._left - amount):
-                message = f"Other requests of this caller hold its share of the {self._what}; try again later."
-                raise CallerBusy(message, headers=_AGAIN)
-            self._left -= amount
-            self._held[caller] = held + amount
+            is_over = amount > self._left
+            if not is_over and (held <= own or held + amount <= (self._each or self._left - amount)):
+                self._change(caller, amount)
+                return
+            self._change(caller, -own)
+        if is_over:
+            raise Saturated(f"The gateway is out of {self._what}; try again later.", headers=_AGAIN)
+        message = f"Other requests of this caller hold its share of the {self._what}; try again later."
+        raise CallerBusy(message, headers=_AGAIN)
 
     def give_back(self, caller: str, amount: int = 1) -> None:
         """Hold so much less for the caller."""
         with self._lock:
-            self._left += amount
-            self._held[caller] -= amount
-            if not self._held[caller]:
-                del self._held[caller]
+            self._change(caller, -amount)
+
+    def _change(self, caller: str, amount: int) -> None:
+        self._left -= amount
+        held = self._held.pop(caller, 0) + amount
+        if held:
+            self._held[caller] = held
 
 
 class Hold:
@@ -64,10 +70,11 @@ class Hold:
         return self.size + amount <= self._shared.total
 
     def take(self, amount: int) -> None:
-        """Hold so much more. Raises what `Shared.take` raises."""
+        """Hold so much more. Raises what `Shared.take` raises, and holds nothing then."""
         if amount:
-            self._shared.take(self._caller, amount, self.size)
-            self.size += amount
+            own, self.size = self.size, 0
+            self._shared.take(self._caller, amount, own)
+            self.size = own + amount
 
     def resize(self, size: int) -> None:
         """Hold this much from now on. Raises what `Shared.take` raises, if it is more than before."""
