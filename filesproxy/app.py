@@ -123,7 +123,7 @@ class Application:
         record = Record(environ, self._credential_keys, self._saved)
         try:
             return self._respond(environ, start_response, record)
-        except BaseException as error:  # there is no response whose `close` would do it
+        except BaseException as error:  # no response exists whose `close` could do this
             self._finish(record, 500, 0, type(error).__name__)
             raise
 

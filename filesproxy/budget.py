@@ -30,8 +30,8 @@ class Shared:
         """Hold so much more for the caller; `own` is what this request holds already.
 
         Raises Saturated (503) if there is less left. Raises CallerBusy (429) if it is over the caller's share, but not
-        for a caller's only request: otherwise one that is larger than a share could never be served. Then `own` is
-        given back at once: of requests that fill everything together, the last one finds room.
+        for a caller's only request: otherwise one that is larger than a share could never be served. When it
+        raises, `own` is given back at once: of requests that together fill everything, the last finds room.
         """
         with self._lock:
             held = self._held.get(caller, 0)

@@ -1,4 +1,4 @@
-"""Saved credentials: where a configuration says they are, and what it most likely means where there is none."""
+"""Saved credentials: where a configuration says to find them, and what was probably meant if one cannot be right."""
 
 from __future__ import annotations
 

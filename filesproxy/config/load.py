@@ -126,7 +126,7 @@ def _named(source: Source, label: str) -> dict[str, str]:
 
 
 def _can_be_named(name: str) -> bool:
-    return is_name(name) and name != "none"  # `default_provider = none` means that there is none
+    return is_name(name) and name != "none"  # `default_provider = none` means no default
 
 
 def _providers(

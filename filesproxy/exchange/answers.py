@@ -110,7 +110,7 @@ def _is_page(answer: Answer, text: bytes | bytearray) -> bool:
 def read(body: Iterable[bytes], headers: Mapping[str, str], limit: int, hold: Hold) -> bytearray:
     """All of a body, decoded, and counted in `hold` with what it takes once it is parsed.
 
-    UpstreamError if it is over the limit, in bytes. NO_ROOM if there is no more.
+    UpstreamError if it has more than `limit` bytes. NO_ROOM if the budget has no room left for it.
     """
     text = _gathered(body, limit, hold)
     return _gathered(_inflated(text), limit, hold) if text and codings(headers) else text

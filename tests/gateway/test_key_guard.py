@@ -75,22 +75,21 @@ GLUE = ["{}.txt", '"{}"', "a:{}", "{{{}}}", "a[{}]", "x-{}", "{}-1", "x-{}-1", "
         "key={},", "\x00{}", "é{}"]  # fmt: skip
 
 
-@pytest.mark.parametrize("where", ["trace_id", "via", "tracestate", "query", "file"])
-@pytest.mark.parametrize("glue", GLUE)
+CANNOT_HOLD = {"trace_id": "\x00é", "via": "\x00é", "tracestate": "\x00é", "query": "", "file": '"\x00'}
+PLACES = [(where, glue) for where, not_held in CANNOT_HOLD.items() for glue in GLUE if not set(not_held) & set(glue)]
+
+
+@pytest.mark.parametrize("where,glue", PLACES)
 def test_another_teams_key_glued_to_other_text_is_400(glue, where, keyed, upstream, access_log):
     text = glue.format(OTHER)
     if where == "query":
         answer = keyed.get(f"/v1/files?{quote(text)}=1", headers=CALLER, status=400)
         return refused(answer, OTHER, upstream, access_log)
     if where == "file":
-        if {'"', "\x00"} & set(text):
-            return None  # what a name cannot hold
         body = form(("purpose", "batch"), ("file", text, "", b"x"))
         typed = {**CALLER, "content-type": form_type()}
         answer = keyed.request("/v1/files", method="POST", body=body, headers=typed, status=400)
         return refused(answer, OTHER, upstream, access_log)
-    if {"\x00", "é"} & set(text):
-        return None  # what a header cannot hold
     name = {"trace_id": "x-portkey-trace-id"}.get(where, where)
     answer = keyed.get("/v1/files/file-1", headers={**CALLER, name: text}, status=400)
     return refused(answer, OTHER, upstream, access_log, name)
