@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .budget import Hold, Shared
-from .calls import Call, Provider, Target, Transport
+from .calls import Call, KeptFiles, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import FilesproxyError
 from .exchange.events import EventStream
-from .exchange.run import run
+from .exchange.run import NoKeptFiles, run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import permit, require_this_machine
 from .gateway.health import health
+from .gateway.inlining import Inlining
 from .gateway.json_body import JsonBody, split_model
 from .gateway.json_requests import HANDLERS
 from .gateway.key_guard import KeyGuard
@@ -40,6 +41,7 @@ from .gateway.response import (
     with_length,
 )
 from .gateway.router import Match, named_model, route
+from .operations import FILE_OPERATIONS
 from .providers import PROVIDERS
 from .providers.table import credential_headers
 from .transports.https.transport import HttpTransport
@@ -107,6 +109,7 @@ class Application:
         self._answers = Shared("memory for JSON answers", memory)
         self.share_threads(float("inf"))
         self._models = ModelLists(asks_by(transports, self._watchdog, self._answers))
+        self._inlining = Inlining(self._kept_files)
         self._notes = Notes(providers, config.settings["log_metadata"])
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
         self._saved = tuple([own["credential"] for own in config.providers.values() if own["credential"]])
@@ -196,6 +199,7 @@ class Application:
             moved = no_bytes if match.route.body == "json" else lambda: request.body.size
             _limit_transfer(watch, target.settings, moved)
             call = self._make_call(request, match, target, admission, body, record)
+            call = self._inlining.completed(call, match, admission, target, record)
             watch.follows_client = call.expects == "bytes" or call.is_generated
             answer = run(call, target, self.transports, hold=hold)
         except BaseException:
@@ -215,6 +219,12 @@ class Application:
                 answer.body.close()
             raise
 
+    def _kept_files(self, store: Target) -> KeptFiles:
+        """The kept files of a store's target; none if its transport gives no access to them."""
+        transport = self.transports.get(store.base_url.partition(":")[0])
+        give: Callable[[Target], KeptFiles] | None = getattr(transport, "kept_files", None)
+        return give(store) if give else NoKeptFiles()
+
     def _admit(self, request: Request, match: Match, record: Record) -> Admission:
         if self.this_machine_only:
             require_this_machine(request)
@@ -229,7 +239,7 @@ class Application:
             named, model = split_model(match.model, self.config.providers)
             return match._replace(model=model), admission.target_by_model(lambda: named)
         if match.route.body != "json":
-            return match, admission.target
+            return match, admission.files_target if match.route.operation in FILE_OPERATIONS else admission.target
         # The model may name the provider, so the body may be read before the provider's own limits are known.
         _limit_transfer(watch, self.config.settings)
         return match, admission.target_by_model(body.named_provider)

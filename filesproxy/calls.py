@@ -78,6 +78,25 @@ class Content(NamedTuple):
         return f"<Content of {self.length} bytes>"
 
 
+class Text(NamedTuple):
+    """What is known of a file that is text: its bytes inside a JSON string, and a checksum (CRC-32) of the file."""
+
+    size: int
+    checksum: int
+
+
+class Inlined(NamedTuple):
+    """A kept file whose content goes into a call's JSON, in place of a stand-in (see `wire.inlined_json`).
+
+    `size` is the file's, in bytes; `text` is None unless the file is text. `open` gives the content, from its start.
+    """
+
+    stand_in: str
+    size: int
+    text: Text | None
+    open: Callable[[], Body]
+
+
 class _Opaque:
     """A tuple that holds credentials: its repr, its formatted text and a test runner's diff show no field.
 
@@ -113,6 +132,7 @@ class _CallFields(NamedTuple):
     watch: Any = None
     url: str = ""
     now: float = 0.0
+    inlined: Sequence[Inlined] = ()
 
 
 class Call(_Opaque, _CallFields):
@@ -129,6 +149,7 @@ class Call(_Opaque, _CallFields):
     - `is_strict`: the client wants only OpenAI's fields (x-portkey-strict-open-ai-compliance).
     - `watch` is the watchdog's view of the request.
     - `now` is when the request arrived, in seconds since the epoch.
+    - `inlined` are the kept files that `json` has stand-ins for. The exchange puts them in.
     """
 
     __slots__ = ()
@@ -286,5 +307,13 @@ class Provider(_Required, total=False):
     answer_header_prefixes: tuple[str, ...]
     #: answer headers that hold the provider's request id
     request_id_headers: tuple[str, ...]
-    #: needs no credential: files belong to gateway keys; without keys, only this machine may send requests
-    keyless: bool
+    #: keeps files itself, each for its owner, and needs no credential; without keys, only this machine may use it. Its
+    #: transport has `kept_files(target)`, which gives the `KeptFiles` of the target's owner
+    is_store: bool
+    #: the kinds of files that a request may hold (`wire.file_types.KINDS`), for chats and Responses
+    file_parts: tuple[str, ...]
+    #: the same for other hosts that speak this contract: those whose origin is not that of `base_url`. Nothing is known
+    #: of their Files API. Empty: every host is as the provider's own
+    host_file_parts: tuple[str, ...]
+    #: a text in a chat is a `file` part with `file_data`, not a `text` part
+    text_is_file: bool

@@ -66,6 +66,9 @@ _RESPONSE_IDS = (
     "previous_response_id",
     "input[].content[].file_id",
     "input[].output[].file_id",
+    "input[].output.file_id",
+    "input[].file_id",
+    "prompt.variables{}.file_id",
     "tools[].container",
     "tools[].container.file_ids[]",
     "tools[].vector_store_ids[]",
@@ -167,6 +170,9 @@ PASSED_THROUGH = tuple(name for name, route in OPERATIONS.items() if route.is_pa
 
 # The ids that providers issue. Nothing in them can change the URL that they are put into ("..", "/", "?", "#", "%").
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+#: the id of a file that the gateway keeps itself, in whichever store: a stamp and 96 random bits. No provider's ids
+#: have this form, so these are never sent to one.
+KEPT_ID = re.compile(r"file-([0-9a-f]{14})[0-9a-f]{24}")
 # A segment of a model's name, as providers have them: ft:gpt-4o:acme::a1, @cf/meta/llama-3, llama3:8b.
 _MODEL_SEGMENT = re.compile(r"[A-Za-z0-9._:@+~=-]{1,128}")
 MAX_MODEL_SEGMENTS = 8
@@ -183,6 +189,11 @@ def is_about(found: Any, asked: str) -> bool:
 def is_id(text: str) -> bool:
     """Whether a provider could have issued this id, and it can be put into a URL unchanged."""
     return bool(_ID.fullmatch(text)) and text not in (".", "..")
+
+
+def is_kept_id(text: str) -> bool:
+    """Whether this can be the id of a file that the gateway keeps, now or before it was deleted."""
+    return bool(KEPT_ID.fullmatch(text))
 
 
 def checked_id(item_id: str, param: str = "id") -> str:
@@ -205,8 +216,8 @@ def checked_model(name: str) -> str:
 def ids_at(value: Any, place: str) -> Iterator[tuple[str, str]]:
     """(exact place, id) of each id at a place of a JSON value; a value of another shape has none.
 
-    A place is a path of field names joined by dots; `[]` after a name means each item of that list:
-    `messages[].content[].file.file_id` finds `messages[0].content[2].file.file_id`.
+    A place is a path of field names joined by dots; `[]` after a name means each item of that list, and `{}` each field
+    of that object: `messages[].content[].file.file_id` finds `messages[0].content[2].file.file_id`.
     """
     return _ids_at(value, place.split("."), "")
 
@@ -216,11 +227,14 @@ def _ids_at(value: Any, steps: list[str], found: str) -> Iterator[tuple[str, str
         if isinstance(value, str):
             yield found, value
         return
-    name = steps[0].removesuffix("[]")
+    name = steps[0].rstrip("[]{}")
     inner = value.get(name) if isinstance(value, dict) else None
     here = f"{found}.{name}" if found else name
-    if not steps[0].endswith("[]"):
-        yield from _ids_at(inner, steps[1:], here)
-    elif isinstance(inner, list):
-        for index, item in enumerate(inner):
+    if steps[0].endswith("[]"):
+        for index, item in enumerate(inner if isinstance(inner, list) else ()):
             yield from _ids_at(item, steps[1:], f"{here}[{index}]")
+    elif steps[0].endswith("{}"):
+        for field, item in inner.items() if isinstance(inner, dict) else ():
+            yield from _ids_at(item, steps[1:], f"{here}.{field}")
+    else:
+        yield from _ids_at(inner, steps[1:], here)

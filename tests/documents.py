@@ -43,6 +43,9 @@ RUN_BY = {
         ("sh", "curl -F purpose=assistants", "test_readmes_server_is_tried_as_printed"),
         ("json", '{"id":"file-', "test_readmes_server_is_tried_as_printed"),
         ("sh", "curl http://127.0.0.1:8787/v1/files\n", "test_readmes_server_is_tried_as_printed"),
+        ("ini", "[filesproxy]\ndefault_files = local", "test_model_is_asked_about_a_kept_file_as_printed"),
+        ("python", "from openai import OpenAI\n\nclient = OpenAI(api_key=\"unused\"",
+         "test_model_is_asked_about_a_kept_file_as_printed"),
         ("python", "from openai import OpenAI", "test_python_snippet_works_as_printed"),
         ("python", "from portkey_ai import Portkey", "test_python_snippet_works_as_printed"),
         ("sh", "python3 -m venv .venv\n", "test_readmes_ten_lines_deploy_a_gateway_that_its_key_opens"),
@@ -112,6 +115,10 @@ RUN_BY = {
         ("python", "class Mount", FIVE_OPERATIONS),
         ("python", "class WithGatewayKey", "test_host_that_sets_the_gateway_key_as_printed"),
     ),
+    "docs/kept-files.md": (
+        ("ini", "[filesproxy]", "test_ini_example_is_a_configuration"),
+        ("text", "[file: notes.txt]", "test_text_in_a_request_stands_between_the_lines_that_the_page_shows"),
+    ),
     "docs/local-store.md": (
         ("ini", "[filesproxy]", "test_ini_example_is_a_configuration"),
         ("sh", "python3 -m filesproxy files list", "test_store_is_looked_after_as_printed"),
@@ -139,6 +146,7 @@ RUN_BY = {
 INLINE_RUN_BY = {
     "python3 -m filesproxy": "test_readmes_server_is_tried_as_printed",
     "python3 -m filesproxy demo": "test_demo_says_that_all_is_well",
+    "python3 -m filesproxy --config local.ini": "test_model_is_asked_about_a_kept_file_as_printed",
     "python3 -m filesproxy key": "test_key_and_check_work_as_printed",
     "python3 -m filesproxy check --config filesproxy.ini": "test_key_and_check_work_as_printed",
     "gunicorn -c python:filesproxy.serving.gunicorn": "test_deploy_page_works_from_its_first_line_to_a_reload",

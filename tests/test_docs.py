@@ -11,7 +11,7 @@ import pytest
 import webtest
 from configurations import hashed
 from documents import INLINE_RUN_BY, PAGES, ROOT, RUN_BY, block, blocks, inline_commands, text_of
-from fakes import FILE, OPENAI, FakeUpstream
+from fakes import FILE, OPENAI, FakeUpstream, form, form_type
 
 import filesproxy
 from filesproxy import create_app, errors
@@ -173,13 +173,18 @@ def test_every_status_and_error_code_is_in_the_api_page():
     assert sorted(code for code in errors.FINAL_CODES if f"`{code}`" not in final) == []
 
 
-def test_fields_of_the_access_log_are_in_the_api_page(make_client, access_log):
-    far = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}
-    client = make_client({"filesproxy": {"log_metadata": "yes"}, "provider:far": far}, transports=make_transports())
+def test_fields_of_the_access_log_are_in_the_api_page(make_client, access_log, tmp_path):
+    far = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "files": "local"}
+    settings = {"log_metadata": True, "folder": tmp_path / "files", "transports": make_transports()}
+    client = make_client({"provider:far": far}, **settings)
     asked = {"x-portkey-provider": "far", "authorization": "Bearer sk-caller", "x-portkey-metadata": '{"a": 1}'}
     traced = {"x-portkey-trace-id": "t", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    client.get("/v1/files", headers={**asked, **traced}, status=502)
-    (line,) = access_log()
+    upload = form(("purpose", "batch"), ("file", "a", "", b"a"))
+    kept = client.post("/v1/files", upload, {**asked, "content-type": form_type()}).json["id"]
+    part = {"type": "file", "file": {"file_id": kept}}
+    chat = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+    client.post_json("/v1/chat/completions", chat, headers={**asked, **traced}, status=502)
+    *_, line = access_log()
     section = text_of("docs/api.md").partition("## Access log")[2]
     named = " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
     assert sorted(re.findall(r"`(\w+)`", named)) == sorted(line)

@@ -6,7 +6,7 @@ import pytest
 
 from filesproxy.errors import BadRequest
 from filesproxy.gateway.json_requests import HANDLERS
-from filesproxy.operations import FILE_OPERATIONS, OPERATIONS, PASSED_THROUGH, ROUTES, checked_id, ids_at
+from filesproxy.operations import FILE_OPERATIONS, OPERATIONS, PASSED_THROUGH, ROUTES, checked_id, ids_at, is_kept_id
 
 
 def test_each_operation_but_health_has_one_row():
@@ -49,6 +49,8 @@ CHAT = {"messages": [{"content": "hi"}, {"content": [{"type": "text"}, {"file": 
         ({"data": [{"id": "a"}, {}, {"id": 5}, {"id": "b"}]}, "data[].id", [("data[0].id", "a"), ("data[3].id", "b")]),
         ({"part_ids": ["a", None, "b"]}, "part_ids[]", [("part_ids[0]", "a"), ("part_ids[2]", "b")]),
         (CHAT, "messages[].content[].file.file_id", [("messages[1].content[1].file.file_id", "file-1")]),
+        ({"by": {"x": {"id": "a"}, "y": 5}}, "by{}.id", [("by.x.id", "a")]),
+        ({"by": [{"id": "a"}]}, "by{}.id", []),
         ({"id": ["a"]}, "id", []),
         ({"data": {"id": "a"}}, "data[].id", []),
         ([], "id", []),
@@ -59,8 +61,26 @@ def test_ids_are_found_with_their_exact_places(value, place, found):
     assert list(ids_at(value, place)) == found
 
 
+@pytest.mark.parametrize(
+    "text,is_kept",
+    [
+        ("file-0660d3fd1a774004570ae91458c94f624c975f", True),
+        ("file-0660d3fd1a774004570ae91458c94f624c975", False),
+        ("file-0660d3fd1a774004570ae91458c94f624c975f0", False),
+        ("file-0660D3FD1A774004570AE91458C94F624C975F", False),
+        ("file-0660d3fd1a774004570ae91458c94f624c975f\n", False),
+        ("file_0660d3fd1a774004570ae91458c94f624c975f", False),
+        ("file-abc123", False),  # OpenAI
+        ("file-9f86d081884c7d659a2feaa0c55ad015", False),  # Azure
+        ("", False),
+    ],
+)
+def test_kept_id_has_a_form_of_its_own(text, is_kept):
+    assert is_kept_id(text) is is_kept
+
+
 def test_places_in_the_table_are_valid():
     for route in ROUTES:
         for place in (*route.request_ids, *route.answer_ids):
-            assert all(step.removesuffix("[]").isidentifier() for step in place.split("."))
+            assert all(step.removesuffix("[]").removesuffix("{}").isidentifier() for step in place.split("."))
             assert list(ids_at({}, place)) == []

@@ -14,11 +14,14 @@ from ..calls import Provider, Setting
 from ..errors import ConfigError
 from ..providers.table import Scope, check_table, scope_of, settings_of
 from ..transports.https import tls
+from . import kept_files
 from .credentials import NO_CREDENTIAL, is_saved
 from .ini import Source, read
 from .settings import is_name, is_written_out, known_settings, parsed
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
+#: the settings into which `default_provider` may be split
+DEFAULTS_BY_REQUEST = ("default_files", "default_chat")
 # Kubernetes sets these variables for every service, so one called `filesproxy` sets some that are not settings.
 _KUBERNETES = re.compile(r"FILESPROXY_(.*_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 _PLAIN_HTTP = re.compile(r"(?i)http://(?!(localhost|127[0-9.]+|\[::1\])([:/]|\Z))")
@@ -49,7 +52,8 @@ class Key:
 class Config:
     """The settings of the application and of each provider, the gateway keys, and warnings for the operator.
 
-    `scope` names the headers that a client must not send together with a saved provider.
+    `scope` names the headers that a client must not send together with a saved provider. `stores` are the providers
+    that keep files, `inlined` for each provider those of them whose files may be put into its requests.
     """
 
     settings: Mapping[str, Any]
@@ -57,6 +61,8 @@ class Config:
     keys: tuple[Key, ...]
     warnings: tuple[str, ...]
     scope: Scope
+    stores: tuple[str, ...]
+    inlined: Mapping[str, tuple[str, ...]]
 
 
 def load(
@@ -82,7 +88,9 @@ def load(
     if problems:
         raise ConfigError("\n".join(problems))
     warnings = [*_warnings(providers, keys), *_exposed(found, known)]
-    return Config(settings, providers, keys, tuple(warnings), scope_of(table))
+    stores = tuple(kept_files.stores(providers, table))
+    inlined = kept_files.inlined(providers, stores)
+    return Config(settings, providers, keys, tuple(warnings), scope_of(table), stores, inlined)
 
 
 def _section_problems(source: Source) -> Iterator[str]:
@@ -107,6 +115,8 @@ def _app_settings(
     settings.update(parsed(from_environment, "app", lambda key: ENVIRONMENT_PREFIX + key.upper(), known, problems))
     settings.update(parsed(keywords, "app", lambda key: "the arguments", known, problems))
     settings["via_name"] = settings["via_name"] or _via_name(source.path)
+    for name in DEFAULTS_BY_REQUEST:
+        settings[name] = settings[name] or settings["default_provider"]
     if len(problems) == before:
         problems += _trust_problems(source, "filesproxy", settings)
     return settings
@@ -159,7 +169,8 @@ def _missing(own: Mapping[str, Any], table: Mapping[str, Provider]) -> list[str]
 def _provider(name: str, own: Mapping[str, Any], table: Mapping[str, Provider]) -> dict[str, Any]:
     kind = own["kind"] or name
     url = table[kind]["base_url"]
-    return {**own, "kind": kind, "base_url": own["base_url"] or (url if isinstance(url, str) else "")}
+    address = own["base_url"] or (url if isinstance(url, str) else "")
+    return {**own, **kept_files.resolved(own, table[kind]), "kind": kind, "base_url": address}
 
 
 def _provider_problems(
@@ -168,8 +179,10 @@ def _provider_problems(
     """Why a section cannot work; settings that this kind of provider does not have are problems too."""
     kind = table[own["kind"]]
     foreign = {setting.name for setting in settings_of(table)} - {each.name for each in kind.get("settings", ())}
-    if kind.get("keyless"):
-        foreign |= {"base_url", "credential"}
+    if kind.get("is_store"):
+        foreign |= {"base_url", "credential", *kept_files.OF_MODELS}
+    else:
+        foreign |= {*kept_files.OF_STORES}
     for name in sorted(foreign & set(given)):
         yield f"{source.place(section, name)}: a provider of kind {own['kind']} has no setting {name}."
     for name in _missing(own, table):
@@ -225,11 +238,14 @@ def _problems_together(
 ) -> Iterator[str]:
     """Names of unknown providers, credentials that anybody could use, and hashes that occur twice."""
     names = {*providers, *_named(source, "provider")}
-    if settings["default_provider"] not in ("none", *names):
-        place, named = source.place("filesproxy", "default_provider"), ", ".join(sorted(names))
-        absent = [(name, entry.get("required_settings", ())) for name, entry in table.items() if name not in names]
-        needs = "".join(f"; {name} needs {' and '.join(required)}" for name, required in absent)
-        yield f"{place}: default_provider must be none or one of {named}{needs}."
+    for setting in ("default_provider", *DEFAULTS_BY_REQUEST):
+        is_repeated = setting in DEFAULTS_BY_REQUEST and settings[setting] == settings["default_provider"]
+        if settings[setting] not in ("none", *names) and not is_repeated:
+            place, named = source.place("filesproxy", setting), ", ".join(sorted(names))
+            absent = [(name, entry.get("required_settings", ())) for name, entry in table.items() if name not in names]
+            needs = "".join(f"; {name} needs {' and '.join(required)}" for name, required in absent)
+            yield f"{place}: {setting} must be none or one of {named}{needs}."
+    yield from kept_files.problems(source, providers, table)
     saved = {name: own["credential"] for name, own in providers.items() if own["credential"]}
     # A client certificate is a credential too, which a saved provider shows for its callers.
     certified = [name for name, own in providers.items() if is_saved(own) and own["client_cert"]]
@@ -254,7 +270,7 @@ def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...])
     found = []
     for name, own in providers.items():
         users = [key.name for key in keys if key.may_use(name)]
-        if is_saved(own) and len(users) > 1:
+        if is_saved(own) and len(users) > 1 and own["files"] in ("", kept_files.OWN):
             found.append(f"The keys {', '.join(users)} share the files of the saved provider {name}.")
         if own["credential"] and _PLAIN_HTTP.match(own["base_url"]):
             found.append(f"The saved provider {name} sends its credential over plain http.")

@@ -16,6 +16,7 @@ from ..providers.table import settings_of
 from ..redaction import Secret
 from ..transports.https.proxy import proxy_url
 from ..wire import urls
+from ..wire.file_types import KINDS
 from .credentials import credential, is_literal
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -63,10 +64,23 @@ def _words(text: str) -> tuple[str, ...]:
     return words
 
 
+def _names(text: str) -> tuple[str, ...]:
+    if not all(map(is_name, text.split())):
+        raise ValueError("names of providers with spaces between them")
+    return tuple(text.split())
+
+
 def _operations(text: str) -> tuple[str, ...]:
     if not set(_words(text)) <= OPERATIONS.keys() | {"*"}:
         raise ValueError("operations with spaces between them, or *")
     return _words(text)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    words = text.split()
+    if not words or not set(words) <= set(KINDS):
+        raise ValueError(f"some of {' '.join(KINDS)}, with spaces between them")
+    return tuple(kind for kind in KINDS if kind in words)
 
 
 # Headers that frame a request, name its host or carry a credential, and those that the gateway reads itself.
@@ -139,6 +153,8 @@ _KEY = (False, False, True)
 SETTINGS: tuple[Setting, ...] = (
     Setting("listen", ("127.0.0.1", 8787), _listen, "HOST:PORT of the embedded server; gunicorn has its own `bind`"),
     Setting("default_provider", "none", _word, "provider of a request that names none; `none`: that is a 400"),
+    Setting("default_files", "", _word, "the same for the five file operations alone; empty: `default_provider`"),
+    Setting("default_chat", "", _word, "the same for everything else; empty: `default_provider`"),
     Setting("max_upload_bytes", 512 << 20, _integer, "largest request body of an upload, in bytes; more is a 413"),
     Setting(
         "max_answer_bytes", 8 << 20, _integer, "bytes of JSON from a provider for one request; more is a 502", *_BOTH
@@ -158,6 +174,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent, before or in its answer", *_BOTH),
     Setting("generation_total", 3600.0, _seconds, "seconds for the whole answer of a model", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
+    Setting(
+        "max_inline_bytes",
+        32 << 20,
+        _integer,
+        "bytes of kept files in a request, as they are sent; more is a 413",
+        *_BOTH,
+    ),
     Setting(
         "max_json_in_flight",
         128 << 20,
@@ -182,6 +205,15 @@ SETTINGS: tuple[Setting, ...] = (
         "saved credential: `env:NAME`, `file:/path`, a literal, or `none`",
         *_PROVIDER,
     ),
+    Setting(
+        "files",
+        "",
+        _word,
+        "where its files are: `own`, `none`, or the name of the provider that keeps them",
+        *_PROVIDER,
+    ),
+    Setting("inline_to", (), _names, "of a store: more providers whose requests may hold its files", *_PROVIDER),
+    Setting("file_parts", (), _kinds, f"kinds of kept files that it takes in a request: {' '.join(KINDS)}", *_PROVIDER),
     Setting(
         "forward_headers", (), _header_names, "client headers that x-portkey-forward-headers may pass on", *_PROVIDER
     ),

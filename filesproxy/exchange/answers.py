@@ -65,7 +65,9 @@ def refusal(call: Call, answer: Answer, target: Target, hold: Hold) -> UpstreamE
 
 
 def _hint(call: Call, answer: Answer, target: Target) -> str:
-    """What a 404 for a path without an id most likely means."""
+    """What a 404 for a path without an id most likely means, and a 413 for a request with kept files."""
+    if answer.status == 413 and call.inlined:
+        return " The kept files in it count: max_inline_bytes is what the gateway sends of them at most."
     if answer.status != 404 or call.file_id or urls.has_path(target.base_url):
         return ""
     return " The provider's base_url has no path, and most hosts need /v1 there."

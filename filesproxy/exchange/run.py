@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ..budget import NO_ROOM, Hold, Shared
-from ..calls import Answer, Body, Call, Json, KeptFiles, Target, Transport
+from ..calls import Answer, Body, Call, Content, Json, KeptFiles, Target, Transport
 from ..errors import BadRequest, InvalidAnswer, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from ..operations import OPERATIONS, is_about
 from ..watchdog import Watch
 from ..wire import sse, urls
 from ..wire.headers import codings
+from ..wire.inlined_json import filled
 from .answers import count_list, is_nothing, parsed, read, refusal
 from .events import EventStream, Source, redact_error
 
@@ -176,7 +177,7 @@ class _Send:
 
     def _perform(self, call: Call) -> Answer:
         target = self._target
-        call = call._replace(url=address(call, target))
+        call = self._filled(call._replace(url=address(call, target)))
         if urls.is_at(target.base_url, call.url):  # other hosts never get a credential
             secrets = target.credentials.now()
             target = target if secrets is target.secrets else target._replace(secrets=secrets)
@@ -185,6 +186,14 @@ class _Send:
         if transport is None:
             raise UpstreamError("The provider's address has a scheme that is not served.", code="upstream_address")
         return transport(call, target)
+
+    def _filled(self, call: Call) -> Call:
+        """The call with its kept files in place of their stand-ins."""
+        if call.json is None or not call.inlined:
+            return call
+        length, blocks = filled(call.json, call.inlined)
+        self._opened.append(blocks)  # closes the file that is being sent, if the sending ends early
+        return call._replace(json=None, content=Content(length, "application/json", blocks), inlined=())
 
     def _in_time(self, call: Call) -> Call:
         """The call with the time that the calls before it have left."""

@@ -10,13 +10,24 @@ from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
 from ..calls import Provider, Target
+from ..config import kept_files
 from ..config.load import Config
+from ..errors import Forbidden
 from ..providers.table import read_headers
 from . import portkey
 from .address import client_site
-from .auth import AUTH_HEADERS, authenticate
+from .auth import AUTH_HEADERS, authenticate, require_this_machine
 from .request import Head
-from .target import TARGET_HEADERS, chat_targets, client_headers, may_name_in_model, name_in_headers, resolve
+from .target import (
+    TARGET_HEADERS,
+    chat_targets,
+    client_headers,
+    may_name_in_model,
+    may_use_store,
+    name_in_headers,
+    resolve,
+    store_target,
+)
 
 MAX_REMEMBERED = 128  # heads
 MAX_CHARACTERS = 4096  # of the headers that are read, else the head is not remembered
@@ -36,17 +47,38 @@ class Admission:
         self.caller = authenticate(head, config.keys)
         proxies, forwarded_for = config.settings["trusted_proxies"], head.headers.get("x-forwarded-for", "")
         self.sharer = self.caller.name or client_site(head.client_address, forwarded_for, proxies)
-        self._target: Target | None = None
-        self._headers: Mapping[str, str] | None = None
+        self._targets: dict[str, Target] = {}  # the setting that has the default → the target that the headers name
+        self._headers: dict[str, Mapping[str, str]] = {}  # a target's name → the client's headers for it
         self._portkey_config: portkey.Config | None = None
 
     # Not a cached_property: before Python 3.12 it has a lock, which may be held when the process forks.
     @property
     def target(self) -> Target:
         """The target of a request whose headers alone name a provider."""
-        if self._target is None:
-            self._target = resolve(self._head, self.caller, self._config, self._providers)
-        return self._target
+        return self._named("default_chat")
+
+    @property
+    def files_target(self) -> Target:
+        """The target of a file operation: the provider that the headers name, or the store that keeps its files."""
+        found = self._targets.get("")
+        if found is None:
+            named = self._named("default_files")
+            store = named.settings["files"]
+            if store not in ("", kept_files.OWN, kept_files.NONE):
+                if self.caller.key is None:
+                    require_this_machine(self._head)
+                elif not may_use_store(store, named, self.caller):
+                    raise Forbidden("This gateway key is not for this provider.")
+                named = store_target(store, self.caller, self._config, self._providers)
+            found = self._targets[""] = named
+        return found
+
+    def _named(self, default: str) -> Target:
+        found = self._targets.get(default)
+        if found is None:
+            found = resolve(self._head, self.caller, self._config, self._providers, default=default)
+            self._targets[default] = found
+        return found
 
     def target_by_model(self, slug: Callable[[], str]) -> Target:
         """The target of a request with a model; `slug` reads the saved provider that it names, or "".
@@ -61,6 +93,28 @@ class Admission:
         if of_model in ("", in_header):
             return self.target
         return resolve(self._head, self.caller, self._config, self._providers, of_model)
+
+    def stores(self, target: Target) -> tuple[list[Target], list[Target]]:
+        """The stores that this caller may use: those whose files may go to this target, and the others.
+
+        Forbidden without a gateway key, unless the request comes from this machine.
+        """
+        if self._config.stores and self.caller.key is None:
+            require_this_machine(self._head)
+        usable = [name for name in self._config.stores if may_use_store(name, target, self.caller)]
+        allowed = self._config.inlined[target.name]
+        targets = [store_target(name, self.caller, self._config, self._providers) for name in usable]
+        return [each for each in targets if each.name in allowed], [
+            each for each in targets if each.name not in allowed
+        ]
+
+    def may_inline(self, target: Target) -> bool:
+        """Whether any store's files may be put into requests to this target."""
+        return bool(self._config.inlined[target.name])
+
+    def may(self, operation: str) -> bool:
+        """Whether this caller's key allows an operation."""
+        return self.caller.key is None or self.caller.key.may_do(operation)
 
     @property
     def portkey_config(self) -> portkey.Config:
@@ -77,11 +131,10 @@ class Admission:
 
     def headers_to(self, target: Target) -> Mapping[str, str]:
         """The client's headers for this target. Read-only, because other requests share them."""
-        if target is not self._target:
-            return client_headers(self._head, target)
-        if self._headers is None:
-            self._headers = MappingProxyType(client_headers(self._head, target))
-        return self._headers
+        found = self._headers.get(target.name)
+        if found is None:
+            found = self._headers[target.name] = MappingProxyType(client_headers(self._head, target))
+        return found
 
 
 class Gate:

@@ -67,6 +67,7 @@ class Record:
         self.sharer: str | None = None  # whom the request counts for while it runs
         self.ignored: list[str] = []  # names of the client's headers that nobody read
         self.metadata: Mapping[str, Any] | None = None  # the client's own; None unless it is wanted and can be logged
+        self.inline_files = self.inline_bytes = 0  # kept files in the request, and what they take in it
         self.status = 0
         self.bytes_out = 0
         self.seconds = 0.0
@@ -92,8 +93,12 @@ class Record:
 
     @property
     def extras(self) -> dict[str, Any]:
-        """Fields of the log that few requests have: what the client calls them, its metadata, the operator's detail."""
-        if not (self._trace_id or self._traceparent or self._detail or self._param) and self.metadata is None:
+        """Fields of the log that few requests have: what the client calls them, its metadata, the operator's detail.
+
+        And how many kept files are in the request, with their bytes.
+        """
+        rare = self._trace_id or self._traceparent or self._detail or self._param or self.inline_files
+        if not rare and self.metadata is None:
             return {}
         metadata = (
             None
@@ -108,6 +113,8 @@ class Record:
             "traceparent": self.traceparent,
             "detail": self.detail,
             "metadata": metadata,
+            "inline_files": self.inline_files or None,
+            "inline_bytes": self.inline_bytes if self.inline_files else None,
         }
         return {name: value for name, value in found.items() if value not in ("", None)}
 

@@ -32,21 +32,22 @@ def resolve(
     config: Config,
     providers: Mapping[str, Provider],
     slug: str = "",
+    default: str = "default_provider",
 ) -> Target:
     """The target. BadRequest if the provider is not named or not known, or a header is refused.
 
     Unauthorized without a credential, Forbidden if this caller may not use it. `slug` is the saved provider that the
-    model names, and wins over a header.
+    model names, and wins over a header. `default` is the setting that says where a request without either goes.
     """
     named, is_slug = (slug, True) if slug else _name(head.headers, config.scope)
     param = "model" if slug else "x-portkey-provider"
-    name = named or config.settings["default_provider"]
+    name = named or config.settings[default]
     settings = config.providers.get(name)
     if settings is None:
         raise BadRequest(_UNKNOWN if named else _UNNAMED, param=param, code="unknown_provider")
     provider = providers[settings["kind"]]
     secret, uses_saved = Secret(), False
-    if provider.get("keyless"):
+    if provider.get("is_store"):
         _check_caller(name, head, caller)
     elif is_saved(settings) and (is_slug or not named):
         _check_caller(name, head, caller)
@@ -62,6 +63,22 @@ def resolve(
     )
     base_url = provider["base_url"]
     return target._replace(base_url=base_url(target)) if callable(base_url) else target
+
+
+def store_target(name: str, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
+    """The provider that keeps files as a target. Whether the caller may use it is for `may_use_store` to say."""
+    settings = config.providers[name]
+    target = Target(name, providers[settings["kind"]], settings["base_url"], settings, owner=caller.name)
+    base_url = target.provider["base_url"]
+    return target._replace(base_url=base_url(target)) if callable(base_url) else target
+
+
+def may_use_store(name: str, through: Target, caller: Caller) -> bool:
+    """Whether this caller's key opens a store, or the provider whose files it keeps. Without keys, all are open."""
+    if caller.key is None:
+        return True
+    is_its_own = through.settings["files"] == name
+    return caller.key.may_use(name) or (is_its_own and caller.key.may_use(through.name))
 
 
 def chat_targets(head: Head, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> list[Target]:

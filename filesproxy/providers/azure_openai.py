@@ -145,6 +145,7 @@ AZURE_OPENAI: Provider = {
         "list_files": list_files,
         "retrieve_file": translated(answer=azure_file),
     },
+    "host_file_parts": (),
     "form_fields": form_fields,
     "settings": SETTINGS,
     "check_settings": check_settings,

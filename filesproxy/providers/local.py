@@ -47,5 +47,7 @@ LOCAL: Provider = {
     ),
     "required_settings": ("folder",),
     "describe": describe,
-    "keyless": True,
+    "is_store": True,
+    "file_parts": (),
+    "host_file_parts": (),
 }

@@ -135,6 +135,9 @@ OPENAI: Provider = {
         "retrieve_container_file_content": translated(),
         "retrieve_batch_output": retrieve_batch_output,
     },
+    # A chat takes PDF only as a file, and text only as a text part: https://developers.openai.com/api/docs/guides/file-inputs
+    "file_parts": ("text", "image", "audio", "pdf"),
+    "host_file_parts": ("text", "image"),
     "form_fields": ("purpose", "expires_after[anchor]", "expires_after[seconds]"),
     "required_form_fields": ("purpose",),
     "client_headers": ("openai-organization", "openai-project"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..calls import Provider, Setting
 from ..errors import ConfigError
 from ..operations import OPERATIONS
+from ..wire.file_types import KINDS
 
 #: headers in which clients present a credential for some provider, whether or not it is in the table
 FOREIGN_CREDENTIALS = frozenset({"api-key", "x-api-key"})
@@ -49,6 +50,7 @@ def check_table(table: Mapping[str, Provider]) -> None:
 _MAPPINGS = {"unsupported": str, "client_settings": str, "credential_headers": Mapping}  # key → what its values are
 _NAMES = frozenset({"hosts", "required_form_fields", "client_headers", "list_headers", "required_settings",
                     "scope_prefixes", "answer_headers", "answer_header_prefixes", "request_id_headers"})  # fmt: skip
+_FLAGS = frozenset({"is_store", "text_is_file"})
 _FUNCTIONS = frozenset({"authorize", "error", "path", "check_settings", "describe"})
 
 
@@ -56,6 +58,8 @@ def _is_of_kind(key: str, value: Any) -> bool:
     """Whether a value can be what `calls.Provider` says of its key."""
     if key in _FUNCTIONS:
         return callable(value)
+    if key in ("file_parts", "host_file_parts"):
+        return isinstance(value, tuple) and set(value) <= set(KINDS)
     if key in _NAMES or (key == "form_fields" and not callable(value)):
         return isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
     if key == "settings":
@@ -64,7 +68,7 @@ def _is_of_kind(key: str, value: Any) -> bool:
         return isinstance(value, Mapping) and all(map(callable, value.values()))
     if key in _MAPPINGS:
         return isinstance(value, Mapping) and all(isinstance(item, _MAPPINGS[key]) for item in value.values())
-    return isinstance(value, bool) if key == "keyless" else isinstance(value, str) or callable(value)
+    return isinstance(value, bool) if key in _FLAGS else isinstance(value, str) or callable(value)
 
 
 def _check_settings(table: Mapping[str, Provider]) -> None:

@@ -19,7 +19,8 @@ from typing import Any, cast
 from .. import __version__
 from ..app import Application, create_app
 from ..calls import Setting, Transport
-from ..config.load import ENVIRONMENT_PREFIX, load
+from ..config import kept_files
+from ..config.load import DEFAULTS_BY_REQUEST, ENVIRONMENT_PREFIX, Config, load
 from ..config.reload import check_reload
 from ..config.settings import is_name, known_settings
 from ..errors import ConfigError
@@ -121,7 +122,9 @@ def check(config: str | None) -> int:
     named = config or os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")
     print("The configuration is valid." if named else "There is no configuration file; these are the defaults.")
     for name, own in found.providers.items():
-        print(f"  provider {name}: {_address(own)}{', saved credential' if own['credential'] else ''}")
+        default = _default(name, found.settings)
+        print(f"  provider {name}: {_address(own)}{', saved credential' if own['credential'] else ''}{default}")
+        print(f"    {_files_of(name, found)}")
     for known in found.keys:
         uses = f"providers {' '.join(known.providers) or 'none'}, operations {' '.join(known.operations)}"
         print(f"  key {known.name}: {uses}")
@@ -224,8 +227,7 @@ def _banner(server: Server, application: Application) -> str:
     url = f"http://{host}:{server.server_port}"
     lines = [f"filesproxy {__version__} listens on {url} (Ctrl-C stops it)"]
     for name, settings in application.config.providers.items():
-        default = ", the default" if name == application.config.settings["default_provider"] else ""
-        lines.append(f"  provider {name}: {_address(settings)}{default}")
+        lines.append(f"  provider {name}: {_address(settings)}{_default(name, application.config.settings)}")
     lines.append(f"try: curl -F purpose=assistants -F file=@README.md {url}/v1/files")
     return "\n".join(lines)
 
@@ -233,6 +235,31 @@ def _banner(server: Server, application: Application) -> str:
 def _address(settings: Mapping[str, Any]) -> str:
     describe = PROVIDERS[settings["kind"]].get("describe")
     return describe(settings) if describe else str(settings["base_url"])
+
+
+def _default(name: str, settings: Mapping[str, Any]) -> str:
+    """Which of the requests that name no provider go to this one."""
+    for_files, for_chat = [settings[setting] == name for setting in DEFAULTS_BY_REQUEST]
+    if for_files and for_chat:
+        return ", the default"
+    return ", the default for files" if for_files else ", the default for chats" if for_chat else ""
+
+
+def _files_of(name: str, config: Config) -> str:
+    """Where a provider's files are, and which kept files its requests may hold; of a store, whose requests may."""
+    own, stores = config.providers[name], config.inlined[name]
+    if name in config.stores:
+        takers = [other for other, kept in config.inlined.items() if name in kept]
+        return f"its files may go into requests to {' '.join(takers) or 'no provider'}"
+    where = {
+        kept_files.OWN: "files of its own",
+        kept_files.NONE: "no files",
+        "": "files unknown: ids go there as they are (set files = own, none or a provider that keeps files)",
+    }.get(own["files"], f"files of {own['files']}")
+    if not stores:
+        return where
+    limit = f"{own['max_inline_bytes'] / (1 << 20):g} MiB"
+    return f"{where}; takes kept files of {' '.join(stores)}: {' '.join(own['file_parts'])}, up to {limit} in a request"
 
 
 def _open_standard_streams() -> None:

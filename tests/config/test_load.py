@@ -32,6 +32,8 @@ def test_without_configuration_there_are_defaults_but_no_local_store_and_no_key(
     assert found.settings == {
         **{setting.name: setting.default for setting in known_settings(PROVIDERS).values() if setting.app},
         "via_name": made,
+        "default_files": "none",
+        "default_chat": "none",
     }
     assert set(found.providers) == PROVIDERS.keys() - {"local"}
     assert found.providers["openai"]["kind"] == "openai"

@@ -25,6 +25,8 @@ GOOD = {
     "listen": [("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:8787", ("::1", 8787)), (":0", ("", 0)),
                ("localhost:65535", ("localhost", 65535))],
     "default_provider": [("openai", "openai"), ("none", "none")],
+    "default_files": [("openai", "openai"), ("none", "none")],
+    "default_chat": [("openai", "openai"), ("none", "none")],
     "max_upload_bytes": [("1", 1), ("0", 0), ("536870912", 536870912)],
     "max_answer_bytes": [("1000", 1000)],
     "folder": [("/var/lib/a b", "/var/lib/a b"), ("/a/../b/", "/b"), ("", ""), ("/a%b", "/a%b"), ("/a;b#c", "/a;b#c")],
@@ -46,6 +48,10 @@ GOOD = {
     "total_timeout": [("60", 60.0)],
     "min_rate": [("1", 1), ("16384", 16384)],
     "max_json_bytes": [("33554432", 33554432)],
+    "max_inline_bytes": [("0", 0), ("33554432", 33554432)],
+    "files": [("own", "own"), ("none", "none")],
+    "file_parts": [("text", ("text",)), ("pdf  image text", ("text", "image", "pdf"))],
+    "inline_to": [("openai", ("openai",)), ("openai  anthropic", ("openai", "anthropic")), ("", ())],
     "max_json_in_flight": [("1000", 1000)],
     "max_caller_requests": [("0", 0), ("64", 64)],
     "body_timeout": [("15", 15.0)],
@@ -76,6 +82,8 @@ TRUTHS = ["", "Yes", "true", "True", "1", "on", "y", "yes no", SECRET]
 BAD = {
     "listen": ["", "80", "localhost", "a:b", "a:65536", "a:-1", "a:٣", "a:", SECRET],
     "default_provider": [*WORDS, "nobody", "local", SECRET],
+    "default_files": [*WORDS, "nobody", "local", SECRET],
+    "default_chat": [*WORDS, "nobody", "local", SECRET],
     "max_upload_bytes": NUMBERS,
     "max_answer_bytes": NUMBERS,
     "folder": [],
@@ -97,6 +105,10 @@ BAD = {
     "total_timeout": SECONDS,
     "min_rate": [*NUMBERS, "0"],
     "max_json_bytes": NUMBERS,
+    "max_inline_bytes": NUMBERS,
+    "files": [*WORDS, "nobody", "openai", SECRET],
+    "file_parts": ["", "Text", "text,image", "docx", SECRET],
+    "inline_to": ["OpenAI", "@openai", "openai,anthropic", "nobody", "x", SECRET, "é"],
     "max_json_in_flight": NUMBERS,
     "max_caller_requests": NUMBERS,
     "body_timeout": SECONDS,
@@ -171,8 +183,9 @@ def rows(table, names):
 
 def source(section, name, text):
     """A mapping that is valid if and only if `name = text` is."""
-    kind = {"folder": "local", "resource": "azure-openai", "api_version": "azure-openai", "auth": "azure-openai"}
-    needed = {"provider:x": {"kind": kind.get(name, "openai")}, "key:x": {"sha256": ONE}}.get(section, {})
+    azure = dict.fromkeys(("resource", "api_version", "auth"), {"kind": "azure-openai"})
+    kept = {"folder": {"kind": "local"}, "inline_to": {"kind": "local", "folder": "/srv/files"}}
+    needed = {"provider:x": {**azure, **kept}.get(name, {"kind": "openai"}), "key:x": {"sha256": ONE}}.get(section, {})
     access = {"filesproxy": {"open_access": "yes"}} if name == "credential" else {}
     return {**access, section: {**needed, name: text}}
 

@@ -22,6 +22,7 @@ import sys
 import threading
 from http.client import HTTPConnection
 
+import llama
 import pytest
 import strict_anthropic
 import webtest
@@ -41,7 +42,7 @@ SBIN = ":/usr/sbin:/sbin"  # where nginx may be without being on a user's PATH
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + SBIN)
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 needs_gunicorn = pytest.mark.skipif(not importlib.util.find_spec("gunicorn"), reason="needs gunicorn")
-DEMO_IS_WELL = "All five calls did what they should"
+DEMO_IS_WELL = "All calls did what they should"
 
 
 def snippets(language, mark):
@@ -126,6 +127,20 @@ def made_and_gone(fake, before):
 
 
 # Clients
+
+
+def test_model_is_asked_about_a_kept_file_as_printed(tmp_path):
+    """The README's, with a real model."""
+    if llama.missing():
+        pytest.skip(llama.missing())
+    config, snippet = block("README.md", "ini", "default_files"), block("README.md", "python", "weather.csv")
+    with llama.running(tmp_path) as port:
+        assert "127.0.0.1:8080" in config and "~/.local/share/filesproxy" in config
+        config = config.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("~/.local/share", str(tmp_path))
+        (tmp_path / "local.ini").write_text(config, "utf-8")
+        with running("embedded", tmp_path / "run", "--config", str(tmp_path / "local.ini")) as gateway:
+            said = python(filled(snippet.replace('model="any"', 'model="any", temperature=0'), gateway), tmp_path)
+    assert "31" in said
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "files.retrieve("))

@@ -98,7 +98,7 @@ CASES = {
     if has_files(provider)
     for row in rows_of(name, provider)
 }
-WITH_CREDENTIAL = [case for case, (name, _) in CASES.items() if not PROVIDERS[name].get("keyless")]
+WITH_CREDENTIAL = [case for case, (name, _) in CASES.items() if not PROVIDERS[name].get("is_store")]
 
 
 def without_rows(table):

@@ -30,7 +30,8 @@ WRONG.update({
     for key, value in [
         ("operations", None), ("operations", []), ("operations", {"list_files": 3}), ("unsupported", None),
         ("settings", ("folder",)), ("client_settings", ("a",)), ("credential_headers", {"x-tok": "key"}),
-        ("client_headers", "team"), ("scope_prefixes", ("",)), ("authorize", None), ("base_url", 5), ("keyless", "yes"),
+        ("client_headers", "team"), ("scope_prefixes", ("",)), ("authorize", None), ("base_url", 5),
+        ("is_store", "yes"), ("text_is_file", 1), ("file_parts", ("text", "docx")), ("host_file_parts", "text"),
     ]
 })  # fmt: skip
 WRONG["entry that is not a mapping"] = (None, "'mine' is not a mapping")

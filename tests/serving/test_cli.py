@@ -342,7 +342,7 @@ def test_address_that_is_not_ours_is_status_1(host, called):
     assert "Unknown error" not in done.stderr and "Success" not in done.stderr
 
 
-def test_demo_makes_the_five_calls_and_leaves_nothing(tmp_path):
+def test_demo_makes_the_five_calls_and_a_chat_and_leaves_nothing(tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     done = run(tmp_path, "demo", TMPDIR=str(temporary))
@@ -357,6 +357,8 @@ def test_demo_makes_the_five_calls_and_leaves_nothing(tmp_path):
         ("DELETE", file),
     ]
     assert len(set(re.findall(r"SHA-256 ([0-9a-f]{16})", done.stdout))) == 1
+    assert requests[-2:] == [("POST", "/v1/files"), ("POST", "/v1/chat/completions")]
+    assert "The model host got: " in done.stdout and "[file: notes.txt]\\nNotes of the kitchen." in done.stdout
     assert list(temporary.iterdir()) == []
     assert not (tmp_path / ".local").exists()
 
@@ -389,7 +391,7 @@ def test_demo_works_beside_a_configuration_with_keys(tmp_path):
     path.write_text(f"[filesproxy]\nfolder = {tmp_path}/files\n[key:a]\nsha256 = {hashed('fp_a')}\nproviders = *\n")
     done = run(tmp_path, "demo", FILESPROXY_CONFIG=str(path))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "All five calls did what they should" in done.stdout
+    assert "All calls did what they should" in done.stdout
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -45,6 +45,9 @@ ANTHROPIC: Provider = {
         for name in PASSED_THROUGH
         if name not in ("list_models", "retrieve_model")
     },
+    "file_parts": ("text", "image", "pdf"),
+    "host_file_parts": (),
+    "text_is_file": True,  # a document with a title
     "required_form_fields": (),
     "client_headers": ("anthropic-workspace-id",),
     "list_headers": ("anthropic-beta",),

@@ -20,9 +20,10 @@ from urllib.parse import quote
 
 from ...calls import Json
 from ...errors import StoreError, StoreFull
+from ...operations import is_kept_id
 from .clock import Now, Sight, judge
 from .disk import disk_errors, private
-from .sidecars import is_blob, is_id, is_row, stamp_of
+from .sidecars import is_blob, is_row, stamp_of
 
 FILE = "index.sqlite3"
 LOG_SUFFIXES = ("-wal", "-shm")  # sqlite's log of changes that are not in the database yet, and the index of that log
@@ -82,7 +83,7 @@ class Index:
             database.execute("UPDATE stamps SET last = max(last + 1, ?)", (row["created_at"] * 1_000_000,))
             stamp = database.execute("SELECT last FROM stamps").fetchone()[0]
             row["id"] = f"file-{stamp:014x}{secrets.token_hex(12)}"
-            if not is_id(row["id"]):
+            if not is_kept_id(row["id"]):
                 raise _damaged()
             _insert(database, row)
             before_commit(row)

@@ -8,11 +8,11 @@ import re
 from typing import Any
 
 from ...calls import Json
+from ...operations import KEPT_ID, is_kept_id
 
 SUFFIX = ".json"
 MAX_BYTES = 1 << 20  # a name and a purpose are far shorter
 
-_ID = re.compile(r"file-([0-9a-f]{14})[0-9a-f]{24}")
 _BLOB = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXTS = ("id", "owner", "filename", "content_type", "purpose")
@@ -50,7 +50,7 @@ def is_row(found: dict[str, Any]) -> bool:
             return False
     digest, expires_at = found.get("sha256"), found.get("expires_at")
     return (
-        bool(_ID.fullmatch(found["id"]))
+        is_kept_id(found["id"])
         and _is_count(found.get("bytes"))
         and _is_count(found.get("created_at"))
         and (expires_at is None or _is_count(expires_at))
@@ -58,14 +58,9 @@ def is_row(found: dict[str, Any]) -> bool:
     )
 
 
-def is_id(text: str) -> bool:
-    """Whether a file of a store can have this id, now or before it was deleted."""
-    return bool(_ID.fullmatch(text))
-
-
 def stamp_of(file_id: str) -> int:
     """The stamp in an id that the store made. ValueError for any other id."""
-    found = _ID.fullmatch(file_id)
+    found = KEPT_ID.fullmatch(file_id)
     if not found:
         raise ValueError(file_id)
     return int(found[1], 16)

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 from ...calls import Answer, Call, Json, Target, Upload
 from ...errors import BadRequest, NotFound, StoreError
+from ...operations import is_kept_id
 from ...wire.lists import MAX_LIMIT, page
 from .blobs import Blobs, NewBlob
 from .clock import look, since_boot
 from .disk import FolderLock
 from .index import Index
 from .reserve import Reserve
-from .sidecars import is_id
 from .sweep import Sweeper, finish_removal
 
 # Files. Of longer lists, a process reads one at a time from a store: they would all be in memory, and wait for each
@@ -37,8 +37,14 @@ class LocalTransport:
         self._lock = threading.Lock()
 
     def __call__(self, call: Call, target: Target) -> Answer:
-        is_hashed = target.settings["file_sha256"]
-        return self.store(target.base_url[len("local:") :])(call, target.owner, is_hashed)
+        return self._store_of(target)(call, target.owner, target.settings["file_sha256"])
+
+    def kept_files(self, target: Target) -> OwnersFiles:
+        """The files of the target's owner in the target's folder, for a request to somebody else."""
+        return self._store_of(target).kept_by(target.owner)
+
+    def _store_of(self, target: Target) -> Store:
+        return self.store(target.base_url[len("local:") :])
 
     def store(self, folder: str) -> Store:
         """The store in this folder. There is one for each folder in this process."""
@@ -107,7 +113,7 @@ class Store:
         limit = int(call.query.get("limit", MAX_LIMIT))
         newest_first = call.query.get("order", "desc") == "desc"
         purpose, after = call.query.get("purpose"), call.query.get("after")
-        if after and not is_id(after):
+        if after and not is_kept_id(after):
             raise BadRequest("'after' is not the id of a file in this store.", param="after")
         with self._long_list if limit > SHORT_LIST else nullcontext():
             rows, has_more = self._index.page(owner, purpose, after, newest_first, limit, self._clock())
