@@ -16,7 +16,7 @@ from .calls import Call, KeptFiles, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import FilesproxyError
 from .exchange.events import EventStream
-from .exchange.run import NoKeptFiles, run
+from .exchange.run import run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import permit, require_this_machine
@@ -199,7 +199,7 @@ class Application:
             moved = no_bytes if match.route.body == "json" else lambda: request.body.size
             _limit_transfer(watch, target.settings, moved)
             call = self._make_call(request, match, target, admission, body, record)
-            call = self._inlining.completed(call, match, admission, target, record)
+            call = self._inlining.completed(call, match, admission, target, record, body.may_have_file_ids)
             watch.follows_client = call.expects == "bytes" or call.is_generated
             answer = run(call, target, self.transports, hold=hold)
         except BaseException:
@@ -220,10 +220,10 @@ class Application:
             raise
 
     def _kept_files(self, store: Target) -> KeptFiles:
-        """The kept files of a store's target; none if its transport gives no access to them."""
-        transport = self.transports.get(store.base_url.partition(":")[0])
-        give: Callable[[Target], KeptFiles] | None = getattr(transport, "kept_files", None)
-        return give(store) if give else NoKeptFiles()
+        """The kept files of a store's target."""
+        transport: Any = self.transports[store.base_url.partition(":")[0]]  # see `is_store` in `calls.Provider`
+        found: KeptFiles = transport.kept_files(store)
+        return found
 
     def _admit(self, request: Request, match: Match, record: Record) -> Admission:
         if self.this_machine_only:

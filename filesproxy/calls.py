@@ -89,12 +89,15 @@ class Inlined(NamedTuple):
     """A kept file whose content goes into a call's JSON, in place of a stand-in (see `wire.inlined_json`).
 
     `size` is the file's, in bytes; `text` is None unless the file is text. `open` gives the content, from its start.
+    `place` is where the client named it first, and `uses` how often.
     """
 
     stand_in: str
     size: int
     text: Text | None
     open: Callable[[], Body]
+    place: str = ""
+    uses: int = 1
 
 
 class _Opaque:
@@ -227,11 +230,7 @@ class KeptFiles(Protocol):
 
 
 class Send(Protocol):
-    """How an operation reaches the target and the kept files. The exchange owns and closes every body it opens."""
-
-    @property
-    def kept(self) -> KeptFiles:
-        """The caller's kept files."""
+    """How an operation reaches the target. The exchange owns and closes every body it opens."""
 
     def __call__(self, call: Call) -> Answer:
         """Send a call to the target. UpstreamAnswered for any status but 2xx, UpstreamError for a broken answer."""
@@ -313,7 +312,9 @@ class Provider(_Required, total=False):
     #: the kinds of files that a request may hold (`wire.file_types.KINDS`), for chats and Responses
     file_parts: tuple[str, ...]
     #: the same for other hosts that speak this contract: those whose origin is not that of `base_url`. Nothing is known
-    #: of their Files API. Empty: every host is as the provider's own
+    #: of their Files API. Empty: every host counts as the
+    #: provider's own
     host_file_parts: tuple[str, ...]
-    #: a text in a chat is a `file` part with `file_data`, not a `text` part
+    #: a text in a chat is a `file` part with `file_data`, not a `text` part; the provider's translation must make text
+    #: of it again, because `max_inline_bytes` counts it as text
     text_is_file: bool

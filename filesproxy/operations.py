@@ -66,9 +66,6 @@ _RESPONSE_IDS = (
     "previous_response_id",
     "input[].content[].file_id",
     "input[].output[].file_id",
-    "input[].output.file_id",
-    "input[].file_id",
-    "prompt.variables{}.file_id",
     "tools[].container",
     "tools[].container.file_ids[]",
     "tools[].vector_store_ids[]",
@@ -216,8 +213,8 @@ def checked_model(name: str) -> str:
 def ids_at(value: Any, place: str) -> Iterator[tuple[str, str]]:
     """(exact place, id) of each id at a place of a JSON value; a value of another shape has none.
 
-    A place is a path of field names joined by dots; `[]` after a name means each item of that list, and `{}` each field
-    of that object: `messages[].content[].file.file_id` finds `messages[0].content[2].file.file_id`.
+    A place is a path of field names joined by dots; `[]` after a name means each item of that list:
+    `messages[].content[].file.file_id` finds `messages[0].content[2].file.file_id`.
     """
     return _ids_at(value, place.split("."), "")
 
@@ -227,14 +224,11 @@ def _ids_at(value: Any, steps: list[str], found: str) -> Iterator[tuple[str, str
         if isinstance(value, str):
             yield found, value
         return
-    name = steps[0].rstrip("[]{}")
+    name = steps[0].removesuffix("[]")
     inner = value.get(name) if isinstance(value, dict) else None
     here = f"{found}.{name}" if found else name
-    if steps[0].endswith("[]"):
-        for index, item in enumerate(inner if isinstance(inner, list) else ()):
-            yield from _ids_at(item, steps[1:], f"{here}[{index}]")
-    elif steps[0].endswith("{}"):
-        for field, item in inner.items() if isinstance(inner, dict) else ():
-            yield from _ids_at(item, steps[1:], f"{here}.{field}")
-    else:
+    if not steps[0].endswith("[]"):
         yield from _ids_at(inner, steps[1:], here)
+    elif isinstance(inner, list):
+        for index, item in enumerate(inner):
+            yield from _ids_at(item, steps[1:], f"{here}[{index}]")

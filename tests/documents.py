@@ -43,7 +43,7 @@ RUN_BY = {
         ("sh", "curl -F purpose=assistants", "test_readmes_server_is_tried_as_printed"),
         ("json", '{"id":"file-', "test_readmes_server_is_tried_as_printed"),
         ("sh", "curl http://127.0.0.1:8787/v1/files\n", "test_readmes_server_is_tried_as_printed"),
-        ("ini", "[filesproxy]\ndefault_files = local", "test_model_is_asked_about_a_kept_file_as_printed"),
+        ("ini", "[filesproxy]\ndefault_provider = llm", "test_model_is_asked_about_a_kept_file_as_printed"),
         ("python", "from openai import OpenAI\n\nclient = OpenAI(api_key=\"unused\"",
          "test_model_is_asked_about_a_kept_file_as_printed"),
         ("python", "from openai import OpenAI", "test_python_snippet_works_as_printed"),

@@ -13,12 +13,11 @@ from fakes import FILE, NOT_ENCODED, FakeBody, hold_of, left, memory
 from sockets import COMPAT, Upstream, chunked, request, served
 
 from filesproxy import create_app
-from filesproxy.calls import Answer, Call, Content, Target
+from filesproxy.calls import Answer, Call, Content, Inlined, Target
 from filesproxy.errors import (
     FINAL_CODES,
     BadRequest,
     CallerBusy,
-    NotFound,
     Saturated,
     UpstreamAnswered,
     UpstreamError,
@@ -32,6 +31,7 @@ from filesproxy.providers.toolkit import translated
 from filesproxy.redaction import Secret, single_credential
 from filesproxy.watchdog import Watch
 from filesproxy.wire import sse
+from filesproxy.wire.inlined_json import base64_of, measured, stand_in
 from filesproxy.wire.strict_json import cost
 
 LIMIT = 1000
@@ -649,61 +649,51 @@ def test_every_secret_of_a_target_is_redacted_including_replaced_ones():
 # Kept files
 
 
-class Kept:
-    """The kept files of a caller: one file, whose bodies are recorded."""
+def with_file(*answers):
+    """(the answer of a chat with a kept file, what was sent, the file's body); also if it is an error."""
+    body, sent = Body([b"hel", b"lo"]), []
+    mark = stand_in("0123456789abcdef" * 2, 0)
+    call = Call("create_response", "POST", "/responses", json={"input": mark}, inlined=[
+        Inlined(mark, 5, measured([b"hello"], 100), lambda: body)
+    ])  # fmt: skip
 
-    def __init__(self):
-        self.asked, self.bodies = [], []
+    class Reading(Transport):
+        def __call__(self, call, target):
+            sent.append(next(iter(call.content.chunks)) if refuses else b"".join(call.content.chunks))
+            return super().__call__(call, target)
 
-    def find(self, file_ids):
-        self.asked.append(list(file_ids))
-        return {file_id: FILE for file_id in file_ids if file_id == FILE["id"]}
-
-    def open(self, file_id):
-        self.bodies.append(Body([b"hello"]))
-        return Answer(200, {"content-length": "5"}, body=self.bodies[-1])
-
-
-def with_kept(operation, *answers):
-    kept, transport = Kept(), Transport(*answers)
-    where = target(operations={"retrieve_file": operation})
+    refuses = answers[0][0] == 413
+    where = target(operations={"create_response": lambda call, send: send(call)})
     try:
-        return run(CALL, where, {"https": transport}, kept)
+        return run(call, where, {"https": Reading(*answers)}), sent
     finally:
-        assert [body.closings for body in (*kept.bodies, *transport.bodies)] == [1] * (1 + len(transport.bodies))
+        assert body.closings == (0 if refuses else 1)
 
 
-def test_operation_reads_a_kept_file_into_its_own_call():
-    def operation(call, send):
-        assert list(send.kept.find([FILE["id"], "file-other"])) == [FILE["id"]]
-        content = b"".join(send.kept.open(FILE["id"]).body)
-        return send(call._replace(method="POST", json={"content": content.decode()}))
-
-    assert with_kept(operation, (200, b'{"id": "a"}')).json == {"id": "a"}
+def test_kept_file_is_in_the_call_that_the_transport_gets():
+    answer, sent = with_file((200, b'{"id": "a"}'))
+    assert (answer.json, sent) == ({"id": "a"}, [b'{"input":"hello"}'])
 
 
-@pytest.mark.parametrize("read", [0, 1])
-def test_body_of_a_kept_file_is_closed_however_the_operation_ends(read):
-    def operation(call, send):
-        body = send.kept.open(FILE["id"]).body
-        for _ in range(read):
-            next(body)
-        return send(call)
-
-    with pytest.raises(UpstreamError):
-        with_kept(operation, (200, b"<html>"))
+def test_refusal_for_its_size_says_which_setting_keeps_files_from_being_sent_in_vain():
+    with pytest.raises(UpstreamAnswered, match="max_inline_bytes") as refused:
+        with_file((413, b""))
+    assert refused.value.status == 413
 
 
-def test_caller_without_a_store_has_no_kept_files():
-    found = []
+def test_kept_file_that_is_being_sent_is_closed_when_the_sending_ends():
+    body = Body([b"hel", b"lo"])
+    mark = stand_in("0123456789abcdef" * 2, 0)
+    call = CALL._replace(method="POST", json=[base64_of(mark)], inlined=[Inlined(mark, 5, None, lambda: body)])
 
-    def operation(call, send):
-        found.append(send.kept.find(["file-1"]))
-        return send.kept.open("file-1")
+    def breaks(call, target):
+        blocks = iter(call.content.chunks)
+        assert [next(blocks), next(blocks)] == [b'["', b"aGVs"]
+        raise UpstreamError("The connection broke.")
 
-    with pytest.raises(NotFound):
-        run(CALL, target(operations={"retrieve_file": operation}), {})
-    assert found == [{}]
+    with pytest.raises(UpstreamError, match="broke"):
+        run(call, target(operations={"retrieve_file": lambda call, send: send(call)}), {"https": breaks})
+    assert body.closings == 1
 
 
 # Events that hide a secret

@@ -110,21 +110,24 @@ def test_second_request_with_a_file_takes_a_connection_of_its_own(tmp_path):
 
 
 def test_host_that_reads_slowly_is_not_cut_by_the_time_of_a_transfer(tmp_path):
+    """In real time: a transfer that takes longer than `total_timeout` is the subject."""
+    total = 0.3
+
     def slow(peer):
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         peer.read_head()
         began = time.monotonic()
         while len(body_of(peer)) < length_of(peer):
             peer.read()
-            if time.monotonic() - began < 1.5:
+            if time.monotonic() - began < 5 * total:
                 time.sleep(0.02)  # the pace of a slow host
         peer.send(answer(CHAT))
 
-    with gateway(tmp_path, slow, total_timeout=0.3) as (port, upstream):
+    with gateway(tmp_path, slow, total_timeout=total) as (port, upstream):
         kept = upload(port, PNG + content_of(20 * MIB))
         began = time.monotonic()
         assert ask(port, chat_of(kept)).json == CHAT
-        assert time.monotonic() - began > 1.4 and is_whole(upstream.peer)
+        assert time.monotonic() - began > 4 * total and is_whole(upstream.peer)
 
 
 def test_host_that_stops_reading_is_a_504_and_has_no_whole_request(tmp_path):

@@ -18,7 +18,7 @@ Table = Mapping[str, Provider]
 
 
 def resolved(own: Mapping[str, Any], kind: Provider) -> dict[str, Any]:
-    """The settings `files` and `file_parts` of a provider of this kind, with what they are by default.
+    """The settings `files` and `file_parts` of a provider of this kind, with their defaults.
 
     `files` stays empty for a host of which nothing is known: ids go there as they are.
     """
@@ -26,6 +26,11 @@ def resolved(own: Mapping[str, Any], kind: Provider) -> dict[str, Any]:
     parts = kind.get("host_file_parts" if is_other_host else "file_parts", ())
     by_default = "" if is_other_host or kind.get("is_store") else OWN
     return {"files": own["files"] or by_default, "file_parts": own["file_parts"] or parts}
+
+
+def store_of(settings: Mapping[str, Any]) -> str:
+    """The store that keeps a provider's files; "" if none does."""
+    return "" if settings["files"] in ("", OWN, NONE) else str(settings["files"])
 
 
 def _is_other_host(base_url: str, kind: Provider) -> bool:
@@ -52,13 +57,15 @@ def problems(source: Source, providers: Providers, table: Table) -> Iterator[str
     """Names that `files` and `inline_to` cannot have."""
     kept = stores(providers, table)
     for name, own in providers.items():
-        if own["files"] not in ("", OWN, NONE, *kept):
+        if name == OWN and name in kept:  # as a value of `files` it would mean each provider itself
+            yield f"{source.place(f'provider:{name}')}: a provider that keeps files cannot have the name own."
+        if store_of(own) not in ("", *kept):
             place, named = source.place(f"provider:{name}", "files"), ", ".join(kept)
             yield f"{place}: files must be own, none or a provider that keeps files{named and f' ({named})'}."
     for store in kept:
         place = source.place(f"provider:{store}", "inline_to")
         for name in providers[store]["inline_to"]:
             if name not in providers or name in kept:
-                yield f"{place}: inline_to contains one that is not a configured provider of models."
+                yield f"{place}: inline_to must name configured providers that do not keep files themselves."
             elif providers[name]["files"] == NONE:
                 yield f"{place}: inline_to contains {name}, which has files = none."

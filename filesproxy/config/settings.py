@@ -153,8 +153,8 @@ _KEY = (False, False, True)
 SETTINGS: tuple[Setting, ...] = (
     Setting("listen", ("127.0.0.1", 8787), _listen, "HOST:PORT of the embedded server; gunicorn has its own `bind`"),
     Setting("default_provider", "none", _word, "provider of a request that names none; `none`: that is a 400"),
-    Setting("default_files", "", _word, "the same for the five file operations alone; empty: `default_provider`"),
-    Setting("default_chat", "", _word, "the same for everything else; empty: `default_provider`"),
+    Setting("default_files", "", _word, "provider of file operations that name none; empty: `default_provider`"),
+    Setting("default_chat", "", _word, "provider of all other requests that name none; empty: `default_provider`"),
     Setting("max_upload_bytes", 512 << 20, _integer, "largest request body of an upload, in bytes; more is a 413"),
     Setting(
         "max_answer_bytes", 8 << 20, _integer, "bytes of JSON from a provider for one request; more is a 502", *_BOTH

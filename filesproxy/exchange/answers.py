@@ -65,9 +65,12 @@ def refusal(call: Call, answer: Answer, target: Target, hold: Hold) -> UpstreamE
 
 
 def _hint(call: Call, answer: Answer, target: Target) -> str:
-    """What a 404 for a path without an id most likely means, and a 413 for a request with kept files."""
+    """What a 404 for a path without an id most likely means; for a 413 with kept files, what helps."""
     if answer.status == 413 and call.inlined:
-        return " The kept files in it count: max_inline_bytes is what the gateway sends of them at most."
+        return (
+            " The kept files count towards its limit: send fewer or smaller ones. The operator can set max_inline_bytes"
+            " to that limit, so that nothing is sent in vain."
+        )
     if answer.status != 404 or call.file_id or urls.has_path(target.base_url):
         return ""
     return " The provider's base_url has no path, and most hosts need /v1 there."

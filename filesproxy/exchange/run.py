@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ..budget import NO_ROOM, Hold, Shared
-from ..calls import Answer, Body, Call, Content, Json, KeptFiles, Target, Transport
-from ..errors import BadRequest, InvalidAnswer, NotFound, UpstreamAnswered, UpstreamError, UpstreamTimeout
+from ..calls import Answer, Body, Call, Content, Target, Transport
+from ..errors import BadRequest, FilesproxyError, InvalidAnswer, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from ..operations import OPERATIONS, is_about
 from ..watchdog import Watch
 from ..wire import sse, urls
@@ -17,23 +17,10 @@ from .answers import count_list, is_nothing, parsed, read, refusal
 from .events import EventStream, Source, redact_error
 
 
-class NoKeptFiles:
-    """The kept files of a caller that has no store."""
-
-    def find(self, file_ids: Sequence[str]) -> Mapping[str, Json]:
-        """None of them."""
-        return {}
-
-    def open(self, file_id: str) -> Answer:
-        """NotFound, always."""
-        raise NotFound(f"No such File object: {file_id}", param="id")
-
-
 def run(
     call: Call,
     target: Target,
     transports: Mapping[str, Transport],
-    kept: KeptFiles | None = None,
     hold: Hold | None = None,
 ) -> Answer:
     """Perform the call's operation. The answer's body is open if it is relayed; every other body is closed.
@@ -52,7 +39,7 @@ def run(
     opened: list[Body] = []
     relayed_body = None
     hold = hold or Hold(Shared("memory", float("inf")), "")
-    send = _Send(target, transports, kept or NoKeptFiles(), opened, hold)
+    send = _Send(target, transports, opened, hold)
     try:
         answer = operation(call, send)
         _check_id(call, answer)
@@ -110,11 +97,9 @@ def address(call: Call, target: Target) -> str:
 
 
 class _Send:
-    """How an operation reaches its target and the kept files. All its calls together have the time of one."""
+    """How an operation reaches its target. All its calls together have the time of one."""
 
-    def __init__(
-        self, target: Target, transports: Mapping[str, Transport], kept: KeptFiles, opened: list[Body], hold: Hold
-    ) -> None:
+    def __init__(self, target: Target, transports: Mapping[str, Transport], opened: list[Body], hold: Hold) -> None:
         self._target = target
         self._transports = transports
         self._opened = opened  # bodies that are not closed yet
@@ -124,12 +109,6 @@ class _Send:
         self.source: Source | None = None  # of events, if an answer is a stream of them
         self._hold = hold  # what the answers so far take of the budget
         self._size = 0  # bytes of JSON that the answers so far had: the limit is for all of an operation
-        self._kept = kept
-
-    @property
-    def kept(self) -> KeptFiles:
-        """The caller's kept files. The exchange closes the bodies that are opened through it."""
-        return _TrackedKeptFiles(self._kept, self._opened)
 
     def __call__(self, call: Call) -> Answer:
         """Send a call. A body to be relayed is left open; any other is read, and closed when the next call is sent."""
@@ -189,6 +168,8 @@ class _Send:
 
     def _filled(self, call: Call) -> Call:
         """The call with its kept files in place of their stand-ins."""
+        if call.content is not None and call.inlined:
+            raise FilesproxyError("The provider's translation cannot hold kept files.", code="internal_error")
         if call.json is None or not call.inlined:
             return call
         length, blocks = filled(call.json, call.inlined)
@@ -206,20 +187,3 @@ class _Send:
         if call.watch:
             call.watch.transfer()  # the phase of the answer before is over
         return call._replace(timeout=max(0.001, call.timeout - passed)) if call.timeout else call
-
-
-class _TrackedKeptFiles:
-    """Kept files whose opened bodies are remembered, so that the exchange can close them."""
-
-    def __init__(self, kept: KeptFiles, opened: list[Body]) -> None:
-        self._kept = kept
-        self._opened = opened
-
-    def find(self, file_ids: Sequence[str]) -> Mapping[str, Json]:
-        return self._kept.find(file_ids)
-
-    def open(self, file_id: str) -> Answer:
-        answer = self._kept.open(file_id)
-        if answer.body is not None:
-            self._opened.append(answer.body)
-        return answer

@@ -10,9 +10,8 @@ from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
 from ..calls import Provider, Target
-from ..config import kept_files
+from ..config.kept_files import store_of
 from ..config.load import Config
-from ..errors import Forbidden
 from ..providers.table import read_headers
 from . import portkey
 from .address import client_site
@@ -21,6 +20,7 @@ from .request import Head
 from .target import (
     TARGET_HEADERS,
     chat_targets,
+    check_store,
     client_headers,
     may_name_in_model,
     may_use_store,
@@ -48,6 +48,7 @@ class Admission:
         proxies, forwarded_for = config.settings["trusted_proxies"], head.headers.get("x-forwarded-for", "")
         self.sharer = self.caller.name or client_site(head.client_address, forwarded_for, proxies)
         self._targets: dict[str, Target] = {}  # the setting that has the default → the target that the headers name
+        self._files_target: Target | None = None
         self._headers: dict[str, Mapping[str, str]] = {}  # a target's name → the client's headers for it
         self._portkey_config: portkey.Config | None = None
 
@@ -60,18 +61,13 @@ class Admission:
     @property
     def files_target(self) -> Target:
         """The target of a file operation: the provider that the headers name, or the store that keeps its files."""
-        found = self._targets.get("")
-        if found is None:
+        if self._files_target is None:
             named = self._named("default_files")
-            store = named.settings["files"]
-            if store not in ("", kept_files.OWN, kept_files.NONE):
-                if self.caller.key is None:
-                    require_this_machine(self._head)
-                elif not may_use_store(store, named, self.caller):
-                    raise Forbidden("This gateway key is not for this provider.")
+            if store := store_of(named.settings):
+                check_store(store, named, self._head, self.caller)
                 named = store_target(store, self.caller, self._config, self._providers)
-            found = self._targets[""] = named
-        return found
+            self._files_target = named
+        return self._files_target
 
     def _named(self, default: str) -> Target:
         found = self._targets.get(default)
@@ -102,11 +98,16 @@ class Admission:
         if self._config.stores and self.caller.key is None:
             require_this_machine(self._head)
         usable = [name for name in self._config.stores if may_use_store(name, target, self.caller)]
-        allowed = self._config.inlined[target.name]
+        allowed = () if self._is_elsewhere(target) else self._config.inlined[target.name]
         targets = [store_target(name, self.caller, self._config, self._providers) for name in usable]
         return [each for each in targets if each.name in allowed], [
             each for each in targets if each.name not in allowed
         ]
+
+    def _is_elsewhere(self, target: Target) -> bool:
+        """Whether the client has chosen another address by header than the one that the store allows."""
+        chosen = target.provider.get("client_settings", {}).values()
+        return any(target.settings[name] != self._config.providers[target.name][name] for name in chosen)
 
     def may_inline(self, target: Target) -> bool:
         """Whether any store's files may be put into requests to this target."""

@@ -5,7 +5,8 @@ https://platform.openai.com/docs/api-reference/chat/create and …/responses/cre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 from ..calls import Json
@@ -15,16 +16,24 @@ from ..wire.file_types import Kind
 from ..wire.inlined_json import base64_of
 from ..wire.json_fields import at
 
-_RESPONSE_FIELDS = frozenset(
-    {"type", "file_id", "filename", "mime_type", "detail", "file_data", "file_url", "image_url"}
-)
+MAX_NAME_IN_PLACE = 64  # characters of a client's own name for something, in a message
+# What says where the content of a file is, and what says what it is. The rest of a part is for the model host.
+_SOURCES = ("file_id", "file_data", "file_url", "image_url", "url")
+_DESCRIPTION = frozenset({"type", "filename", "mime_type", "detail", *_SOURCES})
+# Fields whose text is prose, and fields that are the client's own: a kept id there tells a provider nothing.
+_PROSE = frozenset({
+    "content", "text", "output", "input", "arguments", "instructions", "prompt", "query", "name", "title", "summary",
+    "description", "refusal", "user", "safety_identifier", "prompt_cache_key", "variables",
+})  # fmt: skip
+_CLIENTS_OWN = frozenset({"metadata", "attributes", "parameters", "schema", "input_schema"})
 
 
 class Reference(NamedTuple):
     """A part that refers to a file: `holder[key]` is the part, `place` says where the id is.
 
     `given` is the object with the id: what else it has, such as `filename`, says what the file is. `rest` is what the
-    part has beside its file, such as a cache mark. `is_image` says whether the part can only be an image.
+    part has beside its file, such as a cache mark. `is_image` says whether the part can only be an image, `takes_files`
+    whether there may be files here: instructions and what a model said are text alone.
     """
 
     holder: Any
@@ -34,10 +43,11 @@ class Reference(NamedTuple):
     given: Json
     rest: Json
     is_image: bool
+    takes_files: bool = True
 
 
 class Content(NamedTuple):
-    """What a part shall hold: a file's kind, media type and name, and the stand-in for its content."""
+    """What a part will hold: a file's kind, media type and name, and the stand-in for its content."""
 
     kind: Kind
     media_type: str
@@ -58,18 +68,17 @@ class Content(NamedTuple):
 def in_chat(body: Json) -> Iterator[Reference]:
     """The references in a chat, whose messages have been checked (`check_messages`)."""
     for index, message in enumerate(body["messages"]):
-        content = message.get("content")
+        content, takes_files = message.get("content"), message["role"] in ("user", "tool")
         for number, part in enumerate(content) if isinstance(content, list) else ():
             name = part["type"]
             if name not in ("file", "image_url"):
                 continue
-            given = part.get(name)
+            given, place = part.get(name), f"messages[{index}].content[{number}].{name}"
             given = {"url": given} if isinstance(given, str) else given
-            place = f"messages[{index}].content[{number}].{name}"
             found = _named(given, ("file_id",) if name == "file" else ("file_id", "url"), place)
             if found:
                 rest = {field: value for field, value in part.items() if field not in ("type", name)}
-                yield Reference(content, number, *found, given, rest, name == "image_url")
+                yield Reference(content, number, *found, given, rest, name == "image_url", takes_files)
 
 
 def in_response(body: Json) -> Iterator[Reference]:
@@ -86,7 +95,7 @@ def in_response(body: Json) -> Iterator[Reference]:
     prompt = body.get("prompt")
     variables = prompt.get("variables") if isinstance(prompt, dict) else None
     for name in variables if isinstance(variables, dict) else ():
-        yield from _in_parts(variables, name, f"prompt.variables.{name}")
+        yield from _in_parts(variables, name, f"prompt.variables.{name[:MAX_NAME_IN_PLACE]}")
 
 
 def _in_parts(holder: Any, key: Any, place: str) -> Iterator[Reference]:
@@ -97,7 +106,7 @@ def _in_parts(holder: Any, key: Any, place: str) -> Iterator[Reference]:
     is_image = name != "input_file"
     found = _named(part, ("file_id", "image_url") if is_image else ("file_id",), place)
     if found:
-        rest = {field: value for field, value in part.items() if field not in _RESPONSE_FIELDS}
+        rest = {field: value for field, value in part.items() if field not in _DESCRIPTION}
         yield Reference(holder, key, *found, part, rest, is_image)
 
 
@@ -113,10 +122,40 @@ def _named(given: Any, fields: tuple[str, ...], place: str) -> tuple[str, str] |
         for name in fields
         if isinstance(given.get(name), str) and given[name] and (name == "file_id" or is_kept_id(given[name]))
     ]
-    sources = [name for name in ("file_id", "file_data", "file_url", "image_url", "url") if given.get(name)]
+    sources = [name for name in _SOURCES if given.get(name)]
     if found and len(sources) > 1 and any(is_kept_id(file_id) for _, file_id in found):
-        raise BadRequest(f"'{place}' must have one of {' and '.join(sources)}.", param=place)
+        raise _conflict(place, sources)
     return found[0] if found else None
+
+
+def _conflict(place: str, names: Sequence[str]) -> BadRequest:
+    message = f"'{place}' must have only one of {' and '.join(names)}."
+    return BadRequest(message, param=place, code="conflicting_sources")
+
+
+def kept_id_in(value: Any) -> str | None:
+    """The place of a kept id in a JSON value; None if there is none. One that is prose or the client's own is none."""
+    left: list[tuple[Any, Any, Any]] = [(value, "", None)]  # a list or object, its name, and the path to it
+    while left:
+        outer, name, path = left.pop()
+        is_object = isinstance(outer, dict)
+        for key, inner in outer.items() if is_object else enumerate(outer):
+            field = key if is_object and name != "variables" else name
+            if isinstance(inner, str):
+                if field not in _PROSE and len(inner) < MAX_NAME_IN_PLACE and is_kept_id(inner.strip()):
+                    return _place((path, key))
+            elif isinstance(inner, (dict, list)) and field not in _CLIENTS_OWN:
+                left.append((inner, field, (path, key)))
+    return None
+
+
+def _place(path: Any) -> str:
+    """The place that a path (the path of what is around it, and the name or number in that) leads to."""
+    keys: list[str | int] = []
+    while path:
+        path, key = path
+        keys.append(key[:MAX_NAME_IN_PLACE] if isinstance(key, str) else key)
+    return reduce(at, reversed(keys), "")
 
 
 #: operation → the references in its request's JSON
@@ -130,38 +169,45 @@ REFERENCES: Mapping[str, Callable[[Json], Iterator[Reference]]] = {
 
 def chat_part(reference: Reference, file: Content, text_is_file: bool) -> Json | None:
     """The part of a chat that holds the file, None if there is no such part."""
-    made: Json | None = None
+    others = {name: value for name, value in reference.given.items() if name not in _DESCRIPTION}
     if file.kind == "image":
-        made = {"type": "image_url", "image_url": {"url": file.data_url, **_detail(reference)}}
-    elif file.kind == "pdf" or (file.kind == "text" and text_is_file):
-        made = {"type": "file", "file": {"filename": file.name, "file_data": file.data_url}}
-    elif file.kind == "text":
-        made = {"type": "text", "text": file.text}
-    elif file.kind == "audio":
+        return {"type": "image_url", "image_url": {**others, "url": file.data_url, **_detail(reference)}}
+    if file.kind == "pdf" or (file.kind == "text" and text_is_file and reference.takes_files):
+        return {"type": "file", "file": {**others, "filename": file.name, "file_data": file.data_url}}
+    if file.kind == "text":
+        return {"type": "text", "text": file.text}
+    if file.kind == "audio":
         form = "mp3" if file.media_type == "audio/mpeg" else "wav"
-        made = {"type": "input_audio", "input_audio": {"data": base64_of(file.stand_in), "format": form}}
-    elif file.kind == "video":
-        made = {"type": "video_url", "video_url": {"url": file.data_url}}
-    return made and {**reference.rest, **made}
+        return {"type": "input_audio", "input_audio": {**others, "data": base64_of(file.stand_in), "format": form}}
+    return {"type": "video_url", "video_url": {**others, "url": file.data_url}}
 
 
 def response_part(reference: Reference, file: Content, text_is_file: bool) -> Json | None:
     """The part of a request to Responses that holds the file, None if there is no such part."""
-    made: Json | None = None
     if file.kind == "image":
         name = "computer_screenshot" if reference.given["type"] == "computer_screenshot" else "input_image"
         detail = _detail(reference) or ({"detail": "auto"} if name == "input_image" else {})
-        made = {"type": name, "image_url": file.data_url, **detail}
-    elif file.kind == "pdf":
-        made = {"type": "input_file", "filename": file.name, "file_data": file.data_url}
-    elif file.kind == "text":
-        made = {"type": "input_text", "text": file.text}
-    return made and {**reference.rest, **made}
+        return {"type": name, "image_url": file.data_url, **detail}
+    if file.kind == "pdf":
+        return {"type": "input_file", "filename": file.name, "file_data": file.data_url}
+    return {"type": "input_text", "text": file.text} if file.kind == "text" else None
 
 
 def _detail(reference: Reference) -> Json:
     detail = reference.given.get("detail")
     return {} if detail is None else {"detail": detail}
+
+
+def whole(reference: Reference, part: Json) -> tuple[Json, list[str]]:
+    """The part with what else the client's part had, and the names of what there is no place for.
+
+    BadRequest if one of the client's fields would be overwritten.
+    """
+    if taken := sorted(set(reference.rest) & set(part)):
+        raise _conflict(reference.place.rpartition(".")[0], ["file_id", *taken])
+    inner = next((value for value in part.values() if isinstance(value, dict)), {})
+    used = (_DESCRIPTION - {"detail"}) | set(part) | set(inner) | set(reference.rest)
+    return {**reference.rest, **part}, [name for name in reference.given if name not in used]
 
 
 #: operation → what makes the part that holds a file

@@ -1,42 +1,46 @@
 """Puts kept files into the requests that name them, so that a model reads them wherever it runs.
 
 Everything is decided before anything is sent: whether the files are there, the caller may use them, the provider takes
-them, and they fit. Only then are they read again and sent, block by block, by the exchange.
+them, and they fit. Only then does the exchange read them again and send them, block by block.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import NoReturn
 
 from ..calls import Body, Call, Inlined, Json, KeptFiles, Target, Text
-from ..config.kept_files import NONE, OWN
+from ..config.kept_files import NONE, OWN, store_of
 from ..errors import BadRequest, Forbidden, NotFound, StoreError, TooLarge
-from ..operations import OPERATIONS, ids_at, is_kept_id
+from ..operations import is_id, is_kept_id
 from ..wire.file_types import HEAD_BYTES, Kind, kind_of, media_type_of
 from ..wire.inlined_json import NotText, measured, stand_in
 from .admission import Admission
-from .file_references import PARTS, REFERENCES, Content, Reference
+from .file_references import PARTS, REFERENCES, Content, Reference, kept_id_in, whole
 from .record import Record
 from .router import Match
 
 MAX_PARTS = 64  # that hold kept files, in one request
-MAX_TEXT_BYTES = 10 << 20  # of one file's text in JSON; OpenAI's limit for a text
+MAX_TEXT_BYTES = 10 << 20  # of one file's text, as it is in JSON; the contract's limit for a text
 MAX_NAME = 255  # characters of a file's name in a request
+_NAMEABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+_ASK = "use another provider, or ask the operator to add {} to its setting file_parts"
 #: what helps where a provider does not take a kind of file
-_HELP: Mapping[Kind | None, str] = {
-    "text": "use a provider that takes text, or add text to its file_parts",
-    "image": "use a model that reads images, and add image to the file_parts of its provider",
-    "audio": "send a transcript, or use a provider whose file_parts has audio",
-    "pdf": "send its text (pdftotext makes it), or its pages as images, or use a provider whose file_parts has pdf",
-    "video": "send single images, or use a provider whose file_parts has video",
-    None: "convert it to text, PDF, PNG or JPEG",
+_HELP: Mapping[Kind, str] = {
+    "text": _ASK.format("text"),
+    "image": f"a model that reads images; {_ASK.format('image')}",
+    "audio": f"send a transcript; {_ASK.format('audio')}",
+    "pdf": f"send its text (pdftotext makes it) or its pages as images; {_ASK.format('pdf')}",
+    "video": f"send single images; {_ASK.format('video')}",
 }
+_NOT_IMAGE = "name it in a part of type file, in Responses input_file"
 
 
 class Inlining:
@@ -45,41 +49,45 @@ class Inlining:
     def __init__(self, kept_files: Callable[[Target], KeptFiles]) -> None:
         self._kept_files = kept_files
 
-    def completed(self, call: Call, match: Match, admission: Admission, target: Target, record: Record) -> Call:
-        """The call, with stand-ins where its JSON named kept files, and these files in `inlined`.
+    def completed(
+        self, call: Call, match: Match, admission: Admission, target: Target, record: Record, may_have_ids: bool = True
+    ) -> Call:
+        """The call, with stand-ins where its JSON (changed in place) names kept files, and these files in `inlined`.
 
         No kept id goes to a provider: NotFound if there is no such file for this caller, BadRequest where it cannot be
-        used, Forbidden if it may not be used here, TooLarge if the files do not fit.
+        used, Forbidden if it may not be used here, TooLarge if the files do not fit. `may_have_ids` is false if the
+        JSON cannot hold a kept id, so that it need not be looked through.
         """
         where = target.settings["files"]
         if target.provider.get("is_store") or not (where or admission.may_inline(target)):
             return call  # its own ids, or a host of which nothing is known
-        for file_id in filter(is_kept_id, match.ids):
-            raise NotFound(f"This provider has no object {file_id}: files with such ids are kept here.", param="id")
-        if call.json is None or call.operation not in target.provider["operations"]:
+        for file_id in filter(is_kept_id, (*match.ids, match.model)):
+            message = f"{file_id} is the id of a kept file, and this provider has no such object: name the provider"
+            raise NotFound(f"{message} that keeps it in x-portkey-provider.", param="id")
+        if call.operation not in target.provider["operations"]:
             return call
-        if call.operation in REFERENCES:
-            found = [each for each in REFERENCES[call.operation](call.json) if _is_ours(each, where)]
-            if found:
+        if call.json is not None and call.operation in REFERENCES:
+            named = (each for each in REFERENCES[call.operation](call.json) if _is_ours(each, where))
+            if found := list(islice(named, MAX_PARTS + 1)):
                 call = self._with_files(call, found, admission, target, record)
-        if call.operation != "create_chat_completion":  # a chat has ids nowhere else
-            _refuse_elsewhere(call, match)
+        if may_have_ids:
+            _refuse_elsewhere(call, store_of(target.settings))
         return call
 
     def _with_files(
         self, call: Call, found: Sequence[Reference], admission: Admission, target: Target, record: Record
     ) -> Call:
         if target.settings["files"] == NONE:
-            message = f"'{found[0].place}' names a file, and this provider has none (files = none)."
-            raise BadRequest(message, param=found[0].place, code="unsupported_file")
+            _refuse(found[0], "names a file, and this provider takes no file ids (files = none)", "send its content")
         if len(found) > MAX_PARTS:
-            raise BadRequest(f"A request can hold {MAX_PARTS} kept files, not more.", param=found[MAX_PARTS].place)
+            raise TooLarge(f"A request can name {MAX_PARTS} kept files at most.", param=found[MAX_PARTS].place)
         if not admission.may("retrieve_file_content"):
             raise Forbidden("This gateway key does not allow retrieve_file_content, which a kept file here needs.")
         kept = self._found(found, admission, target)
         files = _Files(kept, target)
         for reference in found:
             reference.holder[reference.key] = files.part(call.operation, reference)
+        record.ignored += files.ignored
         record.inline_files, record.inline_bytes = len(found), files.size
         return call._replace(inlined=files.inlined)
 
@@ -94,13 +102,14 @@ class Inlining:
         if missing is None:
             return found
         if missing.file_id in _looked_up([missing.file_id], map(self._kept_files, others)):
-            message = "This file is kept here and may not be sent to this provider (inline_to of its store says where)."
-            raise Forbidden(message, param=missing.place)
-        raise NotFound(f"No such File object: {missing.file_id}", param=missing.place)
+            message = "The store of this file does not let it go to this provider; the operator can add the provider"
+            raise Forbidden(f"{message} to the store's inline_to.", param=missing.place)
+        shown = missing.file_id if is_id(missing.file_id) else "its id could be no file's."
+        raise NotFound(f"No such File object: {shown}", param=missing.place)
 
 
 def _is_ours(reference: Reference, where: str) -> bool:
-    """Whether the gateway must know the file: always by a kept id, and by every id where the provider has no files."""
+    """Whether the gateway must have the file: a kept id always, any other only where the provider has no files."""
     return where not in ("", OWN) or is_kept_id(reference.file_id)
 
 
@@ -112,20 +121,36 @@ def _looked_up(ids: Sequence[str], stores: Iterator[KeptFiles]) -> dict[str, tup
     return found
 
 
-def _refuse_elsewhere(call: Call, match: Match) -> None:
-    """BadRequest for a kept id where no file can be put in."""
-    for place_of_ids in OPERATIONS[match.route.operation].request_ids:
-        for place, file_id in ids_at(call.json, place_of_ids):
-            if is_kept_id(file_id):
-                message = (
-                    f"'{place}' names a file that is kept here. Kept files can be used in chats and in the input of "
-                    "Responses; for this, upload the file to the provider."
-                )
-                raise BadRequest(message, param=place, code="kept_file_here")
+def _refuse_elsewhere(call: Call, store: str) -> None:
+    """BadRequest for a kept id where no file can be put in. `store` is where the provider's own files are kept."""
+    if call.upload:
+        fields = call.upload.sent_fields  # which are complete only at the end of the form
+        call.upload.sent_fields = lambda given: fields(_without_kept_id(given, store))
+    place = kept_id_in(dict(call.query)) or (kept_id_in(call.json) if call.json else None)
+    if place:
+        raise _kept_here(place, store)
+
+
+def _without_kept_id(fields: dict[str, str], store: str) -> dict[str, str]:
+    """The fields of a form. BadRequest if one of them is a kept id."""
+    if place := kept_id_in(fields):
+        raise _kept_here(place, store)
+    return fields
+
+
+def _kept_here(place: str, store: str) -> BadRequest:
+    message = (
+        f"'{place}' names a kept file, which can only be put in as a part: of a chat, as "
+        '{"type": "file", "file": {"file_id": …}}, or of the input of Responses, as {"type": "input_file", "file_id": '
+        "…}. "
+    )
+    helps = f"Its files are kept here (files = {store}), so that the provider cannot have this one."
+    message += helps if store else "For anything else the provider itself must have the file."
+    return BadRequest(message, param=place, code="kept_file_here")
 
 
 class _Files:
-    """The files that a request will hold, each looked at once. `size` is what they take in it, in bytes."""
+    """The files that a request will hold, each looked at once. `size`: the bytes that they take in it, with repeats."""
 
     def __init__(self, kept: Mapping[str, tuple[KeptFiles, Json]], target: Target) -> None:
         self._kept = kept
@@ -133,33 +158,46 @@ class _Files:
         self._random = secrets.token_hex(16)
         self._looks: dict[str, tuple[bytes, str]] = {}  # id → its first bytes, and the type that it was uploaded with
         self._by_id: dict[str, Inlined] = {}
+        self._uses = Counter[str]()
+        self.ignored: list[str] = []  # names of what the client's parts had and the new ones have no place for
         self.size = 0
 
     @property
     def inlined(self) -> list[Inlined]:
         """The files, each once."""
-        return list(self._by_id.values())
+        return [file._replace(uses=self._uses[file_id]) for file_id, file in self._by_id.items()]
 
     def part(self, operation: str, reference: Reference) -> Json:
         """The part that holds the file. BadRequest if the provider does not take it, TooLarge if it does not fit."""
         file, given = self._kept[reference.file_id][1], reference.given
-        name = _CONTROLS.sub("", _text(given, "filename") or file["filename"])[:MAX_NAME]
+        name = _CONTROLS.sub("", _string_at(given, "filename") or file["filename"])[:MAX_NAME]
         head, uploaded = self._look(reference)
-        media_type = media_type_of(head, _text(given, "mime_type"), uploaded, file["filename"])
-        kind, described = kind_of(media_type, head), f"names the file '{name}', which is {media_type}"
-        if kind is None or kind not in self._target.settings["file_parts"]:
-            _refuse(reference, f"{described}, and this provider does not take that here", kind)
+        media_type = media_type_of(head, _string_at(given, "mime_type"), uploaded, file["filename"])
+        kind, described = kind_of(media_type, head), f"names the file '{name}', which is {media_type[:100]}"
+        taken = self._target.settings["file_parts"]
+        if kind is None or kind not in taken:
+            helps = (
+                _HELP[kind] if kind else f"convert it to one of the kinds that the provider takes: {' '.join(taken)}"
+            )
+            _refuse(reference, f"{described}, and this provider does not take that", helps)
         if reference.is_image and kind != "image":
-            _refuse(reference, f"{described} and not an image", kind)
+            _refuse(reference, f"{described}, and this part can only hold an image", _NOT_IMAGE)
         made = self._inlined(reference, kind, name)
         self.size += made.text.size if made.text else (made.size + 2) // 3 * 4
         if self.size > self._target.settings["max_inline_bytes"]:
-            message = "would make the request's files larger than max_inline_bytes"
-            raise TooLarge(f"'{reference.place}' {message}.", param=reference.place)
+            limit = self._target.settings["max_inline_bytes"]
+            message = (
+                f"with this file, the kept files take {self.size} bytes in the request; max_inline_bytes is {limit}"
+            )
+            raise TooLarge(f"'{reference.place}': {message}.", param=reference.place)
         content = Content(kind, media_type, name, made.stand_in)
         part = PARTS[operation](reference, content, self._target.provider.get("text_is_file", False))
         if part is None:
-            _refuse(reference, f"{described}, and Responses have no part for that", kind)
+            helps = "name it in a chat, or send a transcript or single images"
+            _refuse(reference, f"{described}, and Responses have no part for that", helps)
+        self._uses[reference.file_id] += 1
+        part, ignored = whole(reference, part)
+        self.ignored += filter(_NAMEABLE.fullmatch, ignored)
         return part
 
     def _inlined(self, reference: Reference, kind: Kind, name: str) -> Inlined:
@@ -167,7 +205,7 @@ class _Files:
         if file_id not in self._by_id:
             text = self._measured(reference, name) if kind == "text" else None
             mark = stand_in(self._random, len(self._by_id))
-            self._by_id[file_id] = Inlined(mark, file["bytes"], text, lambda: self._open(reference)[0])
+            self._by_id[file_id] = Inlined(mark, file["bytes"], text, lambda: self._open(reference)[0], reference.place)
         return self._by_id[file_id]
 
     def _look(self, reference: Reference) -> tuple[bytes, str]:
@@ -187,9 +225,9 @@ class _Files:
                 text = measured(body, MAX_TEXT_BYTES)
             except NotText:
                 message = f"names the file '{name}', which is neither text in UTF-8 nor of another kind known here"
-                _refuse(reference, message, None)
+                _refuse(reference, message, "save it as UTF-8 if it is text; convert it if it is not")
         if text.size > MAX_TEXT_BYTES:
-            message = f"'{reference.place}' names a text of more than {MAX_TEXT_BYTES} bytes."
+            message = f"'{reference.place}' names a text that takes more than {MAX_TEXT_BYTES} bytes in JSON."
             raise TooLarge(message, param=reference.place)
         return text
 
@@ -205,12 +243,12 @@ class _Files:
         return answer.body, answer.headers.get("content-type", "")
 
 
-def _refuse(reference: Reference, why: str, kind: Kind | None) -> NoReturn:
-    """Raise BadRequest for a part that cannot be sent; `kind` decides what helps."""
-    message = f"'{reference.place}' {why}. What helps: {_HELP[kind]}."
+def _refuse(reference: Reference, why: str, helps: str) -> NoReturn:
+    """Raise BadRequest for a part that cannot be sent."""
+    message = f"'{reference.place}' {why}. What helps: {helps}."
     raise BadRequest(message, param=reference.place, code="unsupported_file")
 
 
-def _text(given: Json, name: str) -> str:
+def _string_at(given: Json, name: str) -> str:
     value = given.get(name)
     return value if isinstance(value, str) else ""

@@ -39,6 +39,7 @@ class JsonBody:
         self._max_bytes = settings["max_json_bytes"]
         self._hold = hold
         self._value: Json | None = None
+        self.may_have_file_ids = True  # of kept files; known once the body was read
         self._slug = ""
 
     @property
@@ -69,6 +70,7 @@ class JsonBody:
         if not isinstance(value, dict):
             raise InvalidJson("The request body must be a JSON object.")
         check_json(text, value, self._presented)
+        self.may_have_file_ids = b"file-" in text or b"\\u" in text
         return value
 
     def _text(self) -> bytearray:

@@ -93,10 +93,7 @@ class Record:
 
     @property
     def extras(self) -> dict[str, Any]:
-        """Fields of the log that few requests have: what the client calls them, its metadata, the operator's detail.
-
-        And how many kept files are in the request, with their bytes.
-        """
+        """Fields of the log that few requests have: the client's names for it, metadata, a detail, kept files."""
         rare = self._trace_id or self._traceparent or self._detail or self._param or self.inline_files
         if not rare and self.metadata is None:
             return {}

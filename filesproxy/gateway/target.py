@@ -61,16 +61,25 @@ def resolve(
     target = Target(
         name, provider, settings["base_url"], settings, credentials, uses_saved, caller.name, credentials.now()
     )
-    base_url = provider["base_url"]
-    return target._replace(base_url=base_url(target)) if callable(base_url) else target
+    return _addressed(target)
 
 
 def store_target(name: str, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
     """The provider that keeps files as a target. Whether the caller may use it is for `may_use_store` to say."""
     settings = config.providers[name]
-    target = Target(name, providers[settings["kind"]], settings["base_url"], settings, owner=caller.name)
+    return _addressed(Target(name, providers[settings["kind"]], settings["base_url"], settings, owner=caller.name))
+
+
+def _addressed(target: Target) -> Target:
+    """The target with the address that its provider makes for it."""
     base_url = target.provider["base_url"]
     return target._replace(base_url=base_url(target)) if callable(base_url) else target
+
+
+def check_store(name: str, through: Target, head: Head, caller: Caller) -> None:
+    """Forbidden unless the caller may use a store through this provider."""
+    if not (caller.key and may_use_store(name, through, caller)):
+        _check_caller(name, head, caller)
 
 
 def may_use_store(name: str, through: Target, caller: Caller) -> bool:

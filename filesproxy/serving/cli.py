@@ -251,14 +251,15 @@ def _files_of(name: str, config: Config) -> str:
     if name in config.stores:
         takers = [other for other, kept in config.inlined.items() if name in kept]
         return f"its files may go into requests to {' '.join(takers) or 'no provider'}"
+    unknown = "files unknown: ids go there as they are (set files = own, none or a provider that keeps files)"
     where = {
         kept_files.OWN: "files of its own",
         kept_files.NONE: "no files",
-        "": "files unknown: ids go there as they are (set files = own, none or a provider that keeps files)",
+        "": "other ids go there as they are" if stores else unknown,
     }.get(own["files"], f"files of {own['files']}")
     if not stores:
         return where
-    limit = f"{own['max_inline_bytes'] / (1 << 20):g} MiB"
+    limit = f"{own['max_inline_bytes'] / (1 << 20):.4g} MiB"
     return f"{where}; takes kept files of {' '.join(stores)}: {' '.join(own['file_parts'])}, up to {limit} in a request"
 
 

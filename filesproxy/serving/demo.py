@@ -1,4 +1,4 @@
-"""`python3 -m filesproxy demo`: the five calls and a chat about a file, over HTTP, checked; then it cleans up.
+"""`python3 -m filesproxy demo`: makes the five calls and a chat about a file over HTTP, checks the results, cleans up.
 
 The files are in a store in a temporary folder. The chat goes to a small server that stands in for a model host without
 files, such as vLLM or llama.cpp. It is no model: it says what it got.
@@ -99,7 +99,7 @@ def _model_host(got: list[Any]) -> WSGIApplication:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"]
         got.append(json.loads(b"".join(iter(lambda: body.read(65536), b""))))
-        message = {"role": "assistant", "content": "I am no model; what I got is printed below."}
+        message = {"role": "assistant", "content": "I am not a model. What I received is printed below."}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         answer = {"id": "chatcmpl-demo", "object": "chat.completion", "created": 0, "model": "demo"}
         start_response("200 OK", [("Content-Type", "application/json")])

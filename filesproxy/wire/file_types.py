@@ -1,4 +1,4 @@
-"""What a file is, as far as a request to a model can hold it: by its first bytes, the types it was given, its name."""
+"""What kind of file a request to a model would hold: by its first bytes, its declared types and its name."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _KIND_OF: dict[str, Kind] = {
 
 _TEXT_TYPES = re.compile(
     r"text/.+|.+\+(json|xml|yaml)"
-    r"|application/(x-)?(json|json5|jsonl|jsonlines|json-lines|ndjson|geo\+json|xml|yaml|toml|csv|sql|graphql|javascript"
-    r"|ecmascript|typescript|sh|shellscript|csh|perl|python|python-code|ruby|php|httpd-php|tex|latex|subrip|rtf"
+    r"|application/(x-)?(json|json5|jsonl|jsonlines|json-lines|ndjson|xml|yaml|toml|csv|sql|graphql|javascript"
+    r"|ecmascript|typescript|sh|shellscript|csh|perl|python|python-code|ruby|php|httpd-php|tex|latex|subrip"
     r"|markdown|tcl|lua|patch|diff)"
 )
 # Endings of names whose media type, as operating systems and HTTP libraries have it, is not that of a text: Excel's for
@@ -50,8 +50,9 @@ _SAYS_NOTHING = ("", "application/octet-stream", "binary/octet-stream", "applica
 def media_type_of(head: bytes, given: str, uploaded: str, name: str) -> str:
     """The media type of a file; "text/plain" for every kind of text, and for what nothing is known of.
 
-    `head` are its first bytes (HEAD_BYTES, or all if it is shorter). They decide if they can; otherwise the type that
-    the request gives, that of the upload, and the end of its name. Whether a text is one, only all of its bytes show.
+    `head` are its first bytes (HEAD_BYTES, or all if it is shorter). They decide if they can, otherwise the type that
+    the request gives. Without that, the type of the upload decides, unless the end of the name is that of a text.
+    Whether a text is one, only all of its bytes show.
     """
     for pattern, media_type in _MAGIC:
         if pattern.match(head):

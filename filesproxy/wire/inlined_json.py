@@ -1,8 +1,8 @@
-"""JSON with the contents of files in it, of which no more than a block is in memory. No I/O of its own.
+"""JSON with the contents of files in it, with no more than a block of them in memory. No I/O of its own.
 
-A *stand-in* is a random text that stands for a file's content while the JSON is made: provider's translations treat it
-as they would treat the content itself. When the JSON is sent, the content goes where the stand-in is: as text where the
-text is, as base64 where the base64 of the text is. Both lengths are known before, so the length of the whole is.
+A *stand-in* is a random text that stands for a file's content while the JSON is made: a provider's translation treats
+it as it would treat the content itself. When the JSON is sent, the content goes where the stand-in is: as text where
+the text is, as base64 where the base64 of the text is. Both lengths are known in advance, so the total is too.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from __future__ import annotations
 import codecs
 from base64 import b64encode
 from binascii import b2a_base64
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple, Union
 from zlib import crc32
 
 from ..calls import Inlined, Json, Text
-from ..errors import FilesproxyError, StoreError
+from ..errors import BadRequest, FilesproxyError, StoreError
 from .strict_json import dumps
 
 STAND_IN_CHARACTERS = 36  # a multiple of three, so that the base64 of it has no padding
+_COMMON_CHARACTERS = 33  # the "k" and the random part; a multiple of three too, so that the base64 begins alike
+_BASE64_CHARACTERS = STAND_IN_CHARACTERS // 3 * 4
+_SHORT_ESCAPES = b'"\\\b\f\n\r\t'  # two bytes each in JSON; the other controls take six
+_NOT_ESCAPED = bytes(sorted({*range(0x20, 0x100)} - {*_SHORT_ESCAPES}))
+_CUT_MARKS = (codecs.BOM_UTF8[:1], codecs.BOM_UTF8[:2])
 BLOCK_BYTES = 1 << 18
-_RANDOM_CHARACTERS = 33
-_BASE64_CHARACTERS = 48
 
 
 class NotText(ValueError):
@@ -35,12 +39,12 @@ def stand_in(random: str, number: int) -> str:
 
 
 def base64_of(text: str) -> str:
-    """The base64 of a stand-in, which stands for the base64 of the file."""
+    """The base64 of a stand-in; the file's own base64 takes its place."""
     return b64encode(text.encode("ascii")).decode("ascii")
 
 
 def measured(blocks: Iterable[bytes], limit: int) -> Text:
-    """How long a text will be in JSON, and its checksum. It is read until it is over `limit` bytes there, no further.
+    """How long a text will be in JSON, and its checksum. Reading stops once it exceeds `limit` bytes there.
 
     NotText if it is not text.
     """
@@ -48,22 +52,24 @@ def measured(blocks: Iterable[bytes], limit: int) -> Text:
     decode = _Decoder()
     for block in blocks:
         checksum = crc32(block, checksum)
-        size += len(_escaped(decode(block)))
+        size += _escaped_size(decode(block))
         if size > limit:
             return Text(size, checksum)
-    return Text(size + len(_escaped(decode(b"", True))), checksum)
+    return Text(size + _escaped_size(decode(b"", True)), checksum)
 
 
 def filled(body: Json, files: Sequence[Inlined]) -> tuple[int, Generator[bytes, None, None]]:
     """The length of the JSON with the files in it, in bytes, and the JSON itself, in blocks.
 
     The files are opened one after the other, each when its turn comes; closing the generator closes the open one.
-    FilesproxyError if a stand-in is not there: a file must never be left out in silence.
+    BadRequest if the translation has left out a stand-in, or repeated one: no file may be left out in silence.
     """
     pieces = list(_pieces(dumps(body), files))
-    missing = {file.stand_in for file in files} - {piece.file.stand_in for piece in pieces if isinstance(piece, _Place)}
-    if missing:
-        raise FilesproxyError("A kept file was lost in the translation of the request.", code="internal_error")
+    found = Counter(piece.file.stand_in for piece in pieces if isinstance(piece, _Place))
+    for file in files:
+        if found[file.stand_in] != file.uses:
+            message = f"'{file.place}' names a kept file for which a request to this provider has no place."
+            raise BadRequest(message, param=file.place, code="unsupported_file")
     return sum(map(_length, pieces)), _blocks(pieces)
 
 
@@ -91,8 +97,8 @@ def _pieces(text: bytes, files: Sequence[Inlined]) -> Iterator[_Piece]:
     view, done = memoryview(text), 0
     for at, mark in sorted((at, mark) for start in _starts(files) for at, mark in _found(text, *start)):
         place = by_mark[mark]
-        if place.is_text and place.file.text is None:
-            raise FilesproxyError("A file that is not text would be sent as text.", code="internal_error")
+        if place.is_text != (place.file.text is not None):
+            raise FilesproxyError("A text would be sent as base64, or another file as text.", code="internal_error")
         yield view[done:at]
         yield place
         done = at + len(mark)
@@ -101,7 +107,7 @@ def _pieces(text: bytes, files: Sequence[Inlined]) -> Iterator[_Piece]:
 
 def _starts(files: Sequence[Inlined]) -> set[tuple[bytes, int]]:
     """How the stand-ins begin, which is the same for all, and how long each is; so for their base64."""
-    texts = {(file.stand_in[:_RANDOM_CHARACTERS].encode("ascii"), STAND_IN_CHARACTERS) for file in files}
+    texts = {(file.stand_in[:_COMMON_CHARACTERS].encode("ascii"), STAND_IN_CHARACTERS) for file in files}
     return texts | {(b64encode(start), _BASE64_CHARACTERS) for start, _ in texts}
 
 
@@ -136,13 +142,21 @@ def as_base64(blocks: Iterable[bytes]) -> Iterator[bytes]:
 def _as_text(blocks: Iterable[bytes], known: Text) -> Iterator[bytes]:
     """The text as it is inside a JSON string. StoreError, before its last block, if it is not what was measured."""
     checksum, decode, held = 0, _Decoder(), b""
-    for block in blocks:
-        checksum = crc32(block, checksum)
-        yield held
-        held = _escaped(decode(block))
+    try:
+        for block in blocks:
+            checksum = crc32(block, checksum)
+            yield held
+            held = _escaped(decode(block))
+        held += _escaped(decode(b"", True))
+    except NotText:
+        raise _changed() from None
     if checksum != known.checksum:
-        raise StoreError("A kept file changed while it was being sent.")
-    yield held + _escaped(decode(b"", True))
+        raise _changed()
+    yield held
+
+
+def _changed() -> StoreError:
+    return StoreError("A kept file changed while it was being sent.")
 
 
 class _Decoder:
@@ -150,13 +164,15 @@ class _Decoder:
 
     def __init__(self) -> None:
         self._decoder: codecs.IncrementalDecoder | None = None
-        self._start = b""  # less than a byte order mark has
+        self._start = b""  # as many bytes as a byte order mark has
 
     def __call__(self, block: bytes, is_last: bool = False) -> str:
         if self._decoder is None:
             block = self._start = self._start + block
-            if len(block) < 2 and not is_last:
+            if len(block) < len(codecs.BOM_UTF8) and not is_last:
                 return ""
+            if block in _CUT_MARKS:  # which the decoder would take for no text at all
+                raise NotText
             coding = "utf-16" if block[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
             self._decoder = codecs.getincrementaldecoder(coding)()
         try:
@@ -171,3 +187,10 @@ class _Decoder:
 def _escaped(text: str) -> bytes:
     """The text as it is between the quotation marks of a JSON string."""
     return dumps(text)[1:-1] if text else b""
+
+
+def _escaped_size(text: str) -> int:
+    """The length of `_escaped(text)`, which counting finds in a fraction of the time."""
+    encoded = text.encode("utf-8")
+    escaped = encoded.translate(None, _NOT_ESCAPED)
+    return len(encoded) + len(escaped) + 4 * len(escaped.translate(None, _SHORT_ESCAPES))

@@ -66,6 +66,11 @@ def test_kept_files_go_where_files_or_inline_to_say_and_nowhere_else():
     assert not any(config({"provider:vllm": VLLM}).inlined.values())
 
 
+def test_store_cannot_be_called_own_because_its_files_would_go_to_every_provider_with_files_of_its_own():
+    message = refusal({"provider:own": {"kind": "local", "folder": "/srv/own"}})
+    assert message == "[provider:own]: a provider that keeps files cannot have the name own."
+
+
 @pytest.mark.parametrize("files", ["nobody", "vllm", "openai", "loca"])
 def test_files_must_be_at_a_provider_that_keeps_files(files):
     message = refusal({"provider:vllm": {**VLLM, "files": files}})
@@ -80,7 +85,7 @@ def test_files_at_local_without_a_folder_are_refused():
 @pytest.mark.parametrize("inline_to", ["nobody", "local", "openai nobody"])
 def test_inline_to_names_configured_providers_of_models(inline_to):
     message = refusal({"provider:local": {"folder": "/srv/files", "inline_to": inline_to}})
-    assert "[provider:local]" in message and "inline_to" in message
+    assert message == "[provider:local]: inline_to must name configured providers that do not keep files themselves."
 
 
 def test_inline_to_and_files_none_contradict_each_other():

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from filesproxy.errors import BadRequest
-from filesproxy.gateway.file_references import PARTS, REFERENCES, Content, in_chat, in_response
+from filesproxy.gateway.file_references import (
+    PARTS,
+    REFERENCES,
+    Content,
+    in_chat,
+    in_response,
+    kept_id_in,
+    whole,
+)
 from filesproxy.wire.inlined_json import base64_of, stand_in
 
 KEPT = "file-0660d3fd1a774004570ae91458c94f624c975f"
@@ -86,8 +94,7 @@ def test_parts_of_a_response_that_refer_to_files(body, places):
         {"input": [{"content": [KEPT, None]}]}, {"input": [{"output": KEPT}]}, {"prompt": KEPT}, {"prompt": {}},
         {"prompt": {"variables": [KEPT]}}, response({"type": "input_text", "text": KEPT}),
         response({"type": "input_file", "file_data": KEPT}), response({"type": "input_file", "file_id": None}),
-        response({"type": "input_image", "image_url": {"url": KEPT}}), response({"type": ["input_file"]}),
-        response({"type": "output_text", "file_id": KEPT}),
+        response({"type": ["input_file"]}), response({"type": "output_text", "annotations": [{"file_id": KEPT}]}),
     ],
 )  # fmt: skip
 def test_what_else_clients_send_to_responses_refers_to_none(body):
@@ -105,8 +112,9 @@ def test_what_else_clients_send_to_responses_refers_to_none(body):
     ],
 )
 def test_kept_file_beside_another_source_is_refused_because_one_would_be_lost(references):
-    with pytest.raises(BadRequest, match="must have one of") as caught:
+    with pytest.raises(BadRequest, match="must have only one of") as caught:
         list(references())
+    assert caught.value.code == "conflicting_sources"
     assert caught.value.param.startswith(("messages[1].content[0]", "input[0].content[1]"))
 
 
@@ -145,8 +153,6 @@ def made(operation, part, file, text_is_file=False):
 def test_part_of_a_chat_becomes_what_holds_the_file(file, part):
     given = {"type": "file", "file": {"file_id": KEPT, "filename": "b", "mime_type": "c"}}
     assert made("create_chat_completion", given, file) == part
-    marked = {**given, "cache_control": {"type": "ephemeral"}, "text": "x"}
-    assert made("create_chat_completion", marked, file) == {"text": "x", **part, "cache_control": {"type": "ephemeral"}}
 
 
 def test_text_is_a_file_where_the_provider_wants_it_so():
@@ -154,6 +160,12 @@ def test_text_is_a_file_where_the_provider_wants_it_so():
     data = f"data:text/plain;base64,{MARK64}"
     expected = {"type": "file", "file": {"filename": "a.csv", "file_data": data}}
     assert made("create_chat_completion", given, TEXT, text_is_file=True) == expected
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "assistant"])
+def test_text_stays_text_where_no_provider_takes_a_file(role):
+    [reference] = in_chat(chat({"type": "file", "file": {"file_id": KEPT}}, role=role))
+    assert PARTS["create_chat_completion"](reference, TEXT, True) == {"type": "text", "text": WITH_NAME}
 
 
 @pytest.mark.parametrize("name", ["file_id", "url"])
@@ -179,11 +191,78 @@ def test_part_of_a_response_becomes_what_holds_the_file(operation, file, part):
 
 
 def test_detail_of_an_image_and_what_else_a_part_has_are_kept_in_responses():
-    given = {"type": "input_image", "file_id": KEPT, "detail": "low", "cache_control": 1}
+    [reference] = in_response(response({"type": "input_image", "file_id": KEPT, "detail": "low", "cache_control": 1}))
     url = f"data:image/webp;base64,{MARK64}"
-    assert made("create_response", given, IMAGE) == {
-        "type": "input_image", "image_url": url, "detail": "low", "cache_control": 1,
+    part = PARTS["create_response"](reference, IMAGE, False)
+    assert whole(reference, part) == (
+        {"type": "input_image", "image_url": url, "detail": "low", "cache_control": 1}, [],
+    )  # fmt: skip
+
+
+FIELDS = {"file_id": KEPT, "filename": "a", "mime_type": "b", "detail": "low", "max_patches": 5}
+
+
+@pytest.mark.parametrize(
+    "file,inner,ignored",
+    [
+        (IMAGE, {"image_url": {"url": IMAGE.data_url, "detail": "low", "max_patches": 5}}, []),
+        (PDF, {"file": {"filename": "a.pdf", "file_data": PDF.data_url, "max_patches": 5}}, ["detail"]),
+        (MP3, {"input_audio": {"data": MARK64, "format": "mp3", "max_patches": 5}}, ["detail"]),
+        (TEXT, {"text": WITH_NAME}, ["detail", "max_patches"]),
+    ],
+    ids=["image", "pdf", "sound", "text"],
+)
+def test_what_else_the_client_said_of_a_file_stays_or_is_named_as_ignored(file, inner, ignored):
+    [reference] = in_chat(chat({"type": "file", "file": FIELDS, "cache_control": {"type": "ephemeral"}}))
+    part, names = whole(reference, PARTS["create_chat_completion"](reference, file, False))
+    assert {name: value for name, value in part.items() if name != "type"} == {
+        **inner, "cache_control": {"type": "ephemeral"},
     }  # fmt: skip
+    assert names == ignored
+
+
+def test_part_that_would_overwrite_what_the_client_sent_is_refused():
+    [reference] = in_chat(chat({"type": "file", "file": {"file_id": KEPT}, "text": "read this"}))
+    with pytest.raises(BadRequest, match="must have only one of file_id and text") as caught:
+        whole(reference, PARTS["create_chat_completion"](reference, TEXT, False))
+    assert (caught.value.param, caught.value.code) == ("messages[1].content[0].file", "conflicting_sources")
+
+
+LONG = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "value,place",
+    [
+        ({"file_id": KEPT}, "file_id"),
+        ({"file_id": f" {KEPT}\n"}, "file_id"),
+        ({"a": [{"b": {"file_ids": ["x", KEPT]}}]}, "a[0].b.file_ids[1]"),
+        ({"part_ids": KEPT}, "part_ids"),
+        ({"tools": [{"input_image_mask": {"file_id": KEPT}}]}, "tools[0].input_image_mask.file_id"),
+        ({"content": [{"type": "video_url", "video_url": {"url": KEPT}}]}, "content[0].video_url.url"),
+        ({"content": [{"file": {"file_data": KEPT}}]}, "content[0].file.file_data"),
+        ({"input": {"type": "input_file", "file_id": KEPT}}, "input.file_id"),
+        ({"prompt": {"id": KEPT}}, "prompt.id"),
+        ({LONG: {"file_id": KEPT}}, f"{'x' * 64}.file_id"),
+        ({"after": KEPT}, "after"),
+        ({"after": ["x", KEPT]}, "after[1]"),
+    ],
+)
+def test_kept_id_is_found_wherever_it_could_be_meant_as_one(value, place):
+    assert kept_id_in(value) == place
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"content": KEPT}, {"content": [{"text": KEPT}]}, {"input": KEPT}, {"input": ["a", KEPT]}, {"output": KEPT},
+        {"arguments": KEPT}, {"metadata": {"file": KEPT}}, {"tools": [{"parameters": {"enum": [KEPT]}}]},
+        {"prompt": {"variables": {"id": KEPT}}}, {"file_id": f"see {KEPT}"}, {"file_id": KEPT.upper()}, {KEPT: "x"},
+        {"file_id": "file-abc", "n": 5, "x": None}, {}, [], {"file_id": KEPT + LONG},
+    ],
+)  # fmt: skip
+def test_prose_and_what_is_the_clients_own_may_hold_what_it_likes(value):
+    assert kept_id_in(value) is None
 
 
 def test_screenshot_stays_a_screenshot():

@@ -10,9 +10,10 @@ from configurations import hashed
 from documents import text_of
 from fakes import FakeBody, form, form_type
 
-from filesproxy.calls import Answer
+from filesproxy.calls import Answer, Content
 from filesproxy.gateway.inlining import MAX_NAME, MAX_PARTS, MAX_TEXT_BYTES
 from filesproxy.providers import PROVIDERS
+from filesproxy.wire.multipart import encode
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3
 JPEG, GIF, WEBP = b"\xff\xd8\xff\xe0" + b"j" * 90, b"GIF89a" + b"g" * 90, b"RIFF\x24\0\0\0WEBPVP8 " + b"w" * 90
@@ -60,7 +61,8 @@ def gateway(make_client, models, tmp_path):
     def make(sections=None, **settings):
         table = {"provider:local": {"folder": str(tmp_path / "files")}, "provider:vllm": VLLM, **(sections or {})}
         settings = {"default_files": "local", "default_chat": "vllm", **settings}
-        return make_client(table, transports={"http": models, "https": models}, **settings)
+        settings.setdefault("transports", {"http": models, "https": models})
+        return make_client(table, **settings)
 
     return make
 
@@ -181,11 +183,12 @@ def test_video_goes_where_the_operator_says_that_it_is_taken(gateway, models):
 def with_cloud(gateway, tmp_path):
     """A client of a gateway whose store lets its files go to OpenAI and Anthropic as well."""
 
-    def make(inline_to="openai claude", **more):
+    def make(inline_to="openai claude", transport=None, **more):
         store = {"folder": str(tmp_path / "files"), **({"inline_to": inline_to} if inline_to else {})}
         claude, openai = {"kind": "anthropic", "credential": "sk-saved-ant"}, {"credential": "sk-saved-oai"}
         sections = {"provider:local": store, "provider:claude": claude, "provider:openai": openai, **more}
-        return gateway(sections, open_access=True)
+        transports = {"transports": {"https": transport}} if transport else {}
+        return gateway(sections, open_access=True, **transports)
 
     return make
 
@@ -204,6 +207,23 @@ def test_same_id_works_with_a_model_on_the_host_with_openai_and_with_claude(with
         {"type": "text", "text": WITH_NAME},
         {"type": "document", "source": document, "title": "notes.txt"},
     ]
+
+
+def test_claude_reads_files_in_instructions_as_text_and_in_results_of_tools_as_documents(with_cloud, models):
+    client = with_cloud()
+    part = file(upload(client, TEXT))
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "system", "content": [part]},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": [part]},
+    ]
+    ask(client, {"model": "@claude/m", "messages": messages})
+    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": TEXT}}
+    assert models.sent[0]["system"] == [{"type": "text", "text": WITH_NAME}]
+    [result] = models.sent[0]["messages"][-1]["content"]
+    assert result["content"] == [{**document, "title": "notes.txt"}]
 
 
 @pytest.mark.parametrize("content,media_type", [*IMAGES, pytest.param(PDF, "application/pdf", id="pdf")])
@@ -253,12 +273,6 @@ def test_file_operations_under_a_provider_whose_files_are_in_the_store_are_the_s
     assert len(models.sent) == 1
     error = ask(client, chat(file(kept)), 404, **named).json["error"]
     assert (error["code"], error["param"]) == ("not_found", "messages[0].content[1].file.file_id")
-
-
-def test_plain_client_needs_neither_header_nor_model_prefix(gateway, models):
-    client = gateway()
-    ask(client, chat(file(upload(client, TEXT))))
-    assert len(models.sent) == 1
 
 
 def test_models_own_slug_wins_over_a_header(with_cloud, models):
@@ -333,8 +347,8 @@ UNSUPPORTED = {
     "pdf": (PDF, "a.pdf", "pdftotext"),
     "sound": (WAV, "a.wav", "transcript"),
     "video": (MP4, "a.mp4", "images"),
-    "word": (b"PK\x03\x04" + b"x" * 90, "a.docx", "PDF"),
-    "bytes": (b"\x00\x01\x02", "a.bin", "PDF"),
+    "word": (b"PK\x03\x04" + b"x" * 90, "a.docx", "convert it to one of the kinds that the provider takes: text image"),
+    "bytes": (b"\x00\x01\x02", "a.bin", "save it as UTF-8"),
     "latin_1": ("Grüße".encode("latin-1"), "a.txt", "UTF-8"),
     "nul": (b"a\x00b", "a.txt", "UTF-8"),
 }
@@ -358,7 +372,8 @@ def test_sounds_and_videos_have_no_part_in_responses(gateway, models):
     client = gateway({"provider:vllm": {**VLLM, "file_parts": "text audio video"}})
     for content in (WAV, MP4):
         body = response({"type": "input_file", "file_id": upload(client, content, "a.bin")})
-        assert "Responses" in refused(client, models, body, 400)["message"]
+        error = refused(client, models, body, 400)
+        assert "Responses have no part" in error["message"] and "What helps: name it in a chat" in error["message"]
 
 
 @pytest.mark.parametrize("content", [TEXT.encode(), PDF], ids=["text", "pdf"])
@@ -369,7 +384,8 @@ def test_part_that_asks_for_an_image_gets_no_other_file(content, with_cloud, mod
         chat({"type": "image_url", "image_url": {"file_id": kept}}, model="@openai/m"),
         response({"type": "input_image", "file_id": kept}, model="@openai/m"),
     ):
-        assert "not an image" in refused(client, models, body, 400)["message"]
+        error = refused(client, models, body, 400)
+        assert "only hold an image" in error["message"] and "part of type file" in error["message"]
 
 
 ELSEWHERE = {
@@ -381,6 +397,14 @@ ELSEWHERE = {
     "container": ("/v1/containers/c/files", {"file_id": UNKNOWN}, "file_id"),
     "code": ("/v1/responses", {"input": "hi", "tools": [{"type": "code_interpreter",
              "container": {"type": "auto", "file_ids": [UNKNOWN]}}]}, "tools[0].container.file_ids[0]"),
+    "files_part_in_a_chat": ("/v1/chat/completions", chat({"type": "input_file", "file_id": UNKNOWN}),
+                             "messages[0].content[1].file_id"),
+    "image_in_a_chat": ("/v1/chat/completions", chat({"type": "image", "file": {"file_id": UNKNOWN}}),
+                        "messages[0].content[1].file.file_id"),
+    "chats_part_in_responses": ("/v1/responses", response({"type": "file", "file": {"file_id": UNKNOWN}}),
+                                "input[0].content[1].file.file_id"),
+    "chats_image_in_responses": ("/v1/responses", response({"type": "input_image", "image_url": {"url": UNKNOWN}}),
+                                 "input[0].content[1].image_url.url"),
     "odd_part": ("/v1/responses", {"input": [{"content": [{"type": "input_audio", "file_id": UNKNOWN}]}]},
                  "input[0].content[0].file_id"),
 }  # fmt: skip
@@ -393,6 +417,35 @@ def test_kept_id_in_any_other_request_is_a_400_that_says_so(name, with_cloud, mo
     for provider in ("@openai", "@vllm"):
         error = client.post_json(path, body, headers={"x-portkey-provider": provider}, status=400).json["error"]
         assert (error["code"], error["param"]) == ("kept_file_here", place) and models.sent == []
+        assert place in error["message"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_form_with_a_file_and_a_kept_id_before_or_after_it_is_never_complete(place, with_cloud, models):
+    parts = [("file", "a", "", b"a")]
+    parts.insert(place, ("file_id", UNKNOWN))
+
+    def reads(call, target):
+        return b"".join(encode(call.upload, "boundary"))
+
+    client = with_cloud(transport=reads)
+    headers = {"content-type": form_type(), "x-portkey-provider": "@openai"}
+    error = client.post("/v1/containers/c/files", form(*parts), headers, status=400).json["error"]
+    assert (error["code"], error["param"]) == ("kept_file_here", "file_id")
+
+
+@pytest.mark.parametrize("path", ["/v1/files?after={}", "/v1/batches?after={}", "/v1/models/{}",
+                                  "/v1/files?purpose=a&after={}&limit=5"])  # fmt: skip
+def test_kept_id_in_a_query_or_as_a_model_goes_nowhere(path, with_cloud, models):
+    answer = with_cloud().get(path.format(UNKNOWN), headers={"x-portkey-provider": "@openai"}, status="4*")
+    assert (answer.json["error"]["code"], models.sent) in [("kept_file_here", []), ("not_found", [])]
+
+
+def test_escaped_id_is_found_too(with_cloud, models):
+    body = json.dumps({"input_file_id": UNKNOWN}).replace("file-", "\\u0066ile-").encode()
+    headers = {"content-type": "application/json", "x-portkey-provider": "@openai"}
+    answer = with_cloud().post("/v1/batches", body, headers, status=400)
+    assert (answer.json["error"]["code"], models.sent) == ("kept_file_here", [])
 
 
 def test_form_that_names_a_kept_file_is_refused_like_json(with_cloud, models):
@@ -438,9 +491,7 @@ def key(name):
 def test_each_owner_has_its_own_files_in_requests_too(with_cloud, models):
     client = with_cloud(**KEYS)
     kept = upload(client, TEXT, **key("through"), **{"x-portkey-provider": "@vllm"})
-    for other in ("both", "writer"):
-        error = refused(client, models, chat(file(kept)), 403 if other == "writer" else 404, **key(other))
-        assert error["code"] == ("forbidden" if other == "writer" else "not_found")
+    assert refused(client, models, chat(file(kept)), 404, **key("both"))["code"] == "not_found"
     ask(client, chat(file(kept)), **key("through"))
     assert parts_of(models) == [{"type": "text", "text": WITH_NAME}]
 
@@ -457,7 +508,7 @@ def test_key_uses_a_store_through_the_provider_and_in_no_other_way(with_cloud, m
     assert error["code"] == "not_found"
 
 
-def test_operations_of_a_key_hold_for_the_store_behind_a_provider(with_cloud, models):
+def test_operations_of_a_key_hold_for_the_store_of_a_provider(with_cloud, models):
     client = with_cloud(**KEYS)
     named = {"x-portkey-provider": "@vllm"}
     kept = upload(client, TEXT, **key("writer"), **named)
@@ -467,7 +518,7 @@ def test_operations_of_a_key_hold_for_the_store_behind_a_provider(with_cloud, mo
     assert "retrieve_file_content" in error["message"]
 
 
-def test_key_for_callers_own_credentials_opens_no_store_behind_a_plain_name(gateway, models):
+def test_key_for_callers_own_credentials_opens_no_store_through_a_plain_name(gateway, models):
     plain = {name: text for name, text in VLLM.items() if name != "credential"}
     keys = {
         "key:own": {"sha256": hashed("fp_own"), "providers": "", "caller_credentials": "yes"},
@@ -528,13 +579,13 @@ def test_neither_size_of_json_counts_the_files(gateway, models):
     assert len(models.sent) == 1
 
 
-def test_request_holds_so_many_files_and_no_more(gateway, models):
+def test_request_with_too_many_files_is_refused(gateway, models):
     client = gateway()
     kept = upload(client, "a")
     ask(client, chat(*[file(kept)] * MAX_PARTS))
     assert len(parts_of(models)) == MAX_PARTS
     models.sent.clear()
-    error = refused(client, models, chat(*[file(kept)] * (MAX_PARTS + 1)), 400)
+    error = refused(client, models, chat(*[file(kept)] * (MAX_PARTS + 1)), 413)
     assert error["param"] == f"messages[0].content[{MAX_PARTS + 1}].file.file_id"
 
 
@@ -550,10 +601,77 @@ def test_file_that_is_damaged_after_it_was_measured_is_a_500_and_no_request_is_c
     client = gateway()
     kept = upload(client, TEXT)
     [blob] = [path for path in (tmp_path / "files" / "blobs").iterdir() if path.suffix != ".json"]
-    for damage in (lambda: blob.write_text(TEXT[:-1]), lambda: blob.write_text(TEXT.replace("m", "n"))):
+    for damaged in (TEXT[:-1], TEXT.replace("m", "n"), TEXT.replace("m", "\0")):
         blob.write_text(TEXT)
-        models.before = damage
+        models.before = lambda damaged=damaged: blob.write_text(damaged)
         assert refused(client, models, chat(file(kept)), 500)["code"] == "store_error"
+
+
+def test_answer_quotes_no_more_of_a_request_than_fits_on_a_screen(gateway, models):
+    client = gateway()
+    long, kept = "é" * 100_000, upload(client, "a", "x", "application/x-private")
+    for body in (
+        {"input": "x", "prompt": {"variables": {long: {"type": "input_file", "file_id": UNKNOWN}}}},
+        {"input": "x", "prompt": {"variables": {long: {"type": "input_file", "file_id": UNKNOWN, "file_data": "x"}}}},
+        response({"type": "input_file", "file_id": long}),
+        response({"type": "input_file", "file_id": kept, "mime_type": long}),
+        response({"type": "input_file", "file_id": kept, "mime_type": "a/b", "filename": long}),
+        {"input": "x", long: UNKNOWN},
+    ):
+        assert len(json.dumps(ask(client, body, "4*").json)) < 5000
+    assert models.sent == []
+
+
+def test_what_a_client_calls_its_variables_is_not_logged(gateway, access_log):
+    client = gateway()
+    part = {"type": "input_file", "file_id": UNKNOWN, "file_data": "x"}
+    ask(client, {"input": "x", "prompt": {"variables": {"the customer's name": part}}}, 400)
+    assert "customer" not in json.dumps(access_log())
+
+
+def test_fields_that_a_text_has_no_place_for_are_named(gateway):
+    client = gateway()
+    answer = ask(client, chat(file(upload(client, TEXT), detail="high", **{"odd\r\nname": 1})))
+    assert answer.headers["x-filesproxy-ignored"] == "detail"
+
+
+def test_file_that_a_translation_has_no_place_for_is_a_400_with_its_place(with_cloud, models):
+    """Of a message of the assistant with `content_blocks`, Claude gets these and not the content."""
+    client = with_cloud()
+    kept = upload(client, TEXT)
+    said = {"role": "assistant", "content": [file(kept)], "content_blocks": [{"type": "text", "text": "e"}]}
+    for first in ("hi", [file(kept)]):
+        messages = [{"role": "user", "content": first}, said, {"role": "user", "content": "go on"}]
+        error = refused(client, models, {"model": "@claude/m", "messages": messages}, 400)
+        assert error["code"] == "unsupported_file" and error["param"].endswith("file.file_id")
+
+
+def test_provider_of_ones_own_that_makes_raw_content_gets_no_stand_in(make_client, models, tmp_path):
+    def raw(call, send):
+        body = json.dumps(call.json).encode()
+        return send(call._replace(json=None, content=Content(len(body), "application/json", [body])))
+
+    openai = PROVIDERS["openai"]
+    table = {**PROVIDERS, "raw": {**openai, "operations": {**openai["operations"], "create_chat_completion": raw}}}
+    sections = {"provider:raw": {"credential": "sk-private", "files": "local"}}
+    client = make_client(sections, providers=table, transports={"https": models}, open_access=True,
+                         folder=tmp_path / "files", default_provider="raw")  # fmt: skip
+    assert refused(client, models, chat(file(upload(client, TEXT))), 500)["code"] == "internal_error"
+
+
+def test_kept_file_goes_to_no_other_address_than_the_stores_operator_meant(make_client, models, tmp_path):
+    sections = {
+        "provider:local": {"folder": str(tmp_path / "files"), "inline_to": "azure"},
+        "provider:azure": {"kind": "azure-openai", "resource": "corp", "credential": "sk-saved"},
+    }
+    client = make_client(sections, transports={"https": models}, open_access=True, default_files="local")
+    kept = upload(client, TEXT)
+    ask(client, chat(file(kept)), **{"x-portkey-provider": "@azure"})
+    own = {"x-portkey-provider": "azure", "api-key": "sk-callers-own"}
+    ask(client, chat(file(kept)), **own)
+    ask(client, chat(file(kept)), **own, **{"x-portkey-azure-resource-name": "corp"})
+    error = ask(client, chat(file(kept)), 403, **own, **{"x-portkey-azure-resource-name": "other"}).json["error"]
+    assert error["code"] == "forbidden" and {url.split("/")[2] for url in models.urls} == {"corp.openai.azure.com"}
 
 
 def test_log_has_the_number_and_bytes_of_the_files(gateway, models, access_log):

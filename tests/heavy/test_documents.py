@@ -133,7 +133,7 @@ def test_model_is_asked_about_a_kept_file_as_printed(tmp_path):
     """The README's, with a real model."""
     if llama.missing():
         pytest.skip(llama.missing())
-    config, snippet = block("README.md", "ini", "default_files"), block("README.md", "python", "weather.csv")
+    config, snippet = block("README.md", "ini", "default_provider = llm"), block("README.md", "python", "weather.csv")
     with llama.running(tmp_path) as port:
         assert "127.0.0.1:8080" in config and "~/.local/share/filesproxy" in config
         config = config.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("~/.local/share", str(tmp_path))

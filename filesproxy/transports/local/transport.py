@@ -40,7 +40,7 @@ class LocalTransport:
         return self._store_of(target)(call, target.owner, target.settings["file_sha256"])
 
     def kept_files(self, target: Target) -> OwnersFiles:
-        """The files of the target's owner in the target's folder, for a request to somebody else."""
+        """The files of the target's owner in the target's folder, for a request to another provider."""
         return self._store_of(target).kept_by(target.owner)
 
     def _store_of(self, target: Target) -> Store:
@@ -83,7 +83,7 @@ class Store:
         return operation(call, owner)
 
     def kept_by(self, owner: str) -> OwnersFiles:
-        """The files of one owner, for an operation that needs them in addition to its own target."""
+        """The files of one owner, for a request to another provider."""
         return OwnersFiles(self, owner)
 
     def upload_file(self, call: Call, owner: str, is_hashed: bool = True) -> Answer:
