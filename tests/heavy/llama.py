@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-START_SECONDS = 60  # it takes one, if the machine has nothing else to do
+START_SECONDS = 60  # about one on an idle machine
 MAX_BODY_BYTES = 100 << 20  # what llama.cpp takes; it cannot be set
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_WIDTH = 576  # of its embeddings, which the projector must have too
@@ -45,11 +45,11 @@ def running(folder):
         try:
             yield int(port)
         finally:
-            process.kill()  # llama.cpp has nothing to put away
+            process.kill()  # nothing to clean up
 
 
 def write_projector(path):
-    """Write a projector in LLaVA's manner with random weights: the model then counts images, but understands none."""
+    """Write a LLaVA-style projector with random weights: the model counts the tokens of images, but cannot see."""
     import gguf
     import numpy
 

@@ -155,7 +155,7 @@ def test_python_snippet_works_as_printed(snippet, saved, fake, here):
 
 def test_plain_openai_works_with_a_server_that_has_just_been_started(here):
     """`python3 -m filesproxy` without a configuration: it has no keys, and ignores the one that the SDK sends."""
-    snippet = block("README.md", "python", "from openai import OpenAI")
+    snippet = block("README.md", "python", "client.files.list()")
     with running("embedded", here / "run") as gateway:
         assert python(filled(snippet, gateway), here).splitlines()[1] == "True"
 

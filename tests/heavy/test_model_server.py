@@ -23,6 +23,8 @@ from fakes import form, form_type
 from servers import running
 from sockets import Upstream, connect
 
+from filesproxy.operations import KEPT_ID
+
 openai = pytest.importorskip("openai", reason="needs the openai package")
 pytest.importorskip("gunicorn", reason="needs gunicorn")
 if llama.missing():
@@ -70,7 +72,7 @@ IMAGE = png(40, 24)
 
 
 class Relay(Upstream):
-    """The way to the model server."""
+    """Forwards to the model server, and keeps what it forwarded."""
 
     def __init__(self, port):
         super().__init__(self._pass_on)
@@ -113,10 +115,10 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def relay(server):
-    """The way to the model server, which no file's id ever takes."""
+    """The way to the model server, which no file's id ever takes, in no test of this module."""
     with Relay(server) as made:
         yield made
-    assert not [each for each in made.received() if re.search(rb"file-\w", each)]
+    assert not [each for each in made.received() if re.search(KEPT_ID.pattern.encode(), each)]
 
 
 @pytest.fixture(scope="module", params=["embedded", "gunicorn"])
@@ -166,7 +168,7 @@ def chat(gateway, *parts, **headers):
 
 @contextmanager
 def nothing_sent(gateway, relay, *parts, **headers):
-    """The block makes no request to the model server: the next one that comes there is that of a chat after it."""
+    """Assert that the block sends nothing: the model server's next request is the chat after it."""
     before = relay.requests()
     yield
     assert chat(gateway, *parts, **headers)[0] == 200
