@@ -195,13 +195,15 @@ class _TargetFields(NamedTuple):
     is_saved: bool = False
     owner: str = ""
     secrets: Mapping[str, Secret] = _NOTHING
+    view: str | None = ""
 
 
 class Target(_Opaque, _TargetFields):
     """Where one request goes: provider, base URL, settings, credentials, and for which owner.
 
     - `is_saved`: the credentials are the gateway's, not the caller's. There are none if the host asks for none.
-    - `owner`: whose kept files the request may see. It is the name of the gateway key.
+    - `owner`: whose files the request makes, deletes and puts into requests.
+    - `view`: whose kept files it lists and reads; None for those of every owner.
     - `secrets`: the current credentials. The exchange sets them before it calls `authorize`.
     """
 

@@ -53,6 +53,20 @@ def inlined(providers: Providers, kept: Sequence[str]) -> dict[str, tuple[str, .
     }
 
 
+def warnings(
+    for_files: str, for_chat: str, providers: Providers, taken: Mapping[str, Sequence[str]], kept: Sequence[str]
+) -> Iterator[str]:
+    """What is wrong with default providers for files and for chats if a chat cannot get the files.
+
+    `taken` are, for each provider, the stores whose files may be put into its requests, `kept` all stores.
+    """
+    if for_files == for_chat or not {for_files, for_chat} <= providers.keys() or for_chat in kept:
+        return
+    store = for_files if for_files in kept else store_of(providers[for_files])
+    if store and store not in taken[for_chat]:
+        yield f"By default, files go to {store}, and chats to {for_chat}, which cannot get them: see `files`."
+
+
 def problems(source: Source, providers: Providers, table: Table) -> Iterator[str]:
     """Names that `files` and `inline_to` cannot have."""
     kept = stores(providers, table)

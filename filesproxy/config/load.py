@@ -31,13 +31,18 @@ Sections = Mapping[str, Mapping[str, Any]]  # section → key → text or value
 
 @dataclass(frozen=True)
 class Key:
-    """A gateway key: the SHA-256 hashes by which it is recognised, and what it may use."""
+    """A gateway key: the SHA-256 hashes by which it is recognised, what it may use, and whose its files are.
+
+    `sees` is `all` if it may list and read the kept files of every owner, else `own`.
+    """
 
     name: str
     sha256: tuple[str, ...]
     providers: tuple[str, ...]
     operations: tuple[str, ...]
     caller_credentials: bool
+    owner: str = ""  # empty: the key's own name
+    sees: str = "own"
 
     def may_use(self, provider: str) -> bool:
         """Whether this key may use the saved provider."""
@@ -87,9 +92,10 @@ def load(
     problems += _problems_together(found, settings, providers, keys, table)
     if problems:
         raise ConfigError("\n".join(problems))
-    warnings = [*_warnings(providers, keys), *_exposed(found, known)]
     stores = tuple(kept_files.stores(providers, table))
     inlined = kept_files.inlined(providers, stores)
+    apart = kept_files.warnings(settings["default_files"], settings["default_chat"], providers, inlined, stores)
+    warnings = [*_warnings(providers, keys), *_exposed(found, known), *apart]
     return Config(settings, providers, keys, tuple(warnings), scope_of(table), stores, inlined)
 
 
@@ -270,7 +276,8 @@ def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...])
     found = []
     for name, own in providers.items():
         users = [key.name for key in keys if key.may_use(name)]
-        if is_saved(own) and len(users) > 1 and own["files"] in ("", kept_files.OWN):
+        owners = {key.owner or key.name for key in keys if key.may_use(name)}
+        if is_saved(own) and len(owners) > 1 and own["files"] in ("", kept_files.OWN):
             found.append(f"The keys {', '.join(users)} share the files of the saved provider {name}.")
         if own["credential"] and _PLAIN_HTTP.match(own["base_url"]):
             found.append(f"The saved provider {name} sends its credential over plain http.")

@@ -72,7 +72,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _operations(text: str) -> tuple[str, ...]:
     if not set(_words(text)) <= OPERATIONS.keys() | {"*"}:
-        raise ValueError("operations with spaces between them, or *")
+        raise ValueError("names of operations (docs/api.md) with spaces between them, or *")
     return _words(text)
 
 
@@ -113,6 +113,12 @@ def _proxies(text: str) -> tuple[str | IPv4Network | IPv6Network, ...]:
 def _via_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", text):
         raise ValueError("letters, digits, - and _")
+    return text
+
+
+def _sees(text: str) -> str:
+    if text not in ("own", "all"):
+        raise ValueError("own or all")
     return text
 
 
@@ -220,6 +226,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sha256", (), _hashes, "SHA-256 of the gateway key; several while the key changes", *_KEY),
     Setting("providers", (), _words, "saved providers this key may use, or `*`", *_KEY),
     Setting("operations", ("*",), _operations, "operations this key may use, or `*`", *_KEY),
+    Setting("owner", "", _word, "whose the key's files are, so that keys can share them; empty: the key's name", *_KEY),
+    Setting("sees", "own", _sees, "kept files that it may list and read: `own` or `all`, those of every owner", *_KEY),
     Setting("caller_credentials", False, _yes, "may its clients bring their own credentials: `yes`, `no`", *_KEY),
 )
 

@@ -40,6 +40,7 @@ def line(record: Record) -> str:
             "time": f"{_second(at // 1000)}.{at % 1000:03d}Z",
             "request_id": record.id,
             "key": record.key,
+            "owner": record.owner,
             "operation": record.operation,
             "provider": record.provider,
             "file_id": record.file_id or None,

@@ -12,12 +12,14 @@ from types import MappingProxyType
 from ..calls import Provider, Target
 from ..config.kept_files import store_of
 from ..config.load import Config
+from ..errors import BadRequest
 from ..providers.table import read_headers
 from . import portkey
 from .address import client_site
 from .auth import AUTH_HEADERS, authenticate, require_this_machine
 from .request import Head
 from .target import (
+    OWNER,
     TARGET_HEADERS,
     chat_targets,
     check_store,
@@ -65,7 +67,11 @@ class Admission:
             named = self._named("default_files")
             if store := store_of(named.settings):
                 check_store(store, named, self._head, self.caller)
-                named = store_target(store, self.caller, self._config, self._providers)
+                named = store_target(store, self._head, self.caller, self._config, self._providers)
+            if OWNER in self._head.headers and not named.provider.get("is_store"):
+                raise BadRequest(
+                    f"The header {OWNER} is for kept files; this provider has files of its own.", param=OWNER
+                )
             self._files_target = named
         return self._files_target
 
@@ -99,7 +105,7 @@ class Admission:
             require_this_machine(self._head)
         usable = [name for name in self._config.stores if may_use_store(name, target, self.caller)]
         allowed = () if self._is_elsewhere(target) else self._config.inlined[target.name]
-        targets = [store_target(name, self.caller, self._config, self._providers) for name in usable]
+        targets = [store_target(name, self._head, self.caller, self._config, self._providers) for name in usable]
         return [each for each in targets if each.name in allowed], [
             each for each in targets if each.name not in allowed
         ]

@@ -39,6 +39,11 @@ class Caller(NamedTuple):
         """The name of the gateway key, "" if there is none."""
         return self.key.name if self.key else ""
 
+    @property
+    def owner(self) -> str:
+        """Whose the caller's files are; "" if no keys are configured."""
+        return (self.key.owner or self.key.name) if self.key else ""
+
 
 def authenticate(head: Head, keys: Sequence[Key]) -> Caller:
     """The caller. Raises Unauthorized if keys are configured and the caller presents none of them.
@@ -105,7 +110,8 @@ def _key(presented: str, keys: Sequence[Key]) -> Key:
     """The key that was presented. Raises Unauthorized if it is missing or unknown."""
     found = _matching(presented, keys)
     if not found or not presented:
-        raise Unauthorized("A gateway key is required, in x-portkey-api-key or as the bearer token.")
+        sent = " The one that was sent is not known here." if presented else ""
+        raise Unauthorized(f"A gateway key is required, in x-portkey-api-key or as the bearer token.{sent}")
     return found[0]
 
 

@@ -37,9 +37,11 @@ _HELP: Mapping[Kind, str] = {
     "text": _ASK.format("text"),
     "image": f"a model that reads images; {_ASK.format('image')}",
     "audio": f"send a transcript; {_ASK.format('audio')}",
-    "pdf": f"send its text (pdftotext makes it) or its pages as images; {_ASK.format('pdf')}",
+    "pdf": f"send its text (pdftotext makes it) or its pages as images; {_ASK.format('pdf, if the host takes it,')}",
     "video": f"send single images; {_ASK.format('video')}",
 }
+#: types that people know by other names
+_TITLES = {"application/zip": "a zip archive (as .docx, .xlsx and .odt are)"}
 _NOT_IMAGE = "name it in a part of type file, in Responses input_file"
 
 
@@ -78,7 +80,11 @@ class Inlining:
         self, call: Call, found: Sequence[Reference], admission: Admission, target: Target, record: Record
     ) -> Call:
         if target.settings["files"] == NONE:
-            _refuse(found[0], "names a file, and this provider takes no file ids (files = none)", "send its content")
+            _refuse(
+                found[0],
+                "names a file, and this provider takes no file ids (files = none)",
+                "send its content; the operator can set files to a store",
+            )
         if len(found) > MAX_PARTS:
             raise TooLarge(f"A request can name {MAX_PARTS} kept files at most.", param=found[MAX_PARTS].place)
         if not admission.may("retrieve_file_content"):
@@ -173,12 +179,15 @@ class _Files:
         name = _CONTROLS.sub("", _string_at(given, "filename") or file["filename"])[:MAX_NAME]
         head, uploaded = self._look(reference)
         media_type = media_type_of(head, _string_at(given, "mime_type"), uploaded, file["filename"])
-        kind, described = kind_of(media_type, head), f"names the file '{name}', which is {media_type[:100]}"
+        kind, described = (
+            kind_of(media_type, head),
+            f"names the file '{name}', which is {_TITLES.get(media_type, media_type[:100])}",
+        )
         taken = self._target.settings["file_parts"]
         if kind is None or kind not in taken:
-            helps = (
-                _HELP[kind] if kind else f"convert it to one of the kinds that the provider takes: {' '.join(taken)}"
-            )
+            helps = _HELP[kind] if kind else f"convert it to a kind that the provider takes: {' '.join(taken)}"
+            if kind is None and _string_at(given, "mime_type"):
+                helps = "leave mime_type out, or correct it: the file's bytes do not bear it out"
             _refuse(reference, f"{described}, and this provider does not take that", helps)
         if reference.is_image and kind != "image":
             _refuse(reference, f"{described}, and this part can only hold an image", _NOT_IMAGE)
@@ -227,7 +236,8 @@ class _Files:
                 message = f"names the file '{name}', which is neither text in UTF-8 nor of another kind known here"
                 _refuse(reference, message, "save it as UTF-8 if it is text; convert it if it is not")
         if text.size > MAX_TEXT_BYTES:
-            message = f"'{reference.place}' names a text that takes more than {MAX_TEXT_BYTES} bytes in JSON."
+            message = f"'{reference.place}' names a text that takes more than {MAX_TEXT_BYTES} bytes in JSON, which is "
+            message += "more than any provider takes. What helps: split the file."
             raise TooLarge(message, param=reference.place)
         return text
 

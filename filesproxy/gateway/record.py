@@ -59,6 +59,7 @@ class Record:
         self.id = f"fpr-{random.getrandbits(96):024x}"
         self._trace_id = self._traceparent = ""
         self.key: str | None = None  # the name of the gateway key
+        self.owner: str | None = None  # whose the files of the request are
         self.operation: str | None = None
         self.provider: str | None = None  # begins with @ if the saved credential was used
         self.body: RequestBody | None = None
@@ -150,8 +151,8 @@ class Record:
         self._traceparent = traced(headers).get("traceparent", "")
 
     def note_caller(self, caller: Caller) -> None:
-        """Note the gateway key's name."""
-        self.key = caller.name or None
+        """Note the gateway key's name, and its owner."""
+        self.key, self.owner = caller.name or None, caller.owner or None
 
     def note_target(self, target: Target) -> None:
         """Note the provider."""

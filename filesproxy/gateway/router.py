@@ -79,7 +79,7 @@ def _allow(verbs: list[str]) -> str:
 
 
 def _missing(path: str) -> str:
-    if path.startswith("/files"):
+    if ("/v1" + path).startswith(_BEGINNINGS):
         return "No such route: the base URL of a client ends in /v1."
     return "No such route."
 
@@ -95,3 +95,4 @@ for _route in ROUTES:
     _TABLE.setdefault((_route.path, _places), {})[_route.method] = _route
 _ID_PLACES = sorted({_places for _, _places in _TABLE if _places})
 _MODEL_PREFIXES = tuple(_BY_MODEL)
+_BEGINNINGS = tuple({"/".join(_route.path.split("/")[:3]) for _route in ROUTES if _route.path != "/"})

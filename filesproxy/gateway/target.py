@@ -22,8 +22,10 @@ from .request import Head
 
 # Portkey's headers that would change where a request goes, which is the operator's decision, not a client's.
 _REFUSED = {"x-portkey-custom-host": "set base_url in the configuration of a provider"}
+#: the header that names the owner whose kept files are listed, for keys that see all
+OWNER = "x-filesproxy-owner"
 #: the headers that this module reads, in addition to those of the providers
-TARGET_HEADERS = frozenset({"x-portkey-provider", "x-portkey-virtual-key", portkey.CONFIG, *_REFUSED})
+TARGET_HEADERS = frozenset({"x-portkey-provider", "x-portkey-virtual-key", portkey.CONFIG, OWNER, *_REFUSED})
 
 
 def resolve(
@@ -49,25 +51,35 @@ def resolve(
     secret, uses_saved = Secret(), False
     if provider.get("is_store"):
         _check_caller(name, head, caller)
-    elif is_saved(settings) and (is_slug or not named):
+        return store_target(name, head, caller, config, providers)
+    if is_saved(settings) and (is_slug or not named):
         _check_caller(name, head, caller)
         _check_scope(head, config.scope)
         secret, uses_saved = settings["credential"], True
     elif is_slug:
         raise BadRequest(_NOT_SAVED, param=param, code="unknown_provider")
     else:
+        if not named and caller.key and not caller.key.caller_credentials:
+            raise Forbidden(_NO_DEFAULT_CREDENTIAL)
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
     credentials = single_credential(secret)
     target = Target(
-        name, provider, settings["base_url"], settings, credentials, uses_saved, caller.name, credentials.now()
+        name, provider, settings["base_url"], settings, credentials, uses_saved, caller.owner, credentials.now()
     )
     return _addressed(target)
 
 
-def store_target(name: str, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
-    """The provider that keeps files as a target. Whether the caller may use it is for `may_use_store` to say."""
-    settings = config.providers[name]
-    return _addressed(Target(name, providers[settings["kind"]], settings["base_url"], settings, owner=caller.name))
+def store_target(name: str, head: Head, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
+    """The provider that keeps files as a target. Whether the caller may use it is for `may_use_store` to say.
+
+    Forbidden if a header names another owner and the key does not see all.
+    """
+    settings, sees_all = config.providers[name], bool(caller.key and caller.key.sees == "all")
+    view = single(head.headers, OWNER) or (None if sees_all else caller.owner)
+    if view != caller.owner and not sees_all:
+        raise Forbidden("This gateway key sees the files of its own owner only.", param=OWNER)
+    provider, url = providers[settings["kind"]], settings["base_url"]
+    return _addressed(Target(name, provider, url, settings, owner=caller.owner, view=view))
 
 
 def _addressed(target: Target) -> Target:
@@ -130,6 +142,10 @@ def _is_this_machine(head: Head) -> bool:
 
 _UNNAMED = "Name a provider in the header x-portkey-provider, or in the model, as @NAME/model."
 _UNKNOWN = "This provider is not known here; see x-portkey-provider."
+_NO_DEFAULT_CREDENTIAL = (
+    "The default provider has no saved credential, and this gateway key may not bring its own: the operator can set "
+    "`credential` there, or `credential = none` for a host that asks for none."
+)
 _NOT_SAVED = "No credential is saved for this provider; name it without @ to bring one."
 
 

@@ -41,7 +41,7 @@ def error_object(body: Any) -> Json:
     said = next((text for text in (body, error) if isinstance(text, str)), None) or flat.get("message")
     code, message = flat.get("code"), _words(said) or _detail(flat.get("detail")) or "The provider gave no reason."
     if _UNREADABLE_MEDIA.search(message):
-        message, code = message + _PROJECTOR, "media_not_supported"
+        message, code = message.rstrip(" .") + "." + _PROJECTOR, "media_not_supported"
     return {
         "message": message,
         "type": flat.get("type") if isinstance(flat.get("type"), str) else None,

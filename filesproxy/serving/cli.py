@@ -20,6 +20,7 @@ from .. import __version__
 from ..app import Application, create_app
 from ..calls import Setting, Transport
 from ..config import kept_files
+from ..config.credentials import is_saved
 from ..config.load import DEFAULTS_BY_REQUEST, ENVIRONMENT_PREFIX, Config, load
 from ..config.reload import check_reload
 from ..config.settings import is_name, known_settings
@@ -39,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 if it failed, 2 if the arguments or configuration are wrong."""
     _make_everything_printable()
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(words if words[:1] and words[0] in _ALL_WORDS else ["serve", *words])
+    if not words or words[0] not in _ALL_WORDS:
+        words = ["serve", *words]
+    if words[0] == "files" and (len(words) == 1 or words[1] not in files.WORDS):
+        words = ["files", "list", *words[1:]]
+    arguments = _parser().parse_args(words)
     commands = {
         "demo": lambda: demo(print),
         "check": lambda: _written(lambda: check(arguments.config)),
@@ -123,7 +128,7 @@ def check(config: str | None) -> int:
     print("The configuration is valid." if named else "There is no configuration file; these are the defaults.")
     for name, own in found.providers.items():
         default = _default(name, found.settings)
-        print(f"  provider {name}: {_address(own)}{', saved credential' if own['credential'] else ''}{default}")
+        print(f"  provider {name}: {_address(own)}{_credential(own)}{default}")
         print(f"    {_files_of(name, found)}")
     for known in found.keys:
         uses = f"providers {' '.join(known.providers) or 'none'}, operations {' '.join(known.operations)}"
@@ -147,8 +152,11 @@ def key(name: str) -> int:
             print("filesproxy: the section of a key goes to standard output, which is closed", file=sys.stderr)
         return 1
     made = GATEWAY_KEY_PREFIX + secrets.token_urlsafe(32)
-    print(f"# The key, for the client's x-portkey-api-key. It is shown only once:\n{made}", file=sys.stderr)
-    print(f"[key:{name}]\nsha256 = {sha256(made.encode()).hexdigest()}\nproviders = *")
+    print(
+        f"# The key, for the client's API key (Bearer) or x-portkey-api-key. It is shown only once:\n{made}",
+        file=sys.stderr,
+    )
+    print(f"\n[key:{name}]\nsha256 = {sha256(made.encode()).hexdigest()}\nproviders = *")
     return 0
 
 
@@ -245,6 +253,15 @@ def _default(name: str, settings: Mapping[str, Any]) -> str:
     return ", the default for files" if for_files else ", the default for chats" if for_chat else ""
 
 
+def _credential(own: Mapping[str, Any]) -> str:
+    """Whose credential requests have; "" for a provider that needs none."""
+    if PROVIDERS[own["kind"]].get("is_store"):
+        return ""
+    if own["credential"]:
+        return ", saved credential"
+    return ", saved without a credential" if is_saved(own) else ", callers' own credentials only"
+
+
 def _files_of(name: str, config: Config) -> str:
     """Where a provider's files are, and which kept files its requests may hold; of a store, whose requests may."""
     own, stores = config.providers[name], config.inlined[name]
@@ -254,7 +271,7 @@ def _files_of(name: str, config: Config) -> str:
     unknown = "files unknown: ids go there as they are (set files = own, none or a provider that keeps files)"
     where = {
         kept_files.OWN: "files of its own",
-        kept_files.NONE: "no files",
+        kept_files.NONE: "takes no file ids; its file operations are passed on",
         "": "other ids go there as they are" if stores else unknown,
     }.get(own["files"], f"files of {own['files']}")
     if not stores:

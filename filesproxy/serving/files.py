@@ -1,8 +1,12 @@
-"""`filesproxy files`: looks at the files that a local store keeps, and repairs, copies and restores them."""
+"""`filesproxy files`: looks at the files that a local store keeps, and repairs, copies and restores them.
+
+It works on the folder itself, beside a running gateway too.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -13,6 +17,7 @@ from typing import Any
 
 from ..app import Application
 from ..config.load import Config
+from ..config.settings import is_name
 from ..errors import ConfigError, StoreError
 from ..transports.local import maintenance
 from ..transports.local.maintenance import Count
@@ -21,13 +26,21 @@ from ..transports.local.transport import LocalTransport
 
 def add_parser(commands: Any) -> None:
     """Add the command `files` with its verbs to a parser's commands."""
-    text = "list, verify, rebuild, back up and restore what `local` keeps"
+    text = "list what `local` keeps, and look after it; without a verb it lists"
     parser = commands.add_parser("files", help=text, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in _HELP.items():
         of_verb = verbs.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
         of_verb.add_argument("--config", metavar="FILE", help="INI file; default: $FILESPROXY_CONFIG")
         of_verb.add_argument("--provider", metavar="NAME", help="the saved provider, if several keep files")
+        if verb == "list":
+            of_verb.add_argument("--owner", metavar="NAME", help="only the files of this owner")
+            of_verb.add_argument("--json", action="store_true", help="a line of JSON for each file, with its SHA-256")
+        if verb == "adopt":
+            of_verb.add_argument("--from", dest="old", metavar="NAME", required=True, help='the owner; "" for nobody')
+            of_verb.add_argument("--to", dest="new", metavar="NAME", required=True, help="the new owner")
+        if verb == "delete":
+            of_verb.add_argument("ids", metavar="ID", nargs="+", help="the id of a file")
         if verb == "backup":
             of_verb.add_argument("target", metavar="DIR", help="a folder that is not there yet, or is empty")
         if verb == "rebuild":
@@ -63,14 +76,16 @@ def unusable(config: Config) -> list[str]:
 def warnings(config: Config) -> list[str]:
     """What stands in the stores that no key reaches: files of owners that have been renamed, or of nobody."""
     found = []
-    known = {key.name for key in config.keys} or {""}
+    known = {key.owner or key.name for key in config.keys} or {""}
     for folder in _folders(config).values():
         with suppress(StoreError):  # `unusable` says why
             strangers = [name for name in maintenance.owners(folder) if name not in known]
             if named := ", ".join(filter(None, strangers)):
-                found.append(f"{folder} has files of {named}, and no gateway key has that name: nobody can read them.")
+                adopt = "`files adopt` gives them to another owner"
+                found.append(f"{folder} has files of {named}, and no gateway key has that owner: {adopt}.")
             if "" in strangers:
-                found.append(f"{folder} has files from a time without gateway keys: no key can read them.")
+                adopt = "`files adopt --from ''` gives them to an owner"
+                found.append(f"{folder} has files from a time without gateway keys: {adopt}.")
     return found
 
 
@@ -103,15 +118,41 @@ def _folders(config: Config) -> dict[str, str]:
 
 
 def _list(folder: str, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        for row in maintenance.files(folder, arguments.owner):
+            print(json.dumps({name: row[name] for name in _EXPORTED}))
+        return 0
     count = size = 0
-    for row in maintenance.files(folder):
+    for row in maintenance.files(folder, arguments.owner):
         expiry = f"expires {_time(row['expires_at'])}" if row["expires_at"] else "stays"
         owner = _printable(row["owner"]) or "-"
         print(
-            f"{row['id']}  {owner}  {row['bytes']}  {_time(row['created_at'])}  {expiry}  {_printable(row['filename'])}"
+            f"{row['id']}  {owner}  {row['bytes']}  {_time(row['created_at'])}  {_age(row['created_at'])}  {expiry}  "
+            f"{_printable(row['filename'])}"
         )
         count, size = count + 1, size + row["bytes"]
     print(f"{_count(Count(count, size))} in {folder}")
+    _say_lost(maintenance.lost(folder))
+    return 0
+
+
+def _adopt(folder: str, arguments: argparse.Namespace) -> int:
+    if not is_name(arguments.new):
+        raise ConfigError("--to must be a name of lower-case letters, digits, - and _.")
+    left: list[str] = []
+    count = maintenance.adopt(folder, arguments.old, arguments.new, _both(print, left.append))
+    print(f"{_count(count)} of {_printable(arguments.old) or 'nobody'} now belong to {arguments.new}")
+    return 1 if left else 0
+
+
+def _delete(folder: str, arguments: argparse.Namespace) -> int:
+    missing: list[str] = []
+    print(f"{_count(maintenance.delete(folder, arguments.ids, _both(print, missing.append)))} deleted")
+    return 1 if missing else 0
+
+
+def _sweep(folder: str, arguments: argparse.Namespace) -> int:
+    print(f"{_count(maintenance.sweep(folder))} had expired, and nothing is left of them")
     _say_lost(maintenance.lost(folder))
     return 0
 
@@ -158,7 +199,10 @@ def _discard(folder: str, arguments: argparse.Namespace) -> int:
 
 
 _HELP = {
-    "list": "list all files of all owners",
+    "list": "list all files of all owners: id, owner, bytes, time, age, expiry, name",
+    "adopt": "make another owner the owner of all files of one",
+    "delete": "delete files, whoever has them",
+    "sweep": "remove what has expired, as a gateway does every ten minutes",
     "verify": "compare the index with the files and their SHA-256; status 1 if something is wrong",
     "rebuild": "make a new index from the files, if the index is damaged or gone",
     "backup": "copy the store to a folder while it is in use",
@@ -167,12 +211,20 @@ _HELP = {
 }
 _VERBS: Mapping[str, Callable[[str, argparse.Namespace], int]] = {
     "list": _list,
+    "adopt": _adopt,
+    "delete": _delete,
+    "sweep": _sweep,
     "verify": _verify,
     "rebuild": _rebuild,
     "backup": _backup,
     "restore": _restore,
     "discard": _discard,
 }
+
+
+#: the verbs, and what else can follow `files`
+WORDS = (*_VERBS, "-h", "--help")
+_EXPORTED = ("id", "owner", "bytes", "created_at", "expires_at", "filename", "purpose", "content_type", "sha256")
 
 
 def _both(*functions: Callable[[str], object]) -> Callable[[str], object]:
@@ -202,6 +254,13 @@ def _time(seconds: int) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
     except (OverflowError, OSError, ValueError):  # further away than the system can count
         return f"@{seconds}"
+
+
+def _age(since: int) -> str:
+    """How long ago that was, in its largest unit: 5s, 12m, 3h, 40d."""
+    seconds = max(0, int(time.time()) - since)
+    units = (("d", 86400), ("h", 3600), ("m", 60))
+    return next((f"{seconds // unit}{letter}" for letter, unit in units if seconds >= unit), f"{seconds}s")
 
 
 def _printable(text: str) -> str:

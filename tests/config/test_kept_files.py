@@ -118,7 +118,20 @@ def test_default_provider_may_be_split_by_kind_of_request():
     assert (none["default_files"], none["default_chat"]) == ("openai", "none")
 
 
-def test_unknown_default_is_named_once():
+@pytest.mark.parametrize(
+    "vllm,warned", [({}, True), ({"files": "own"}, True), ({"files": "local"}, False), ({"files": "none"}, True)]
+)
+def test_chats_that_cannot_get_the_files_of_the_default_for_files_are_a_warning(vllm, warned):
+    split = {"default_files": "local", "default_chat": "vllm"}
+    found = config({"provider:vllm": {**VLLM, **vllm}}, **split).warnings
+    assert [line for line in found if "cannot get them" in line] == [
+        "By default, files go to local, and chats to vllm, which cannot get them: see `files`."
+    ] * warned
+    for fine in ({"default_provider": "vllm"}, {"default_files": "local", "default_chat": "none"}):
+        assert config({"provider:vllm": {**VLLM, **vllm}}, **fine).warnings == ()
+
+
+def test_each_unknown_default_is_named():
     with pytest.raises(ConfigError) as caught:
         config(default_provider="nobody", default_files="else")
     first, second = caught.value.message.splitlines()

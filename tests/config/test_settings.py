@@ -73,6 +73,8 @@ GOOD = {
                   ("", ())],
     "operations": [("*", ("*",)), ("list_files", ("list_files",)), ("", ()),
                    ("upload_file delete_file", ("upload_file", "delete_file"))],
+    "owner": [("retail", "retail"), ("a" * 64, "a" * 64)],
+    "sees": [("all", "all"), ("own", "own")],
     "caller_credentials": [("yes", True), ("no", False)],
 }  # fmt: skip
 NUMBERS = ["", "-1", "+1", "1.0", "1e3", "0x1", "1_0", "٣", "１", " 1", "9" * 19, SECRET, "True", "None"]
@@ -140,6 +142,8 @@ BAD = {
                ONE + " " + SECRET],
     "providers": ["* openai", "OpenAI", "@openai", "openai,local", "nobody", "openai nobody", SECRET, "é"],
     "operations": ["* list_files", "LIST_FILES", "list_files,delete_file", "list", "list_files nothing", SECRET],
+    "owner": [*WORDS, SECRET.upper()],
+    "sees": ["", "All", "yes", "own all", SECRET],
     "caller_credentials": TRUTHS,
 }  # fmt: skip
 FILES = {

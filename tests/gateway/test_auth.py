@@ -359,12 +359,62 @@ def test_each_key_sees_its_own_local_files_only(make_client, tmp_path, access_lo
         assert client.get(f"/v1/files/{file}{path}", headers=b, status=404).json["error"]["code"] == "not_found"
     client.delete(f"/v1/files/{file}", headers=b, status=404)
     assert {listed["id"] for listed in client.get(f"/v1/files?after={file}", headers=b).json["data"]} <= {other}
-    assert seen({**b, "x-filesproxy-owner": "a"}) == [other]
+    client.get("/v1/files", headers={**b, "x-filesproxy-owner": "a"}, status=403)
     perform(client, "list_files", c, 403)
     perform(client, "list_files", {}, 401)
     assert client.get(f"/v1/files/{file}/content", headers=new_a).body == b"hello"
     assert client.delete(f"/v1/files/{file}", headers=new_a).json["deleted"] is True
     assert {line["key"] for line in access_log()} == {"a", "b", "c", None}
+
+
+def test_keys_of_one_owner_share_its_files_and_outlive_each_other(make_client, tmp_path, access_log):
+    def client(*names):
+        keys = {f"key:{name}": {"sha256": hashed(f"fp_{name}"), "providers": "*", "owner": "retail"} for name in names}
+        return make_client({"filesproxy": {"folder": str(tmp_path), "default_provider": "local"}, **keys})
+
+    both = client("old", "new")
+    file = perform(both, "upload_file", {"x-portkey-api-key": "fp_old"}).json["id"]
+    for after in (both, client("new")):
+        listed = after.get("/v1/files", headers={"x-portkey-api-key": "fp_new"}).json["data"]
+        assert [each["id"] for each in listed] == [file]
+    assert {(line["key"], line["owner"]) for line in access_log()} == {("old", "retail"), ("new", "retail")}
+
+
+def test_key_that_sees_all_lists_and_reads_every_owners_files_and_does_nothing_else_with_them(make_client, tmp_path):
+    vllm = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "credential": "none", "files": "local"}
+    keys = {name: {"sha256": hashed(f"fp_{name}"), "providers": "*"} for name in ("a", "b", "auditor")}
+    keys["auditor"]["sees"] = "all"
+    config = {"filesproxy": {"folder": str(tmp_path), "default_provider": "local"}, "provider:vllm": vllm}
+    client = make_client({**config, **{f"key:{name}": key for name, key in keys.items()}})
+    a, b, auditor = ({"x-portkey-api-key": f"fp_{name}"} for name in keys)
+    hers, his = (perform(client, "upload_file", {"authorization": f"Bearer fp_{name}"}).json["id"] for name in "ab")
+
+    def seen(**headers):
+        return [each["id"] for each in client.get("/v1/files", headers={**auditor, **headers}).json["data"]]
+
+    assert seen() == [hers, his]
+    assert (seen(**{"x-filesproxy-owner": "b"}), seen(**{"x-filesproxy-owner": "nobody"})) == ([his], [])
+    assert seen(**{"x-portkey-provider": "@vllm"}) == [hers, his]
+    for path in ("", "/content"):
+        client.get(f"/v1/files/{hers}{path}", headers=auditor)
+        client.get(f"/v1/files/{hers}{path}", headers={**auditor, "x-filesproxy-owner": "b"}, status=404)
+    client.delete(f"/v1/files/{hers}", headers=auditor, status=404)
+    chat = {
+        "model": "@vllm/m",
+        "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": hers}}]}],
+    }
+    client.post_json("/v1/chat/completions", chat, headers=auditor, status=404)
+    refused = client.get("/v1/files", headers={**auditor, "x-portkey-provider": "@openai"}, status=400).json["error"]
+    assert refused["code"] == "unknown_provider"
+    client.get(f"/v1/files/{hers}", headers=b, status=404)
+
+
+def test_owner_in_a_header_means_nothing_to_a_provider_with_files_of_its_own(make_client, upstream):
+    key = {"sha256": hashed("fp_a"), "providers": "*", "sees": "all"}
+    client = make_client({"provider:openai": {"credential": "sk-saved"}, "key:a": key})
+    sent = {"x-portkey-api-key": "fp_a", "x-portkey-provider": "@openai", "x-filesproxy-owner": "b"}
+    assert client.get("/v1/files", headers=sent, status=400).json["error"]["param"] == "x-filesproxy-owner"
+    assert upstream.calls == []
 
 
 LOCAL_HOSTS = [

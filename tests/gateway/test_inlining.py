@@ -248,6 +248,9 @@ def test_type_in_the_request_decides_where_the_bytes_do_not(gateway, models):
     client = gateway()
     kept = upload(client, "a,b\n", "sales", "application/x-private")
     assert refused(client, models, chat(file(kept)), 400)["code"] == "unsupported_file"
+    assert (
+        "leave mime_type out" in refused(client, models, chat(file(kept, mime_type="application/pdf")), 400)["message"]
+    )
     ask(client, chat(file(kept, mime_type="text/csv", filename="sales.csv")))
     assert parts_of(models)[0]["text"] == "[file: sales.csv]\na,b\n\n[end of sales.csv]"
 
@@ -347,7 +350,7 @@ UNSUPPORTED = {
     "pdf": (PDF, "a.pdf", "pdftotext"),
     "sound": (WAV, "a.wav", "transcript"),
     "video": (MP4, "a.mp4", "images"),
-    "word": (b"PK\x03\x04" + b"x" * 90, "a.docx", "convert it to one of the kinds that the provider takes: text image"),
+    "word": (b"PK\x03\x04" + b"x" * 90, "a.docx", "convert it to a kind that the provider takes: text image"),
     "bytes": (b"\x00\x01\x02", "a.bin", "save it as UTF-8"),
     "latin_1": ("Grüße".encode("latin-1"), "a.txt", "UTF-8"),
     "nul": (b"a\x00b", "a.txt", "UTF-8"),
@@ -571,6 +574,7 @@ def test_text_has_a_limit_of_its_own_as_it_is_sent(gateway, models):
     for content in ("\n" * (MAX_TEXT_BYTES // 2 + 1), "a" * (MAX_TEXT_BYTES + 1)):
         error = refused(client, models, chat(file(upload(client, content))), 413)
         assert error["code"] == "request_too_large" and str(MAX_TEXT_BYTES) in error["message"]
+        assert "split the file" in error["message"]
 
 
 def test_neither_size_of_json_counts_the_files(gateway, models):

@@ -180,3 +180,16 @@ def test_each_id_of_a_path_is_checked(path):
 def test_path_of_a_call_has_each_id_in_its_place():
     assert route("GET", "/v1/containers/a/files/b/content").path == "/containers/a/files/b/content"
     assert route("GET", "/v1/models/ft:id/:id").path == "/models/ft:id/:id"
+
+
+@pytest.mark.parametrize("path", ["/files", "/chat/completions", "/responses/r", "/models", "/vector_stores/a/files"])
+def test_path_without_the_version_says_where_a_base_url_ends(path):
+    with pytest.raises(NotFound, match="base URL of a client ends in /v1"):
+        route("GET", path)
+
+
+def test_other_paths_are_unknown_and_no_more():
+    for path in ("/nothing", "/v1/nothing", "/v2/files", "/index.html"):
+        with pytest.raises(NotFound) as caught:
+            route("GET", path)
+        assert caught.value.message == "No such route."

@@ -54,6 +54,14 @@ def test_provider_is_the_one_that_a_header_names(headers):
     assert found.provider is PROVIDERS["openai"]
 
 
+def test_default_provider_without_a_credential_tells_a_key_what_its_operator_can_do():
+    team = Caller(Key("team", (), ("*",), ("*",), False))
+    with pytest.raises(Forbidden, match="`credential = none` for a host that asks for none"):
+        target({}, COMPATIBLE, team, default_provider="vllm")
+    with pytest.raises(Forbidden, match="name one as @NAME"):
+        target({"x-portkey-provider": "vllm"}, COMPATIBLE, team)
+
+
 def test_request_that_names_no_provider_goes_to_the_default_one():
     assert target({}, default_provider="openai").name == "openai"
     assert target({"x-portkey-provider": "vllm"}, COMPATIBLE, default_provider="openai").name == "vllm"

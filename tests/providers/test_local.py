@@ -72,13 +72,14 @@ def test_files_belong_to_the_gateway_key_that_uploaded_them(keyed):
     assert keyed.get(f"/v1/files/{hers['id']}", headers=ALICE).json == hers
 
 
-@pytest.mark.parametrize("owner", ["alice", "", "*"])
-def test_client_cannot_name_the_owner(owner, keyed):
-    hers = post(keyed, {**ALICE, "x-filesproxy-owner": "bob"})
+@pytest.mark.parametrize("owner", ["alice", "*", "nobody"])
+def test_client_cannot_name_another_owner(owner, keyed):
+    hers = post(keyed, ALICE)
     sent = {**BOB, "x-filesproxy-owner": owner}
-    assert keyed.get("/v1/files", headers=sent).json["data"] == []
-    keyed.get(f"/v1/files/{hers['id']}", headers=sent, status=404)
-    keyed.get(f"/v1/files/{hers['id']}", headers=ALICE)
+    for path in ("", f"/{hers['id']}", f"/{hers['id']}/content"):
+        assert keyed.get(f"/v1/files{path}", headers=sent, status=403).json["error"]["param"] == "x-filesproxy-owner"
+    for named in ("", "bob"):
+        assert keyed.get("/v1/files", headers={**BOB, "x-filesproxy-owner": named}).json["data"] == []
 
 
 def test_key_without_access_to_the_store_is_403_and_no_key_is_401(keyed):

@@ -129,7 +129,7 @@ def test_owners_that_no_key_has_are_named(checked, folder, tmp_path):
     upload(store, owner="treasury")
     assert "warning" not in checked("retail", "treasury")[1]
     said = checked("retail-emea", "treasury")[1]
-    assert "retail, and no gateway key has that name" in said and "treasury," not in said
+    assert "retail, and no gateway key has that owner: `files adopt`" in said and "treasury," not in said
     upload(store)
     assert "from a time without gateway keys" in checked("retail", "treasury")[1]
     assert "files of retail, treasury" in checked()[1]

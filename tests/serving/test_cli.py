@@ -252,11 +252,68 @@ def test_check_says_what_a_configuration_means_in_plain_words_and_no_value_of_it
         assert hidden not in done.stdout + done.stderr
 
 
+WHERE_FILES_ARE = """
+[filesproxy]
+default_files = local
+default_chat = llm
+max_inline_bytes = 1800000
+[provider:local]
+folder = {folder}
+inline_to = central claude
+[provider:others]
+kind = local
+folder = {folder}/others
+[provider:llm]
+kind = openai
+base_url = http://127.0.0.1:8080/v1
+credential = none
+files = local
+[provider:blind]
+kind = openai
+base_url = http://127.0.0.1:8081/v1
+credential = none
+files = none
+[provider:central]
+kind = openai
+base_url = http://127.0.0.1:8082/v1
+[provider:unknown]
+kind = openai
+base_url = http://127.0.0.1:8083/v1
+[provider:claude]
+kind = anthropic
+file_parts = text
+max_inline_bytes = 31457280
+"""
+
+
+def test_check_says_where_files_are_and_where_kept_ones_may_go(called, tmp_path):
+    path = tmp_path / "filesproxy.ini"
+    path.write_text(WHERE_FILES_ARE.format(folder=tmp_path / "files"))
+    said = called("check", "--config", str(path)).stdout.splitlines()
+    shown = dict(zip((line.split()[1].rstrip(":") for line in said[1::2]), zip(said[1::2], said[2::2])))
+    takes = "takes kept files of local: text image, up to 1.717 MiB in a request"
+    assert {name: lines[1].strip() for name, lines in shown.items()} == {
+        "openai": "files of its own",
+        "azure-openai": "files of its own",
+        "anthropic": "files of its own",
+        "local": "its files may go into requests to llm central claude",
+        "others": "its files may go into requests to no provider",
+        "llm": f"files of local; {takes}",
+        "blind": "takes no file ids; its file operations are passed on",
+        "central": f"other ids go there as they are; {takes}",
+        "unknown": "files unknown: ids go there as they are (set files = own, none or a provider that keeps files)",
+        "claude": "files of its own; takes kept files of local: text, up to 30 MiB in a request",
+    }
+    assert shown["local"][0].endswith(", the default for files")
+    assert shown["llm"][0].endswith(", saved without a credential, the default for chats")
+    assert shown["central"][0].endswith(", callers' own credentials only")
+
+
 def test_check_without_a_configuration_is_about_the_defaults_and_writes_nothing(called, tmp_path):
     done = called("check")
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
     assert done.stdout.splitlines()[0] == "There is no configuration file; these are the defaults."
-    assert "provider openai: https://api.openai.com/v1\n" in done.stdout
+    assert "provider openai: https://api.openai.com/v1, callers' own credentials only\n" in done.stdout
 
 
 def test_key_that_is_made_works_with_the_lines_that_are_printed(tmp_path, make_client):
@@ -274,7 +331,7 @@ def test_key_that_is_made_works_with_the_lines_that_are_printed(tmp_path, make_c
 
 def test_section_of_a_new_key_can_be_appended_to_the_configuration_without_the_key(called):
     done = called("key", "--name", "team-x")
-    assert done.stdout.startswith("[key:team-x]\nsha256 = ") and "fp_" not in done.stdout
+    assert done.stdout.startswith("\n[key:team-x]\nsha256 = ") and "fp_" not in done.stdout
     assert "fp_" in done.stderr
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import hashlib
+import json
 import os
 import sqlite3
 from contextlib import closing, suppress
@@ -14,6 +17,7 @@ from stores import Clock, ask, content_of, ids, kept_bytes, open_store, upload
 from filesproxy.app import create_app
 from filesproxy.errors import NotFound, StoreError
 from filesproxy.serving import cli
+from filesproxy.serving import files as command
 from filesproxy.serving.files import prepare
 from filesproxy.transports.local import maintenance
 from filesproxy.transports.local.index import Index
@@ -44,15 +48,105 @@ def files(monkeypatch, capsys, folder):
     return call
 
 
-def test_list_shows_every_file_and_whose_it_is(files, folder):
+def test_list_shows_every_file_and_whose_it_is(files, folder, monkeypatch):
     store = opened(folder)
     one = upload(store, b"hello", "team-a", "one.txt")
     two = upload(store, b"", "", "two\u2028\x9b.txt", seconds=3600)
-    assert files("list") == (0, [
-        f"{two['id']}  -  0  2023-11-14T22:13:20Z  expires 2023-11-14T23:13:20Z  two\\u2028\\x9b.txt",
-        f"{one['id']}  team-a  5  2023-11-14T22:13:20Z  stays  one.txt",
+    monkeypatch.setattr(command.time, "time", lambda: 1_700_000_000.0 + 3 * 86400)
+    shown = [
+        f"{two['id']}  -  0  2023-11-14T22:13:20Z  3d  expires 2023-11-14T23:13:20Z  two\\u2028\\x9b.txt",
+        f"{one['id']}  team-a  5  2023-11-14T22:13:20Z  3d  stays  one.txt",
         f"2 files (5 bytes) in {folder}",
-    ], "")  # fmt: skip
+    ]
+    assert files("list") == files() == (0, shown, "")
+    assert files("--owner", "team-a") == (0, [shown[1], f"1 file (5 bytes) in {folder}"], "")
+    assert files("list", "--owner", "nobody") == (0, [f"0 files (0 bytes) in {folder}"], "")
+    status, lines, _ = files("--json", "--owner", "team-a")
+    assert (status, [json.loads(line) for line in lines]) == (0, [{
+        "id": one["id"], "owner": "team-a", "bytes": 5, "created_at": 1_700_000_000, "expires_at": None,
+        "filename": "one.txt", "purpose": "batch", "content_type": "application/jsonl",
+        "sha256": hashlib.sha256(b"hello").hexdigest(),
+    }])  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds,shown", [(-5, "0s"), (59, "59s"), (60, "1m"), (7199, "1h"), (86400 * 400, "400d")])
+def test_age_is_in_its_largest_unit(seconds, shown, monkeypatch):
+    monkeypatch.setattr(command.time, "time", lambda: 1_700_000_000.0 + seconds)
+    assert command._age(1_700_000_000) == shown
+
+
+def test_files_of_one_owner_are_given_to_another_beside_a_running_store(files, folder):
+    store = opened(folder)
+    made = [upload(store, b"hello", "retail", f"{number}.txt")["id"] for number in range(3)]
+    other = upload(store, owner="treasury")["id"]
+    assert files("adopt", "--from", "retail", "--to", "retail-emea") == (
+        0, ["3 files (15 bytes) of retail now belong to retail-emea"], "",
+    )  # fmt: skip
+    assert ids(store, owner="retail") == [] and ids(store, owner="treasury") == [other]
+    assert ids(store, owner="retail-emea", order="asc") == made
+    assert [content_of(store, each, "retail-emea") for each in made] == [b"hello"] * 3
+    assert files("verify")[:2] == (0, [f"4 files (20 bytes) in {folder}: no problems"])
+    del store
+    gc.collect()
+    assert files("rebuild", "--force")[0] == 0  # the sidecars say the same
+    assert ids(opened(folder), owner="retail-emea", order="asc") == made
+
+
+def test_files_from_a_time_without_keys_are_given_to_an_owner(files, folder):
+    store = opened(folder)
+    file = upload(store)["id"]
+    assert files("adopt", "--from", "", "--to", "retail")[1] == ["1 file (5 bytes) of nobody now belong to retail"]
+    assert ids(store, owner="retail") == [file]
+    status, out, err = files("adopt", "--from", "retail", "--to", "Not A Name")
+    assert (status, out) == (2, []) and "--to must be a name" in err
+
+
+def test_adoption_that_was_killed_is_finished_by_the_next_one(files, folder, monkeypatch):
+    store = opened(folder)
+    made = [upload(store, owner="a")["id"] for _ in range(2)]
+
+    def killed(index, row, owner):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "give", killed)
+        with pytest.raises(KeyboardInterrupt):
+            files("adopt", "--from", "a", "--to", "b")
+    assert files("verify")[0] == 1 and ids(store, owner="a", order="asc") == made
+    assert files("adopt", "--from", "a", "--to", "b")[0] == 0
+    assert files("verify")[0] == 0 and ids(store, owner="b", order="asc") == made
+
+
+def test_file_that_somebody_holds_is_named_and_stays_with_its_owner(files, folder):
+    store = opened(folder)
+    file = upload(store, owner="a")["id"]
+    (blob,) = (folder / "blobs").glob("*[!n]")
+    with blob.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        status, out, _ = files("adopt", "--from", "a", "--to", "b")
+    assert (status, out[0]) == (1, f"{file} of a: it is in use; run this again") and ids(store, owner="a") == [file]
+
+
+def test_files_are_deleted_by_their_ids(files, folder):
+    store = opened(folder)
+    gone, stays = upload(store, owner="a")["id"], upload(store, owner="b")["id"]
+    unknown = f"file-{'0' * 38}"
+    assert files("delete", gone, unknown) == (
+        1, [f"{unknown}: there is no such file", "1 file (5 bytes) deleted"], "",
+    )  # fmt: skip
+    assert (ids(store, owner="a"), ids(store, owner="b")) == ([], [stays])
+    assert kept_bytes(folder, "blobs", "trash") == [b"hello"]
+
+
+def test_expired_files_are_swept_by_hand(files, folder):
+    store = opened(folder)
+    upload(store, b"expired", seconds=3600)
+    upload(store)
+    assert files("sweep")[:2] == (0, ["0 files (0 bytes) had expired, and nothing is left of them"])
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
+        database.execute("UPDATE clock SET since = ticks - 30000")  # the clock has been right for eight hours
+    assert files("sweep")[:2] == (0, ["1 file (7 bytes) had expired, and nothing is left of them"])
+    assert kept_bytes(folder, "blobs", "trash") == [b"hello"]
 
 
 def test_list_speaks_where_the_terminal_knows_no_unicode(folder, tmp_path):
@@ -264,7 +358,7 @@ def test_configuration_without_a_store_is_status_2(files, tmp_path, monkeypatch)
     assert status == 2 and "no provider keeps files here" in err
 
 
-@pytest.mark.parametrize("words", [[], ["nonsense"], ["backup"], ["verify", "DIR"]])
+@pytest.mark.parametrize("words", [["nonsense"], ["backup"], ["verify", "DIR"]])
 def test_wrong_words_are_status_2(words, files):
     status, out, err = files(*words)
     assert (status, out) == (2, []) and "usage:" in err

@@ -74,11 +74,27 @@ def test_first_write_brings_an_index_of_0_1_0_up_to_date(folder, clock):
     made = [upload(one)["id"] for one in (store, other, store)]
     assert ids(store, order="asc") == ids(other, order="asc") == [old, *made]
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
+        plan = database.execute("EXPLAIN QUERY PLAN SELECT * FROM files WHERE id = 'x'").fetchall()
+        assert "by_id" in plan[0][-1]
         assert [bool(digest) for (digest,) in database.execute("SELECT sha256 FROM files ORDER BY id")] == [
             False,
             *[True] * 3,
         ]
+
+
+def test_index_of_the_version_before_gets_its_index_of_ids_with_the_first_write(folder, clock):
+    store = open_store(folder, clock)
+    old = upload(store)["id"]
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
+        database.execute("DROP INDEX by_id")
+        database.execute("PRAGMA user_version = 2")
+    again = open_store(folder, clock)
+    assert content_of(again, old) == b"hello"
+    upload(again)
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
+        assert database.execute("SELECT name FROM sqlite_master WHERE name = 'by_id'").fetchone()
 
 
 @pytest.mark.parametrize("name", ["index.sqlite3", "a folder?with#odd %41 names"])

@@ -26,8 +26,10 @@ from sockets import WAIT
 from stores import NOTHING, Clock, ask, content_of, ids, open_store, prove, stored, upload
 
 from filesproxy import create_app
-from filesproxy.errors import ClientAborted, NotFound, StoreError
+from filesproxy.calls import Call
+from filesproxy.errors import BadRequest, ClientAborted, NotFound, StoreError
 from filesproxy.operations import checked_id
+from filesproxy.transports.local import transport as transport_module
 from filesproxy.transports.local.blobs import BLOCK_BYTES
 from filesproxy.transports.local.index import MAX_IDLE, MAX_PAGE_TEXT, Index
 from filesproxy.transports.local.sweep import Sweeper
@@ -256,11 +258,87 @@ def test_owners_do_not_see_each_others_files(store):
     assert ids(store, owner="b", after=mine["id"], order="asc") == [yours["id"]]
 
 
-def test_client_cannot_say_whose_files_it_means(client, store):
-    post(client, **{"x-filesproxy-owner": "b"})
+def test_client_without_a_key_cannot_say_whose_files_it_means(client, store):
+    post(client)
     upload(store, owner="b")
-    assert len(client.get("/v1/files", headers={"x-filesproxy-owner": "b"}).json["data"]) == 1
-    assert len(ids(store)) == len(ids(store, owner="b")) == 1
+    error = client.get("/v1/files", headers={"x-filesproxy-owner": "b"}, status=403).json["error"]
+    assert error["param"] == "x-filesproxy-owner"
+    assert len(client.get("/v1/files").json["data"]) == 1
+
+
+# --- the files of every owner
+
+
+@pytest.fixture
+def shop(store, clock):
+    """Files of three owners: name → ids, oldest first."""
+    made = {"a": [], "b": [], "c": []}
+    for owner in "acbacaab":
+        clock.runs(1)
+        made[owner].append(upload(store, owner=owner, purpose="batch" if len(made[owner]) % 2 else "vision")["id"])
+    return made
+
+
+def walk_all(store, **query):
+    """All ids that a caller sees who sees all, page by page."""
+    seen = []
+    while True:
+        page = store(Call("list_files", "GET", "/files", query=query), "", view=None).json
+        found = [file["id"] for file in page["data"]]
+        seen += found
+        if not page["has_more"]:
+            return seen
+        assert found
+        query["after"] = page["last_id"]
+
+
+@pytest.mark.parametrize("limit", ["1", "2", "3", "7", "8", "9", "100"])
+def test_owners_follow_each_other_by_name_in_the_list_of_all(limit, store, shop):
+    expected = [*reversed(shop["a"]), *reversed(shop["b"]), *reversed(shop["c"])]
+    assert walk_all(store, limit=limit) == expected
+    assert walk_all(store, limit=limit, order="asc") == [*shop["a"], *shop["b"], *shop["c"]]
+
+
+@pytest.mark.parametrize("limit", ["1", "2", "100"])
+def test_purpose_selects_in_the_list_of_all(limit, store, shop):
+    expected = [each for ids in shop.values() for each in ids[0::2]]
+    assert walk_all(store, limit=limit, purpose="vision", order="asc") == expected
+
+
+def test_list_of_all_of_nobody_is_empty(store):
+    assert walk_all(store) == []
+
+
+def test_position_in_the_list_of_all_must_be_there_because_nobody_knows_whose_it_was(store, shop):
+    gone = shop["b"][0]
+    ask(store, "delete_file", gone, "b")
+    with pytest.raises(BadRequest, match="name its owner") as caught:
+        store(Call("list_files", "GET", "/files", query={"after": gone}), "", view=None)
+    assert caught.value.param == "after"
+    assert ids(store, owner="b", after=gone, order="asc") == shop["b"][1:]
+
+
+def test_who_sees_all_reads_every_file_until_it_expires_and_deletes_none(store, clock, shop):
+    file = upload(store, b"secret", "b", seconds=3600)["id"]
+    seen = Call("retrieve_file", "GET", f"/files/{file}", file_id=file)
+    content = Call("retrieve_file_content", "GET", f"/files/{file}/content", file_id=file)
+    deletion = Call("delete_file", "DELETE", f"/files/{file}", file_id=file)
+    assert store(seen, "auditor", view=None).json["id"] == file
+    with closing(store(content, "auditor", view=None).body) as body:
+        assert b"".join(body) == b"secret"
+    with pytest.raises(NotFound):
+        store(deletion, "auditor", view=None)
+    clock.runs(3600)
+    for call in (seen, content):
+        with pytest.raises(NotFound):
+            store(call, "auditor", view=None)
+
+
+def test_list_of_all_is_not_in_memory_at_once(store, monkeypatch):
+    monkeypatch.setattr(transport_module, "MAX_PAGE_TEXT", 500)
+    made = [upload(store, owner=owner, name="n" * 200)["id"] for owner in "abcdef"]
+    page = store(Call("list_files", "GET", "/files", query={}), "", view=None).json
+    assert len(page["data"]) == 3 and page["has_more"] and walk_all(store) == made
 
 
 # --- lists
@@ -1028,11 +1106,11 @@ def test_second_store_of_a_process_does_not_take_the_locks_of_the_first(store, f
 def test_index_of_a_newer_version_is_refused_and_left_alone(folder):
     Store(str(folder))
     with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as database:
-        database.execute("PRAGMA user_version = 3")
+        database.execute("PRAGMA user_version = 4")
     with pytest.raises(StoreError, match="newer"):
         Store(str(folder))
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (3,)
+        assert database.execute("PRAGMA user_version").fetchone() == (4,)
     assert open_files(folder) == []
 
 

@@ -28,7 +28,7 @@ from .sidecars import is_blob, is_row, stamp_of
 FILE = "index.sqlite3"
 LOG_SUFFIXES = ("-wal", "-shm")  # sqlite's log of changes that are not in the database yet, and the index of that log
 _BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
-_VERSION = 2
+_VERSION = 3
 MAX_PAGE_TEXT = 1 << 21  # bytes of file names and purposes as JSON; 10,000 names of usual length are less
 MAX_IDLE = 4  # connections; each has two file descriptors
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS files (
     purpose TEXT NOT NULL, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER,
     blob TEXT NOT NULL UNIQUE, sha256 TEXT, PRIMARY KEY (owner, id)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_id ON files (id);
 CREATE INDEX IF NOT EXISTS by_purpose ON files (owner, purpose, id);
 CREATE INDEX IF NOT EXISTS by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS stamps (last INTEGER NOT NULL);
@@ -115,6 +116,22 @@ class Index:
             row = database.execute(query, (file_id, owner, int(now))).fetchone()
         return _row(row) if row else None
 
+    def by_id(self, file_id: str) -> Json | None:
+        """The row of a file, whoever has it and also if it has expired."""
+        with self._connection() as database:
+            row = database.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
+        return _row(row) if row else None
+
+    def owner_after(self, owner: str | None) -> str | None:
+        """The first owner, by name, after this one who has a file; None if there is none. Before all is None."""
+        condition, values = ("WHERE owner > ?", (owner,)) if owner is not None else ("", ())
+        with self._connection() as database:
+            query = f"SELECT owner FROM files {condition} ORDER BY owner LIMIT 1"
+            found = database.execute(query, values).fetchone()
+        if found and type(found[0]) is not str:
+            raise _damaged()
+        return found[0] if found else None
+
     def page(
         self, owner: str, purpose: str | None, after: str | None, newest_first: bool, limit: int, now: float
     ) -> tuple[list[Json], bool]:
@@ -145,17 +162,20 @@ class Index:
 
     def owners(self) -> list[str]:
         """Everybody who has a file."""
-        with self._connection() as database:
-            found = [owner for (owner,) in database.execute("SELECT DISTINCT owner FROM files ORDER BY owner")]
-        if not all(type(owner) is str for owner in found):
-            raise _damaged()
+        found: list[str] = []
+        while (owner := self.owner_after(found[-1] if found else None)) is not None:
+            found.append(owner)
         return found
 
-    def every(self, limit: int = 1000) -> Iterator[Json]:
-        """All rows, by owner and id, a page at a time: a long look would keep sqlite from writing back its log."""
-        owner, after = "", ""
+    def every(self, only: str | None = None, limit: int = 1000) -> Iterator[Json]:
+        """All rows, or those of one owner, by owner and id, a page at a time.
+
+        A long look would keep sqlite from writing back its log.
+        """
+        owner, after = only or "", ""
+        condition = "(owner, id) > (?, ?)" if only is None else "owner = ? AND id > ?"
         while True:
-            query = "SELECT * FROM files WHERE (owner, id) > (?, ?) ORDER BY owner, id LIMIT ?"
+            query = f"SELECT * FROM files WHERE {condition} ORDER BY owner, id LIMIT ?"
             with self._connection() as database:
                 rows = [_row(found) for found in database.execute(query, (owner, after, limit))]
             yield from rows
@@ -166,6 +186,15 @@ class Index:
     def remove(self, owner: str, file_id: str) -> bool:
         """Remove a file's row, on a full disk too. False if there was none: another process had removed it."""
         return self._with_room(lambda: self._remove("owner = ? AND id = ?", [(owner, file_id)])) == 1
+
+    def give(self, row: Json, owner: str) -> bool:
+        """Make somebody else the owner of a file. False if it is gone."""
+        with self._transaction() as database:
+            which = (owner, row["owner"], row["id"], row["blob"])
+            return (
+                database.execute("UPDATE files SET owner = ? WHERE owner = ? AND id = ? AND +blob = ?", which).rowcount
+                > 0
+            )
 
     def forget(self, rows: Sequence[Json]) -> None:
         """Remove these rows, where they still name the same blobs."""
@@ -282,10 +311,13 @@ class Index:
         return _VERSION
 
     def _update(self, database: sqlite3.Connection) -> None:
-        """Bring an index of version 0.1.0 up to date, inside its first transaction."""
-        if database.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
+        """Bring an older index up to date, inside its first transaction; version 1 is that of filesproxy 0.1.0."""
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version < 2:
             database.execute("ALTER TABLE files ADD COLUMN sha256 TEXT")
             database.execute(_CLOCK)
+        if version < _VERSION:
+            database.execute("CREATE INDEX IF NOT EXISTS by_id ON files (id)")
             database.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextmanager

@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import chain
@@ -24,6 +24,7 @@ from .disk import FolderLock, disk_errors, private, sync_folder
 from .index import FILE, LOG_SUFFIXES, Index
 from .reserve import Reserve
 from .sweep import is_named
+from .transport import Store
 
 Say = Callable[[str], object]
 _NEW = "index.new.sqlite3"
@@ -103,9 +104,51 @@ def owners(folder: str) -> list[str]:
         index.close()
 
 
-def files(folder: str) -> Iterator[Json]:
-    """The rows of all files, by owner and id."""
-    return _opened(folder)[1].every()
+def files(folder: str, owner: str | None = None) -> Iterator[Json]:
+    """The rows of all files, or of one owner's, by owner and id."""
+    return _opened(folder)[1].every(owner)
+
+
+def adopt(folder: str, old: str, new: str, say: Say) -> Count:
+    """Make `new` the owner of all files of `old`, one by one; a gateway may be running. How many there were.
+
+    The sidecar comes first: a crash leaves a file that the next `adopt` finishes, and both agree again.
+    """
+    blobs, index = _opened(folder)
+    count = size = 0
+    for row in index.every(old):
+        with blobs.locked(row["blob"], "blobs") as is_ours:
+            if not is_ours:
+                if index.by_id(row["id"]):
+                    say(f"{_title(row)}: it is in use; run this again")
+                continue
+            if index.find(row["id"], old, -1) is None:
+                continue  # it has been deleted meanwhile
+            blobs.describe(row["blob"], {**row, "owner": new})
+            index.give(row, new)
+        count, size = count + 1, size + row["bytes"]
+    return Count(count, size)
+
+
+def delete(folder: str, file_ids: Iterable[str], say: Say) -> Count:
+    """Delete these files, whoever has them; a gateway may be running. How many there were."""
+    blobs, index = _opened(folder)
+    count = size = 0
+    for file_id in file_ids:
+        row = index.by_id(file_id)
+        if row is None:
+            say(f"{file_id}: there is no such file")
+            continue
+        with blobs.removing([row["blob"]]):
+            index.remove(row["owner"], row["id"])
+        count, size = count + 1, size + row["bytes"]
+    return Count(count, size)
+
+
+def sweep(folder: str) -> Count:
+    """Sweep the store once, as a gateway does. How many files had expired and are gone."""
+    _blobs(folder)
+    return Count(*Store(folder).sweep())
 
 
 def lost(folder: str) -> Count:

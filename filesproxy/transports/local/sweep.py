@@ -48,22 +48,27 @@ class Sweeper:
         except Exception as error:  # nobody else would say so
             self._warn(f"the local store was not swept ({type(error).__name__})")
 
-    def sweep(self) -> None:
-        """Sweep once. Not before the index was found sound: what it does not name would look abandoned."""
+    def sweep(self) -> tuple[int, int]:
+        """Sweep once, and return how many files had expired and are gone, and how many bytes they had.
+
+        Not before the index was found sound: what it does not name would look abandoned.
+        """
         if not self._is_sound:
             self._index.check()
             self._is_sound = True
         for name in self._blobs.abandoned("trash", lambda name: False):
             finish_removal(self._blobs, self._index, name)
-        self._remove_expired()
+        expired = self._remove_expired()
         for name in self._blobs.abandoned("incoming", self._index.names):
             self._blobs.drop(name, "incoming")
         self._set_lost_aside()
         if not self._is_described:
             self._describe()
             self._is_described = True
+        return expired
 
-    def _remove_expired(self) -> None:
+    def _remove_expired(self) -> tuple[int, int]:
+        count = size = 0
         last, sight = self._index.see(self._look())
         if last and sight.ahead - last.ahead > _DAY:
             days = (sight.ahead - last.ahead) // _DAY
@@ -72,6 +77,8 @@ class Sweeper:
             expired = [row for row in rows if not self._is_kept_by_sidecar(row, sight.proven)]
             with self._blobs.removing([row["blob"] for row in expired]):
                 self._index.forget(expired)
+            count, size = count + len(expired), size + sum(row["bytes"] for row in expired)
+        return count, size
 
     def _is_kept_by_sidecar(self, row: Json, now: float) -> bool:
         """Whether the file's sidecar says that it has not expired. One of the two is damaged, then."""

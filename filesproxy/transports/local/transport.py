@@ -20,7 +20,7 @@ from ...wire.lists import MAX_LIMIT, page
 from .blobs import Blobs, NewBlob
 from .clock import look, since_boot
 from .disk import FolderLock
-from .index import Index
+from .index import MAX_PAGE_TEXT, Index
 from .reserve import Reserve
 from .sweep import Sweeper, finish_removal
 
@@ -37,7 +37,7 @@ class LocalTransport:
         self._lock = threading.Lock()
 
     def __call__(self, call: Call, target: Target) -> Answer:
-        return self._store_of(target)(call, target.owner, target.settings["file_sha256"])
+        return self._store_of(target)(call, target.owner, target.settings["file_sha256"], target.view)
 
     def kept_files(self, target: Target) -> OwnersFiles:
         """The files of the target's owner in the target's folder, for a request to another provider."""
@@ -71,16 +71,19 @@ class Store:
         self._clock = clock
         self._long_list = threading.Lock()
 
-    def __call__(self, call: Call, owner: str, is_hashed: bool = True) -> Answer:
+    def __call__(self, call: Call, owner: str, is_hashed: bool = True, view: str | None = "") -> Answer:
         """Perform one of the five file operations, which are methods of the same name, for this owner.
 
-        `is_hashed` says whether an upload's SHA-256 is computed and kept.
+        `is_hashed` says whether an upload's SHA-256 is computed and kept. `view` is the owner whose files are listed
+        and read; None for every owner's, "" for the caller's own.
         """
         self.begin_sweep()
         if call.operation == "upload_file":
             return self.upload_file(call, owner, is_hashed)
-        operation: Callable[[Call, str], Answer] = getattr(self, call.operation)
-        return operation(call, owner)
+        if call.operation == "delete_file":
+            return self.delete_file(call, owner)
+        operation: Callable[[Call, str | None], Answer] = getattr(self, call.operation)
+        return operation(call, owner if view == "" else view)
 
     def kept_by(self, owner: str) -> OwnersFiles:
         """The files of one owner, for a request to another provider."""
@@ -105,10 +108,12 @@ class Store:
                 raise
         return Answer(200, json=_object(row))
 
-    def list_files(self, call: Call, owner: str) -> Answer:
+    def list_files(self, call: Call, owner: str | None) -> Answer:
         """The page after the id `after`, newest or oldest first. BadRequest if no file can ever have had that id.
 
-        The file itself may be gone: its id stays a position in the list, because ids ascend with time.
+        The file itself may be gone: its id stays a position in the list, because ids ascend with time. In the list of
+        every owner's files, which follow each other by the owner's name, it must be there: else nobody knows whose it
+        was.
         """
         limit = int(call.query.get("limit", MAX_LIMIT))
         newest_first = call.query.get("order", "desc") == "desc"
@@ -116,15 +121,35 @@ class Store:
         if after and not is_kept_id(after):
             raise BadRequest("'after' is not the id of a file in this store.", param="after")
         with self._long_list if limit > SHORT_LIST else nullcontext():
-            rows, has_more = self._index.page(owner, purpose, after, newest_first, limit, self._clock())
+            if owner is None:
+                rows, has_more = self._page_of_all(purpose, after, newest_first, limit)
+            else:
+                rows, has_more = self._index.page(owner, purpose, after, newest_first, limit, self._clock())
             data = [_object(row) for row in rows]
         return Answer(200, json=page(data, has_more))
 
-    def retrieve_file(self, call: Call, owner: str) -> Answer:
+    def _page_of_all(
+        self, purpose: str | None, after: str | None, newest_first: bool, limit: int
+    ) -> tuple[list[Json], bool]:
+        last = self._index.by_id(after) if after else None
+        if after and last is None:
+            raise BadRequest("The file of 'after' is gone; name its owner in x-filesproxy-owner.", param="after")
+        rows: list[Json] = []
+        owner, size = last["owner"] if last else self._index.owner_after(None), 0
+        while owner is not None:
+            left = limit + 1 - len(rows)  # one more, to know whether the list goes on
+            found, has_more = self._index.page(owner, purpose, after, newest_first, left, self._clock())
+            rows, after, owner = rows + found, None, self._index.owner_after(owner)
+            size += sum(len(row["filename"]) for row in found)
+            if len(rows) > limit or has_more or (size > MAX_PAGE_TEXT and owner is not None):
+                return rows[:limit], True
+        return rows, False
+
+    def retrieve_file(self, call: Call, owner: str | None) -> Answer:
         """The file's metadata."""
         return Answer(200, json=_object(self._find(call.file_id, owner)))
 
-    def retrieve_file_content(self, call: Call, owner: str) -> Answer:
+    def retrieve_file_content(self, call: Call, owner: str | None) -> Answer:
         """The file's bytes, with the media type that the client gave. A browser saves them and never shows them."""
         return self.open(call.file_id, owner)
 
@@ -133,8 +158,8 @@ class Store:
         rows = self._index.find_many(file_ids, owner, self._clock())
         return {row["id"]: _object(row) for row in rows}
 
-    def open(self, file_id: str, owner: str) -> Answer:
-        """The content of a file, as an open body. NotFound if this owner has no such file."""
+    def open(self, file_id: str, owner: str | None) -> Answer:
+        """The content of a file, as an open body. NotFound if this owner (None: anybody) has no such file."""
         row = self._find(file_id, owner)
         headers = {
             "content-type": row["content_type"],
@@ -170,13 +195,17 @@ class Store:
         """Sweep in a thread of its own, unless this process has done so lately."""
         self._sweeper.start_if_due()
 
-    def sweep(self) -> None:
-        """Remove expired files and what a killed process left. No file that was acknowledged is ever destroyed."""
-        self._sweeper.sweep()
+    def sweep(self) -> tuple[int, int]:
+        """Remove expired files and what a killed process left. No other file that was acknowledged is ever destroyed.
 
-    def _find(self, file_id: str, owner: str) -> Json:
-        row = self._index.find(file_id, owner, self._clock())
-        if row is None:
+        Returns how many files had expired, and how many bytes they had.
+        """
+        return self._sweeper.sweep()
+
+    def _find(self, file_id: str, owner: str | None) -> Json:
+        now = self._clock()
+        row = self._index.by_id(file_id) if owner is None else self._index.find(file_id, owner, now)
+        if row is None or (row["expires_at"] is not None and row["expires_at"] <= now):
             raise _no_such(file_id)
         return row
 
