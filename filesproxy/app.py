@@ -41,6 +41,7 @@ from .gateway.response import (
     with_length,
 )
 from .gateway.router import Match, named_model, route
+from .gateway.upload_rules import UploadRules
 from .operations import FILE_OPERATIONS
 from .providers import PROVIDERS
 from .providers.table import credential_headers
@@ -189,6 +190,7 @@ class Application:
         request.body.is_overdue = lambda: watch.is_overdue
         if match.route.body != "none":
             watch.expect_body(self.config.settings["body_timeout"], lambda: request.body.is_awaited)
+        request.upload_rules = record.upload_rules = UploadRules(admission.caller.key)
         request.check_form = lambda texts, field: self._guard.check_form(presented, texts, field)
         request_hold, hold = Hold(self._requests, admission.sharer), Hold(self._answers, admission.sharer)
         body = JsonBody(request, self.config.settings, request_hold, self.config.providers, presented)

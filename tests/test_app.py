@@ -474,6 +474,7 @@ def test_access_log_has_one_line_per_request_and_no_secret(client, upstream, acc
     assert line.pop("time").endswith("Z") and line.pop("ms") >= 0 and line.pop("request_id").startswith("fpr-")
     assert line == {
         "key": None,
+        "owner": None,
         "operation": "upload_file",
         "provider": "openai",
         "file_id": "file-1",

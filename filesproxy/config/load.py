@@ -33,7 +33,8 @@ Sections = Mapping[str, Mapping[str, Any]]  # section → key → text or value
 class Key:
     """A gateway key: the SHA-256 hashes by which it is recognised, what it may use, and whose its files are.
 
-    `sees` is `all` if it may list and read the kept files of every owner, else `own`.
+    `sees` is `all` if it may list and read the kept files of every owner, else `own`. The rest are the rules for its
+    uploads: bytes and seconds, where 0 and () are no rule.
     """
 
     name: str
@@ -43,6 +44,11 @@ class Key:
     caller_credentials: bool
     owner: str = ""  # empty: the key's own name
     sees: str = "own"
+    max_file_bytes: int = 0
+    allowed_purposes: tuple[str, ...] = ()
+    allowed_types: tuple[str, ...] = ()
+    default_expires_after: int = 0
+    max_expires_after: int = 0
 
     def may_use(self, provider: str) -> bool:
         """Whether this key may use the saved provider."""

@@ -20,6 +20,7 @@ from ..wire.file_types import KINDS
 from .credentials import credential, is_literal
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+MIN_EXPIRY, MAX_EXPIRY = 3600, 2_592_000  # of a file, in seconds: an hour to thirty days, as OpenAI's contract has it
 
 
 def is_name(text: str) -> bool:
@@ -120,6 +121,24 @@ def _sees(text: str) -> str:
     if text not in ("own", "all"):
         raise ValueError("own or all")
     return text
+
+
+def _expiry(text: str) -> int:
+    if _integer(text) and not MIN_EXPIRY <= int(text) <= MAX_EXPIRY:
+        raise ValueError(f"0, or a whole number of seconds from {MIN_EXPIRY} to {MAX_EXPIRY}")
+    return int(text)
+
+
+def _purposes(text: str) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", word) for word in text.split()):
+        raise ValueError("purposes with spaces between them")
+    return tuple(text.split())
+
+
+def _media_types(text: str) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[a-z0-9.+-]{1,64}/([a-z0-9.+-]{1,64}|\*)", word) for word in text.split()):
+        raise ValueError("media types such as text/csv or image/*, in lower case, with spaces between them")
+    return tuple(text.split())
 
 
 def _yes(text: str) -> bool:
@@ -228,6 +247,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("operations", ("*",), _operations, "operations this key may use, or `*`", *_KEY),
     Setting("owner", "", _word, "whose the key's files are, so that keys can share them; empty: the key's name", *_KEY),
     Setting("sees", "own", _sees, "kept files that it may list and read: `own` or `all`, those of every owner", *_KEY),
+    Setting(
+        "max_file_bytes", 0, _integer, "largest file that it may upload, in bytes; more is a 413; 0: no rule", *_KEY
+    ),
+    Setting("allowed_purposes", (), _purposes, "purposes of its uploads; others are a 403; empty: all", *_KEY),
+    Setting("allowed_types", (), _media_types, "media types of its uploads, such as `text/*`; empty: all", *_KEY),
+    Setting(
+        "default_expires_after", 0, _expiry, "seconds after which its files expire if the upload says nothing", *_KEY
+    ),
+    Setting("max_expires_after", 0, _expiry, "seconds after which its files expire at the latest; 0: no rule", *_KEY),
     Setting("caller_credentials", False, _yes, "may its clients bring their own credentials: `yes`, `no`", *_KEY),
 )
 

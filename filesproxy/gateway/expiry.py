@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..config.settings import MAX_EXPIRY, MIN_EXPIRY
 from ..errors import BadRequest
 from ..wire.json_fields import required
 from ..wire.strict_json import Unreadable, loads
 
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
-MIN_SECONDS, MAX_SECONDS = 3600, 2_592_000  # an hour to thirty days
-
 _SPELLED = {ANCHOR: ANCHOR, SECONDS: SECONDS, "expires_after.anchor": ANCHOR, "expires_after.seconds": SECONDS}
 # Whatever a client or a host calls it: expires_at, expiresAfter, expiry, ttl, file_ttl, lifetime, deleteAfter. Inside
 # brackets only what says `expir`: metadata[ttl] is a text of the client's own.
@@ -68,9 +67,9 @@ def _check_anchor(value: str, name: str) -> None:
 
 
 def _check_seconds(value: int, name: str) -> None:
-    if not MIN_SECONDS <= value <= MAX_SECONDS:
+    if not MIN_EXPIRY <= value <= MAX_EXPIRY:
         raise _not_seconds(name)
 
 
 def _not_seconds(name: str) -> BadRequest:
-    return BadRequest(f"{name} must be a whole number from {MIN_SECONDS} to {MAX_SECONDS}.", param=name)
+    return BadRequest(f"{name} must be a whole number from {MIN_EXPIRY} to {MAX_EXPIRY}.", param=name)

@@ -19,10 +19,12 @@ from ..wire.ranges import conditions
 from .expiry import ANCHOR, SECONDS, in_brackets, is_about_expiry
 from .request import FormCheck, Request
 from .router import Match
+from .upload_rules import UploadRules
 
 MAX_FIELD_BYTES = 65536  # of one form field; the contract's longest one is a purpose
 Handler = Callable[[Request, Match, Target, Optional[Json]], Call]
 
+NO_RULES = UploadRules()
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
@@ -37,7 +39,9 @@ def upload_file(request: Request, match: Match, target: Target, body: Json | Non
     fields = target.provider.get("form_fields", ())
     known = fields(target) if callable(fields) else fields
     required = target.provider.get("required_form_fields", ())
-    upload = Form(form_parts(request, target), request.check_form, known, required).upload()
+    request.upload_rules.check_expiry(known)
+    form = Form(form_parts(request, target), request.check_form, known, required, rules=request.upload_rules)
+    upload = form.upload()
     upload.max_size = request.body.length
     return call_of(match, upload=upload)
 
@@ -52,6 +56,7 @@ def form_parts(request: Request, target: Target) -> Iterator[Part]:
     """The parts of an upload's form. UnsupportedMedia if it is not one, TooLarge if it is over max_upload_bytes."""
     if media_type(request.headers) != "multipart/form-data":
         raise UnsupportedMedia("An upload must be multipart/form-data.", param="content-type")
+    request.upload_rules.check_length(request.body.length)
     request.body.limit(target.settings["max_upload_bytes"])
     return parts(request.body.read, boundary_of(request.headers["content-type"]))
 
@@ -86,7 +91,8 @@ class Form:
     """The fields and the one file of an upload's form, in any order.
 
     `name` is the part that is the file. If `is_named` is false, it needs no file name. `check(texts, field)` raises
-    BadRequest for a text that must not be in a request; it gets every text but the bytes of the file.
+    BadRequest for a text that must not be in a request; it gets every text but the bytes of the file. `rules` are those
+    of the caller's key.
     """
 
     def __init__(
@@ -97,7 +103,9 @@ class Form:
         required: Sequence[str] = (),
         name: str = "file",
         is_named: bool = True,
+        rules: UploadRules = NO_RULES,
     ) -> None:
+        self._rules = rules
         self._parts = form_parts
         self._is_named = is_named
         self._known = known
@@ -117,7 +125,8 @@ class Form:
         for part in self._parts:
             if self._is_file(part):
                 name = part.filename or "upload"  # as SDKs call bytes without a name
-                chunks = self._chunks(part)
+                self._rules.check_type(part.content_type, name)
+                chunks = self._rules.checked(self._chunks(part))
                 return Upload(name, part.content_type, self._fields, chunks, self._ignored, self._name)
         raise BadRequest(
             f"The form has no part '{self._name}' with a file name.", param=self._name, code="missing_file"
@@ -147,7 +156,9 @@ class Form:
             param = "expires_after" if is_about_expiry(name) else None
             raise BadRequest("The name of a form field may contain only letters, digits and ._-[].", param=param)
         self._check([value], name)
-        for field, text in self._known_as(name, value).items():
+        for field, text in self._rules.shortened(self._known_as(name, value)).items():
+            if field == "purpose":
+                self._rules.check_purpose(text)
             if field in self._fields or field in self._ignored:
                 raise BadRequest(f"The form has more than one field '{name}'.", param=name)
             if field in self._known:
@@ -171,6 +182,8 @@ class Form:
                 raise BadRequest(f"The form has no field '{name}'.", param=name, code=f"missing_{name}")
         if (ANCHOR in self._fields) != (SECONDS in self._fields):
             raise BadRequest("expires_after needs both [anchor] and [seconds].", param="expires_after")
+        if SECONDS in self._known and SECONDS not in self._fields:
+            self._fields.update(self._rules.missing_expiry())
 
 
 def _text(part: Part) -> str:

@@ -39,6 +39,11 @@ def passed_through(request: Request, match: Match, target: Target, body: Json | 
     return call._replace(expects="events" if wants_events else "json", is_generated=True, is_strict=is_strict)
 
 
+def create_upload(request: Request, match: Match, target: Target, body: Json | None) -> Call:
+    """POST /v1/uploads, by the rules of the caller's key."""
+    return passed_through(request, match, target, request.upload_rules.json(body or {}))
+
+
 def create_embedding(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """POST /v1/embeddings."""
     call = passed_through(request, match, target, body)
@@ -49,7 +54,7 @@ def create_container_file(request: Request, match: Match, target: Target, body: 
     """POST /v1/containers/:id/files: a form with the file or, in either notation, the id of an uploaded one."""
     if match.route.body == "json":
         return passed_through(request, match, target, body)
-    form = Form(form_parts(request, target), request.check_form, known=("file_id",))
+    form = Form(form_parts(request, target), request.check_form, known=("file_id",), rules=request.upload_rules)
     try:
         return call_of(match, upload=form.upload())
     except BadRequest as error:
@@ -62,6 +67,7 @@ HANDLERS: dict[str, Handler] = {
     **{name: passed_through for name, route in OPERATIONS.items() if route.body in ("none", "json")},
     "create_chat_completion": create_chat_completion,
     "create_embedding": create_embedding,
+    "create_upload": create_upload,
     "create_container_file": create_container_file,
     **FILE_HANDLERS,
 }

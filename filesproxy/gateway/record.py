@@ -14,6 +14,7 @@ from ..redaction import MIN_SECRET, Secret, redact
 from ..watchdog import Watch
 from .auth import Caller, presented_token
 from .request import RequestBody, traced
+from .upload_rules import UploadRules
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -64,6 +65,7 @@ class Record:
         self.provider: str | None = None  # begins with @ if the saved credential was used
         self.body: RequestBody | None = None
         self.upload: Upload | None = None
+        self.upload_rules: UploadRules | None = None
         self.watch: Watch | None = None
         self.sharer: str | None = None  # whom the request counts for while it runs
         self.ignored: list[str] = []  # names of the client's headers that nobody read

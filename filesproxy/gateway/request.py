@@ -21,6 +21,7 @@ from ..errors import (
 )
 from ..watchdog import is_resettable
 from ..wire.headers import single
+from .upload_rules import UploadRules
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -58,6 +59,7 @@ class Request(Head):
         self._body: RequestBody | None = None
         #: raises BadRequest if one of these texts of a form must not be in a request; the second value is its field
         self.check_form: FormCheck = lambda texts, field: None
+        self.upload_rules = UploadRules()
 
     @property
     def body(self) -> RequestBody:

@@ -53,6 +53,8 @@ def response_to(answer: Answer, match: Match, target: Target, record: Record) ->
     """The response that relays an answer: its content, its events, or its JSON without the target's credentials."""
     headers = {**record.headers(), **answer_headers(answer, target)}
     ignored = [*(record.upload.ignored if record.upload else ()), *answer.ignored, *record.ignored]
+    if record.upload_rules and record.upload_rules.set_expiry:
+        headers["x-filesproxy-expires-after"] = str(record.upload_rules.set_expiry)
     if ignored:
         headers["x-filesproxy-ignored"] = redact(", ".join(ignored), target.credentials)
     if answer.body is not None:

@@ -54,13 +54,17 @@ def media_type_of(head: bytes, given: str, uploaded: str, name: str) -> str:
     the request gives. Without that, the type of the upload decides, unless the end of the name is that of a text.
     Whether a text is one, only all of its bytes show.
     """
-    for pattern, media_type in _MAGIC:
-        if pattern.match(head):
-            return media_type
+    if found := magic_type(head):
+        return found
     given, uploaded = _bare(given), _bare(uploaded)
     declared = given or uploaded
     is_text = not declared or _TEXT_TYPES.fullmatch(declared) or (not given and _has_text_ending(name))
     return "text/plain" if is_text else declared
+
+
+def magic_type(head: bytes) -> str:
+    """The media type that the first bytes of a file show; "" if they show none."""
+    return next((media_type for pattern, media_type in _MAGIC if pattern.match(head)), "")
 
 
 def kind_of(media_type: str, head: bytes) -> Kind | None:

@@ -75,6 +75,13 @@ GOOD = {
                    ("upload_file delete_file", ("upload_file", "delete_file"))],
     "owner": [("retail", "retail"), ("a" * 64, "a" * 64)],
     "sees": [("all", "all"), ("own", "own")],
+    "max_file_bytes": [("0", 0), ("536870912", 536870912)],
+    "allowed_purposes": [("batch", ("batch",)), ("batch  user_data fine-tune", ("batch", "user_data", "fine-tune")),
+                         ("", ())],
+    "allowed_types": [("text/csv", ("text/csv",)), ("image/*  application/vnd.api+json",
+                      ("image/*", "application/vnd.api+json")), ("", ())],
+    "default_expires_after": [("0", 0), ("3600", 3600), ("2592000", 2592000)],
+    "max_expires_after": [("0", 0), ("86400", 86400)],
     "caller_credentials": [("yes", True), ("no", False)],
 }  # fmt: skip
 NUMBERS = ["", "-1", "+1", "1.0", "1e3", "0x1", "1_0", "٣", "１", " 1", "9" * 19, SECRET, "True", "None"]
@@ -144,6 +151,11 @@ BAD = {
     "operations": ["* list_files", "LIST_FILES", "list_files,delete_file", "list", "list_files nothing", SECRET],
     "owner": [*WORDS, SECRET.upper()],
     "sees": ["", "All", "yes", "own all", SECRET],
+    "max_file_bytes": NUMBERS,
+    "allowed_purposes": ["a,b", "a b/c", SECRET + "!", "é"],
+    "allowed_types": ["text", "Text/csv", "text/csv,image/png", "*/*", "text/*/x", SECRET, "é/a"],
+    "default_expires_after": [*NUMBERS, "1", "3599", "2592001"],
+    "max_expires_after": [*NUMBERS, "1", "3599", "2592001"],
     "caller_credentials": TRUTHS,
 }  # fmt: skip
 FILES = {
