@@ -112,3 +112,17 @@ def old_store(folder, contents, owner=""):
             row = (owner, file_id, "a.txt", "text/plain", "batch", len(content), 1, None, f"{number:032x}")
             database.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     return made
+
+
+def blob_of(folder, file):
+    """The path of the blob of this file."""
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
+        ((name,),) = database.execute("SELECT blob FROM files WHERE id = ?", (file["id"],))
+    return folder / "blobs" / name
+
+
+def flipped(path):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[2] ^= 1
+    path.write_bytes(content)

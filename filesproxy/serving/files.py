@@ -20,6 +20,7 @@ from ..config.load import Config
 from ..config.settings import is_name
 from ..errors import ConfigError, StoreError
 from ..transports.local import maintenance
+from ..transports.local.backup import backup
 from ..transports.local.maintenance import Count
 from ..transports.local.transport import LocalTransport
 
@@ -179,7 +180,7 @@ def _rebuild(folder: str, arguments: argparse.Namespace) -> int:
 def _backup(folder: str, arguments: argparse.Namespace) -> int:
     missing: list[str] = []
     target = os.path.abspath(arguments.target)
-    count, is_linked = maintenance.backup(folder, target, _both(print, missing.append))
+    count, is_linked = backup(folder, target, _both(print, missing.append))
     how = ", as hard links: copy the folder to another disk" if is_linked else ""
     print(f"{_count(count)} copied to {target}{how}")
     return 1 if missing else 0

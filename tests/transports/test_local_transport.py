@@ -31,7 +31,8 @@ from filesproxy.errors import BadRequest, ClientAborted, NotFound, StoreError
 from filesproxy.operations import checked_id
 from filesproxy.transports.local import transport as transport_module
 from filesproxy.transports.local.blobs import BLOCK_BYTES
-from filesproxy.transports.local.index import MAX_IDLE, MAX_PAGE_TEXT, Index
+from filesproxy.transports.local.database import MAX_IDLE
+from filesproxy.transports.local.index import MAX_PAGE_TEXT, Index
 from filesproxy.transports.local.sweep import Sweeper
 from filesproxy.transports.local.transport import SHORT_LIST, Store
 
@@ -63,16 +64,16 @@ def post(client, content=b"hello", name="a.jsonl", kind="application/jsonl", sta
 
 def prepare_connections(monkeypatch, prepare):
     """Have each new connection of the index prepared."""
-    import filesproxy.transports.local.index
+    import filesproxy.transports.local.database
 
-    real = filesproxy.transports.local.index._connect
+    real = filesproxy.transports.local.database._connect
 
     def connect(path):
         database = real(path)
         prepare(database)
         return database
 
-    monkeypatch.setattr(filesproxy.transports.local.index, "_connect", connect)
+    monkeypatch.setattr(filesproxy.transports.local.database, "_connect", connect)
 
 
 def fill(folder, count, purposes=("batch",), owner="", expires_at=None, filename="a"):
@@ -711,7 +712,7 @@ def test_index_on_a_full_disk_is_507_and_leaves_nothing(client, folder, monkeypa
 
 
 def test_index_that_is_locked_for_too_long_is_500_and_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setattr("filesproxy.transports.local.index._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("filesproxy.transports.local.database._BUSY_SECONDS", 0.05)
     store = Store(str(folder))
     with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

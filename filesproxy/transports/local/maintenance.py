@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
-from itertools import chain
 from typing import NamedTuple
 
 from ...calls import Json
 from ...errors import FilesproxyError, StoreError
 from . import sidecars
-from .blobs import PLACES, READ, Blobs
-from .disk import FolderLock, disk_errors, private, sync_folder
-from .index import FILE, LOG_SUFFIXES, Index
+from .blobs import READ, Blobs
+from .database import FILE, LOG_SUFFIXES
+from .disk import FolderLock, disk_errors, sync_folder
+from .index import Index
 from .reserve import Reserve
 from .sweep import is_named
 from .transport import Store
 
 Say = Callable[[str], object]
 _NEW = "index.new.sqlite3"
-_BATCH = 1000  # rows of one transaction
+BATCH = 1000  # rows of one transaction
 
 
 class Count(NamedTuple):
@@ -106,7 +105,7 @@ def owners(folder: str) -> list[str]:
 
 def files(folder: str, owner: str | None = None) -> Iterator[Json]:
     """The rows of all files, or of one owner's, by owner and id."""
-    return _opened(folder)[1].every(owner)
+    return opened(folder)[1].every(owner)
 
 
 def adopt(folder: str, old: str, new: str, say: Say) -> Count:
@@ -114,13 +113,13 @@ def adopt(folder: str, old: str, new: str, say: Say) -> Count:
 
     The sidecar comes first: a crash leaves a file that the next `adopt` finishes, and both agree again.
     """
-    blobs, index = _opened(folder)
+    blobs, index = opened(folder)
     count = size = 0
     for row in index.every(old):
         with blobs.locked(row["blob"], "blobs") as is_ours:
             if not is_ours:
                 if index.by_id(row["id"]):
-                    say(f"{_title(row)}: it is in use; run this again")
+                    say(f"{title(row)}: it is in use; run this again")
                 continue
             if index.find(row["id"], old, -1) is None:
                 continue  # it has been deleted meanwhile
@@ -132,7 +131,7 @@ def adopt(folder: str, old: str, new: str, say: Say) -> Count:
 
 def delete(folder: str, file_ids: Iterable[str], say: Say) -> Count:
     """Delete these files, whoever has them; a gateway may be running. How many there were."""
-    blobs, index = _opened(folder)
+    blobs, index = opened(folder)
     count = size = 0
     for file_id in file_ids:
         row = index.by_id(file_id)
@@ -165,7 +164,7 @@ def _unanswered(blobs: Blobs) -> int:
 
 def verify(folder: str, say: Say) -> Verified:
     """Compare the index, the sidecars and all bytes. Changes nothing."""
-    blobs, index = _opened(folder)
+    blobs, index = opened(folder)
     index.check()
     kept = size = problems = without_sha256 = without_sidecar = 0
     for row in index.every():
@@ -180,7 +179,7 @@ def verify(folder: str, say: Say) -> Verified:
         without_sidecar += not sidecar
         if problem:
             problems += 1
-            say(f"{_title(row)}: {problem}")
+            say(f"{title(row)}: {problem}")
     for name in blobs.abandoned("blobs", lambda name: is_named(blobs, index, name)):
         problems += 1
         say(f"blobs/{name}: no file of the index; the next sweep moves it to lost/")
@@ -204,7 +203,7 @@ def rebuild(folder: str, say: Say, is_forced: bool = False) -> tuple[int, str]:
     new = Index(folder, _NEW)
     found = _known(blobs, old, say)
     added = 0
-    while batch := [row for _, row in zip(range(_BATCH), found)]:
+    while batch := [row for _, row in zip(range(BATCH), found)]:
         added += new.adopt(batch)
     new.close()
     if old:
@@ -220,49 +219,12 @@ def rebuild(folder: str, say: Say, is_forced: bool = False) -> tuple[int, str]:
     return added, aside if os.path.exists(os.path.join(folder, aside)) else ""
 
 
-def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
-    """Copy a store that may be in use to a new folder, which can be used as a store.
-
-    What was copied, and whether blobs are shared with the store (hard links) because both are on one file system.
-    Files that are deleted meanwhile are left out; those whose bytes are missing are said.
-    """
-    blobs, index = _opened(folder)
-    with disk_errors():
-        if os.path.isdir(target) and os.listdir(target):
-            raise StoreError("The folder for the backup is not empty.")
-        for path in (target, *(os.path.join(target, place) for place in PLACES)):
-            os.makedirs(path, mode=0o700, exist_ok=True)
-            os.chmod(path, stat.S_IRWXU)
-    index.copy_to(os.path.join(target, FILE))
-    copy, copies = _index(target), Blobs(target)
-    gone: list[Json] = []
-    kept = size = linked = 0
-    for row in copy.every():
-        try:
-            linked += _copy(blobs.path(row["blob"]), copies.path(row["blob"]))
-            kept, size = kept + 1, size + row["bytes"]
-        except FileNotFoundError:
-            gone.append(row)
-            if index.names(row["blob"]) and not blobs.is_in_trash(row["blob"]):
-                say(f"{_title(row)}: its bytes are missing")
-        except _Unreadable as error:
-            gone.append(row)
-            say(f"{_title(row)}: its bytes cannot be read ({error})")
-    for start in range(0, len(gone), _BATCH):
-        copy.forget(gone[start : start + _BATCH])
-    copy.close()
-    with disk_errors():
-        sync_folder(copies.place("blobs"))
-        sync_folder(target)
-    return Count(kept, size), bool(linked)
-
-
 def restore(folder: str, say: Say) -> tuple[Count, int]:
     """Put what is in `lost/` back among the files, under the ids and owners that its sidecars name.
 
     What was restored, and how many uploads stay that were killed before any client had an id.
     """
-    blobs, index = _opened(folder)
+    blobs, index = opened(folder)
     restored = size = unanswered = 0
     for name in blobs.names("lost"):
         with blobs.locked(name, "lost") as is_ours:
@@ -306,7 +268,8 @@ def _index(folder: str) -> Index:
     return Index(folder, holds_files=lambda: True)  # never made here
 
 
-def _opened(folder: str) -> tuple[Blobs, Index]:
+def opened(folder: str) -> tuple[Blobs, Index]:
+    """The blobs and the index of a store that is there."""
     return _blobs(folder), _index(folder)
 
 
@@ -344,7 +307,7 @@ def _problem(blobs: Blobs, row: Json) -> str:
     """What is wrong with the bytes of a file; "" if nothing is."""
     try:
         size, digest = 0, sha256()
-        for block in _blocks(blobs.path(row["blob"])):
+        for block in blocks_of(blobs.path(row["blob"])):
             size += len(block)
             digest.update(block)
     except FileNotFoundError:
@@ -356,73 +319,7 @@ def _problem(blobs: Blobs, row: Json) -> str:
     return "its bytes have changed (SHA-256)" if row.get("sha256") not in (None, digest.hexdigest()) else ""
 
 
-class _Unreadable(Exception):
-    """What is to be copied cannot be read; says why."""
-
-
-def _copy(source: str, target: str) -> bool:
-    """Link or copy a blob and its sidecar. Whether it was linked.
-
-    FileNotFoundError if there is no blob, _Unreadable if it cannot be read; then nothing is left of the copy. The first
-    sweep of the copy writes a sidecar that could not be read.
-    """
-    is_linked = False
-    for suffix in (sidecars.SUFFIX, ""):
-        try:
-            is_linked = _linked(source + suffix, target + suffix)
-        except (FileNotFoundError, _Unreadable):
-            if not suffix:
-                with suppress(FileNotFoundError):
-                    os.unlink(target + sidecars.SUFFIX)
-                raise
-    return is_linked
-
-
-def _linked(source: str, target: str) -> bool:
-    """Whether a file could be linked; it is copied if not."""
-    with _reading():
-        is_file = stat.S_ISREG(os.lstat(source).st_mode)
-    if not is_file:
-        raise _Unreadable("not a file")
-    try:
-        os.link(source, target, follow_symlinks=False)
-        return True
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without links
-        pass
-    blocks = _readable(source)
-    first = next(blocks, b"")  # opens it, before there is a copy
-    with disk_errors():
-        try:
-            with open(target, "xb", opener=private) as new:
-                for block in chain([first], blocks):
-                    new.write(block)
-                new.flush()
-                os.fsync(new.fileno())
-        except _Unreadable:
-            os.unlink(target)
-            raise
-    return False
-
-
-def _readable(path: str) -> Iterator[bytes]:
-    with _reading():
-        yield from _blocks(path)
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Tell what the disk says of the store apart from what it says of the copy."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise _Unreadable(errno.errorcode.get(error.errno or 0, "unknown")) from None
-
-
-def _blocks(path: str) -> Iterator[bytes]:
+def blocks_of(path: str) -> Iterator[bytes]:
     """The bytes of a file, opened as a download opens it: no link is followed, no pipe waited for."""
     with open(os.open(path, READ), "rb", buffering=0) as file:
         while block := file.read(1 << 20):
@@ -435,5 +332,6 @@ def _remove(folder: str, file: str) -> None:
             os.unlink(os.path.join(folder, file + suffix))
 
 
-def _title(row: Json) -> str:
+def title(row: Json) -> str:
+    """What a file is called for an operator: its id, and whose it is."""
     return f"{row['id']} of {row['owner'] or 'this machine'}"
