@@ -21,7 +21,7 @@ from ..app import Application, create_app
 from ..calls import Setting, Transport
 from ..config import kept_files
 from ..config.credentials import is_saved
-from ..config.load import DEFAULTS_BY_REQUEST, ENVIRONMENT_PREFIX, Config, load
+from ..config.load import DEFAULTS_BY_REQUEST, ENVIRONMENT_PREFIX, Config, Key, load
 from ..config.reload import check_reload
 from ..config.settings import is_name, known_settings
 from ..errors import ConfigError
@@ -132,7 +132,7 @@ def check(config: str | None) -> int:
         print(f"    {_files_of(name, found)}")
     for known in found.keys:
         uses = f"providers {' '.join(known.providers) or 'none'}, operations {' '.join(known.operations)}"
-        print(f"  key {known.name}: {uses}")
+        print(f"  key {known.name}: {uses}{_rules_of(known)}")
     for warning in (*found.warnings, *files.warnings(found)):
         print(f"  warning: {warning}")
     for problem in (problems := files.unusable(found)):
@@ -251,6 +251,17 @@ def _default(name: str, settings: Mapping[str, Any]) -> str:
     if for_files and for_chat:
         return ", the default"
     return ", the default for files" if for_files else ", the default for chats" if for_chat else ""
+
+
+def _rules_of(key: Key) -> str:
+    """What a key has beside its providers and operations."""
+    rules = {
+        "owner": key.owner,
+        "sees": "all" if key.sees == "all" else "",
+        **{name: getattr(key, name) for name in ("max_file_bytes", "default_expires_after", "max_expires_after")},
+        **{name: " ".join(getattr(key, name)) for name in ("allowed_purposes", "allowed_types")},
+    }
+    return "".join(f", {name} {rule}" for name, rule in rules.items() if rule)
 
 
 def _credential(own: Mapping[str, Any]) -> str:
