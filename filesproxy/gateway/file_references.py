@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/chat/create and …/responses/cre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
@@ -20,12 +21,16 @@ MAX_NAME_IN_PLACE = 64  # characters of a client's own name for something, in a 
 # What says where the content of a file is, and what says what it is. The rest of a part is for the model host.
 _SOURCES = ("file_id", "file_data", "file_url", "image_url", "url")
 _DESCRIPTION = frozenset({"type", "filename", "mime_type", "detail", *_SOURCES})
-# Fields whose text is prose, and fields that are the client's own: a kept id there tells a provider nothing.
-_PROSE = frozenset({
-    "content", "text", "output", "input", "arguments", "instructions", "prompt", "query", "name", "title", "summary",
-    "description", "refusal", "user", "safety_identifier", "prompt_cache_key", "variables",
+# Fields that refer to files. Anywhere else a kept id is prose, a name or the client's own: it tells a provider nothing.
+_REFERRING = re.compile(
+    r"(?:\w+_)?files?|(?:\w+_)?file_(?:ids?|url|data)|part_ids|url|(?:image|video|audio)_url|data|model|container|after"
+)
+# What a client repeats of what was said and done before, what is its own, and forms that an answer shall have.
+_NOT_FOR_FILES = frozenset({
+    "metadata", "attributes", "arguments", "annotations", "results", "action", "content_blocks", "schema",
+    "json_schema", "input_schema", "response_format", "format", "guided_json", "structured_outputs",
+    "chat_template_kwargs", "filters", "headers", "documents",
 })  # fmt: skip
-_CLIENTS_OWN = frozenset({"metadata", "attributes", "parameters", "schema", "input_schema"})
 
 
 class Reference(NamedTuple):
@@ -134,19 +139,30 @@ def _conflict(place: str, names: Sequence[str]) -> BadRequest:
 
 
 def kept_id_in(value: Any) -> str | None:
-    """The place of a kept id in a JSON value; None if there is none. One that is prose or the client's own is none."""
-    left: list[tuple[Any, Any, Any]] = [(value, "", None)]  # a list or object, its name, and the path to it
+    """The place of a kept id in a field of a JSON value that refers to a file; None if there is none."""
+    left: list[tuple[Iterator[tuple[Any, Any]], str, Any, Any]] = [(_items(value), "", value, None)]
     while left:
-        outer, name, path = left.pop()
-        is_object = isinstance(outer, dict)
-        for key, inner in outer.items() if is_object else enumerate(outer):
-            field = key if is_object and name != "variables" else name
+        items, name, outer, path = left[-1]
+        for key, inner in items:
+            is_named = isinstance(outer, dict)
+            field = key if is_named else name
             if isinstance(inner, str):
-                if field not in _PROSE and len(inner) < MAX_NAME_IN_PLACE and is_kept_id(inner.strip()):
+                is_prose = is_named and name == "variables"  # of a prompt, whose names are the client's
+                is_short = len(inner) < MAX_NAME_IN_PLACE and not is_prose
+                if is_short and is_kept_id(inner.strip()) and _REFERRING.fullmatch(field):
                     return _place((path, key))
-            elif isinstance(inner, (dict, list)) and field not in _CLIENTS_OWN:
-                left.append((inner, field, (path, key)))
+            elif inner and isinstance(inner, (dict, list)) and field not in _NOT_FOR_FILES:
+                is_schema = field == "parameters" and is_named and "name" in outer  # of a function
+                if not is_schema:
+                    left.append((_items(inner), field, inner, (path, key)))
+                    break
+        else:
+            left.pop()
     return None
+
+
+def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    return iter(value.items()) if isinstance(value, dict) else enumerate(value)
 
 
 def _place(path: Any) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..calls import Body, Call, Inlined, Json, KeptFiles, Target, Text
 from ..config.kept_files import NONE, OWN, store_of
@@ -27,6 +27,7 @@ from .router import Match
 
 MAX_PARTS = 64  # that hold kept files, in one request
 MAX_TEXT_BYTES = 10 << 20  # of one file's text, as it is in JSON; the contract's limit for a text
+MAX_NAMED = 20  # fields that a part had in vain
 MAX_NAME = 255  # characters of a file's name in a request
 _NAMEABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -72,8 +73,7 @@ class Inlining:
             named = (each for each in REFERENCES[call.operation](call.json) if _is_ours(each, where))
             if found := list(islice(named, MAX_PARTS + 1)):
                 call = self._with_files(call, found, admission, target, record)
-        if may_have_ids:
-            _refuse_elsewhere(call, store_of(target.settings))
+        _refuse_elsewhere(call, store_of(target.settings), may_have_ids)
         return call
 
     def _with_files(
@@ -127,14 +127,22 @@ def _looked_up(ids: Sequence[str], stores: Iterator[KeptFiles]) -> dict[str, tup
     return found
 
 
-def _refuse_elsewhere(call: Call, store: str) -> None:
+def _refuse_elsewhere(call: Call, store: str, may_be_in_json: bool) -> None:
     """BadRequest for a kept id where no file can be put in. `store` is where the provider's own files are kept."""
     if call.upload:
         fields = call.upload.sent_fields  # which are complete only at the end of the form
         call.upload.sent_fields = lambda given: fields(_without_kept_id(given, store))
-    place = kept_id_in(dict(call.query)) or (kept_id_in(call.json) if call.json else None)
+    place = next((name for name, value in call.query.items() if _is_or_has_kept_id(value)), None)
+    if call.json and not place:
+        is_model = _is_or_has_kept_id(call.json.get("model"))  # which a header may have named
+        place = "model" if is_model else kept_id_in(call.json) if may_be_in_json else None
     if place:
         raise _kept_here(place, store)
+
+
+def _is_or_has_kept_id(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and is_kept_id(text.strip()) for text in texts)
 
 
 def _without_kept_id(fields: dict[str, str], store: str) -> dict[str, str]:
@@ -206,7 +214,8 @@ class _Files:
             _refuse(reference, f"{described}, and Responses have no part for that", helps)
         self._uses[reference.file_id] += 1
         part, ignored = whole(reference, part)
-        self.ignored += filter(_NAMEABLE.fullmatch, ignored)
+        named = [name for name in ignored if _NAMEABLE.fullmatch(name) and name not in self.ignored]
+        self.ignored = [*self.ignored, *named][:MAX_NAMED]
         return part
 
     def _inlined(self, reference: Reference, kind: Kind, name: str) -> Inlined:

@@ -77,7 +77,7 @@ def store_target(name: str, head: Head, caller: Caller, config: Config, provider
     settings, sees_all = config.providers[name], bool(caller.key and caller.key.sees == "all")
     view = single(head.headers, OWNER) or (None if sees_all else caller.owner)
     if view != caller.owner and not sees_all:
-        raise Forbidden("This gateway key sees the files of its own owner only.", param=OWNER)
+        raise Forbidden("Only a gateway key with `sees = all` sees the files of another owner.", param=OWNER)
     provider, url = providers[settings["kind"]], settings["base_url"]
     return _addressed(Target(name, provider, url, settings, owner=caller.owner, view=view))
 

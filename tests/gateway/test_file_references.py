@@ -242,7 +242,13 @@ LONG = "x" * 1000
         ({"content": [{"type": "video_url", "video_url": {"url": KEPT}}]}, "content[0].video_url.url"),
         ({"content": [{"file": {"file_data": KEPT}}]}, "content[0].file.file_data"),
         ({"input": {"type": "input_file", "file_id": KEPT}}, "input.file_id"),
-        ({"prompt": {"id": KEPT}}, "prompt.id"),
+        (
+            {"prompt": {"variables": {"doc": [{"type": "input_file", "file_id": KEPT}]}}},
+            "prompt.variables.doc[0].file_id",
+        ),
+        ({"prompt": {"variables": {"doc": {"type": "input_text", "file_id": KEPT}}}}, "prompt.variables.doc.file_id"),
+        ({"method": {"parameters": {"training_file": KEPT}}}, "method.parameters.training_file"),
+        ({"model": KEPT}, "model"),
         ({LONG: {"file_id": KEPT}}, f"{'x' * 64}.file_id"),
         ({"after": KEPT}, "after"),
         ({"after": ["x", KEPT]}, "after[1]"),
@@ -252,13 +258,24 @@ def test_kept_id_is_found_wherever_it_could_be_meant_as_one(value, place):
     assert kept_id_in(value) == place
 
 
+OUTPUT = {"type": "shell_call_output", "output": [{"stdout": f"{KEPT}\n", "stderr": ""}]}
+CALL = {"type": "code_interpreter_call", "code": KEPT, "outputs": [{"type": "logs", "logs": KEPT}]}
+SAID = {"content": [{"type": "output_text", "text": "x", "annotations": [{"type": "file_citation", "file_id": KEPT}]}]}
+
+
 @pytest.mark.parametrize(
     "value",
     [
         {"content": KEPT}, {"content": [{"text": KEPT}]}, {"input": KEPT}, {"input": ["a", KEPT]}, {"output": KEPT},
-        {"arguments": KEPT}, {"metadata": {"file": KEPT}}, {"tools": [{"parameters": {"enum": [KEPT]}}]},
-        {"prompt": {"variables": {"id": KEPT}}}, {"file_id": f"see {KEPT}"}, {"file_id": KEPT.upper()}, {KEPT: "x"},
-        {"file_id": "file-abc", "n": 5, "x": None}, {}, [], {"file_id": KEPT + LONG},
+        {"arguments": KEPT}, {"arguments": {"file_id": KEPT}}, {"metadata": {"file": KEPT}}, {"filename": KEPT},
+        {"tools": [{"name": "f", "parameters": {"properties": {"file_id": {"enum": [KEPT]}}, "file_id": KEPT}}]},
+        {"prompt": {"variables": {"file_id": KEPT}}}, {"file_id": f"see {KEPT}"}, {KEPT: "x"},
+        {"file_id": KEPT.upper()},
+        {"file_id": "file-abc", "n": 5, "x": None}, {}, [], {"file_id": KEPT + LONG}, {"file_id": {}}, {"file_ids": []},
+        {"input": [OUTPUT, CALL, SAID, {"type": "shell_call", "action": {"commands": [KEPT], "file": KEPT}}]},
+        {"content_blocks": [{"type": "tool_use", "input": {"file_id": KEPT}}]}, {"queries": [KEPT]}, {"stop": [KEPT]},
+        {"guided_json": {"file_id": KEPT}}, {"guided_choice": [KEPT]}, {"documents": [{"id": KEPT, "url": KEPT}]},
+        {"reasoning_content": KEPT}, {"headers": {"url": KEPT}}, {"filters": {"value": KEPT}},
     ],
 )  # fmt: skip
 def test_prose_and_what_is_the_clients_own_may_hold_what_it_likes(value):

@@ -437,6 +437,26 @@ def test_form_with_a_file_and_a_kept_id_before_or_after_it_is_never_complete(pla
     assert (error["code"], error["param"]) == ("kept_file_here", "file_id")
 
 
+def test_kept_id_in_a_query_or_a_header_is_found_whatever_the_json_holds(with_cloud, models):
+    """The look at the JSON, which most requests are spared, is not the only one."""
+    client = with_cloud(**{"provider:azure": {"kind": "azure-openai", "resource": "mine", "credential": "sk-saved"}})
+    headers = {"x-portkey-provider": "@azure"}
+    for path, more in (
+        (f"/v1/chat/completions?file_id={UNKNOWN}", {}),
+        (f"/v1/chat/completions?include[]=a&include[]={UNKNOWN}", {}),
+        ("/v1/chat/completions", {"x-portkey-azure-deployment-id": UNKNOWN}),
+        ("/v1/embeddings", {"x-portkey-azure-deployment-id": UNKNOWN}),
+    ):
+        error = client.post_json(path, {**chat(), "input": "x"}, headers={**headers, **more}, status=400).json["error"]
+        assert (error["code"], models.sent) == ("kept_file_here", [])
+
+
+def test_file_that_is_stored_under_a_kept_id_can_be_used(with_cloud, models):
+    client = with_cloud()
+    ask(client, chat(file(upload(client, PDF, UNKNOWN), filename=UNKNOWN), model="@openai/m"))
+    assert parts_of(models)[0]["file"]["filename"] == UNKNOWN
+
+
 @pytest.mark.parametrize("path", ["/v1/files?after={}", "/v1/batches?after={}", "/v1/models/{}",
                                   "/v1/files?purpose=a&after={}&limit=5"])  # fmt: skip
 def test_kept_id_in_a_query_or_as_a_model_goes_nowhere(path, with_cloud, models):
@@ -620,7 +640,7 @@ def test_answer_quotes_no_more_of_a_request_than_fits_on_a_screen(gateway, model
         response({"type": "input_file", "file_id": long}),
         response({"type": "input_file", "file_id": kept, "mime_type": long}),
         response({"type": "input_file", "file_id": kept, "mime_type": "a/b", "filename": long}),
-        {"input": "x", long: UNKNOWN},
+        {"input": "x", long: {"file_id": UNKNOWN}},
     ):
         assert len(json.dumps(ask(client, body, "4*").json)) < 5000
     assert models.sent == []
@@ -631,6 +651,13 @@ def test_what_a_client_calls_its_variables_is_not_logged(gateway, access_log):
     part = {"type": "input_file", "file_id": UNKNOWN, "file_data": "x"}
     ask(client, {"input": "x", "prompt": {"variables": {"the customer's name": part}}}, 400)
     assert "customer" not in json.dumps(access_log())
+
+
+def test_no_more_than_20_fields_are_named_and_each_once(gateway):
+    client = gateway()
+    part = file(upload(client, TEXT), **{f"f{number}": 1 for number in range(1000)})
+    named = ask(client, chat(part, part)).headers["x-filesproxy-ignored"].split(", ")
+    assert named == [f"f{number}" for number in range(20)]
 
 
 def test_fields_that_a_text_has_no_place_for_are_named(gateway):

@@ -248,7 +248,8 @@ def test_check_says_what_a_configuration_means_in_plain_words_and_no_value_of_it
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "The configuration is valid.")
     for said in ("provider openai: https://api.openai.com/v1, saved credential", f"files in {tmp_path}",
                  "provider compat: http://models.example/v1, saved credential", "provider azure-prod: mine on Azure",
-                 "key team-a: providers openai compat, operations list_files", "key team-b: providers *, operations *, owner retail, sees all, max_file_bytes 1000",
+                 "key team-a: providers openai compat, operations list_files",
+                 "key team-b: providers *, operations *, owner retail, sees all, max_file_bytes 1000",
                  ", allowed_types text/* image/png\n",
                  "The keys team-a, team-b share the files of the saved provider openai",
                  "The saved provider compat sends its credential over plain http"):  # fmt: skip

@@ -105,7 +105,7 @@ def test_adoption_that_was_killed_is_finished_by_the_next_one(files, folder, mon
     store = opened(folder)
     made = [upload(store, owner="a")["id"] for _ in range(2)]
 
-    def killed(index, row, owner):
+    def killed(index, row, owner, now):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

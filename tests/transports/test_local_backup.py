@@ -12,7 +12,7 @@ from stores import Clock, ask, blob_of, content_of, flipped, ids, open_store, up
 from filesproxy.errors import NotFound, StoreError
 from filesproxy.transports.local import backup as module
 from filesproxy.transports.local.backup import backup
-from filesproxy.transports.local.maintenance import Count, verify
+from filesproxy.transports.local.maintenance import Count, adopt, verify
 from filesproxy.transports.local.transport import Store
 
 pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
@@ -168,3 +168,18 @@ def test_backup_while_files_come_and_go_is_whole(store, folder, tmp_path, said):
         assert set(stays) <= set(ids(copy))
         assert verify(str(tmp_path / f"copy{number}"), said.append).problems == 0
     assert said == problems == []
+
+
+def test_backup_of_a_file_that_is_adopted_meanwhile_agrees_with_itself(store, folder, tmp_path, said, monkeypatch):
+    file = upload(store, b"hello", "a")
+    real = module._copy
+
+    def copy(source, target):
+        adopt(str(folder), "a", "b", said.append)
+        return real(source, target)
+
+    monkeypatch.setattr(module, "_copy", copy)
+    assert backup(str(folder), str(tmp_path / "copy"), said.append)[0] == Count(1, 5)
+    assert verify(str(tmp_path / "copy"), said.append).problems == 0 and said == []
+    assert ids(open_store(tmp_path / "copy", Clock(1_700_000_000.0)), owner="a") == [file["id"]]
+    assert verify(str(folder), said.append).problems == 0 and ids(store, owner="b") == [file["id"]]

@@ -12,6 +12,7 @@ import pytest
 from processes import Child, open_files
 from stores import NOTHING, Clock, ask, content_of, ids, old_store, open_store, prove, stored, upload
 
+from filesproxy.calls import Call
 from filesproxy.errors import StoreError, StoreFull
 from filesproxy.transports.local.disk import FolderLock
 from filesproxy.transports.local.index import Index
@@ -84,14 +85,18 @@ def test_first_write_brings_an_index_of_0_1_0_up_to_date(folder, clock):
 
 
 def test_index_of_the_version_before_gets_its_index_of_ids_with_the_first_write(folder, clock):
-    store = open_store(folder, clock)
-    old = upload(store)["id"]
-    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
-        database.execute("DROP INDEX by_id")
+    old, gone = old_store(folder, [b"hello", b"gone"])
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
+        database.execute("ALTER TABLE files ADD COLUMN sha256 TEXT")
+        database.execute("CREATE TABLE clock (wall INTEGER, boot TEXT, ticks INTEGER, ahead INTEGER, since INTEGER)")
         database.execute("PRAGMA user_version = 2")
-    again = open_store(folder, clock)
-    assert content_of(again, old) == b"hello"
-    upload(again)
+    store = open_store(folder, clock)
+    assert content_of(store, old) == b"hello"
+    ask(store, "delete_file", gone)  # the index of ids would take room that a full disk does not have
+    with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+    assert store(Call("retrieve_file", "GET", f"/files/{old}", file_id=old), "", view=None).json["id"] == old
+    upload(store)
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (3,)
         assert database.execute("SELECT name FROM sqlite_master WHERE name = 'by_id'").fetchone()

@@ -10,11 +10,26 @@ import threading
 from contextlib import closing
 
 import pytest
-from stores import Clock, ask, blob_of, content_of, flipped, ids, kept_bytes, old_store, open_store, stored, upload
+from stores import (
+    Clock,
+    ask,
+    blob_of,
+    content_of,
+    flipped,
+    ids,
+    kept_bytes,
+    old_store,
+    open_store,
+    prove,
+    stored,
+    upload,
+)
 
-from filesproxy.errors import StoreError
+from filesproxy.errors import NotFound, StoreError
 from filesproxy.transports.local import maintenance
 from filesproxy.transports.local.backup import backup
+from filesproxy.transports.local.blobs import Blobs
+from filesproxy.transports.local.index import Index
 from filesproxy.transports.local.maintenance import Count
 
 pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
@@ -330,3 +345,110 @@ def test_lost_is_emptied_only_when_that_is_asked_for(store, folder):
         store.sweep()
     assert maintenance.discard(str(folder)) == Count(1, 4)
     assert list((folder / "lost").iterdir()) == [] and len(ids(store)) == 1
+
+
+# --- adoption
+
+
+class Paused:
+    """Runs something when a step of the store is reached for the first time, in the middle of something else."""
+
+    def __init__(self, monkeypatch, owner, name, meanwhile, before=True):
+        self._meanwhile, self._is_done, real = meanwhile, False, getattr(owner, name)
+
+        def step(*arguments, **more):
+            if before:
+                self._run()
+            answer = real(*arguments, **more)
+            if not before:
+                self._run()
+            return answer
+
+        monkeypatch.setattr(owner, name, step)
+
+    def _run(self):
+        if not self._is_done:
+            self._is_done = True
+            self._meanwhile()
+
+
+def adopted(folder, said):
+    return maintenance.adopt(str(folder), "a", "b", said.append)
+
+
+def test_file_that_is_adopted_while_its_old_owner_deletes_it_stays(store, folder, said, monkeypatch):
+    """The delete was a 404, and the bytes of the new owner's file were gone."""
+    file = upload(store, b"hello", "a")
+    Paused(monkeypatch, Blobs, "removing", lambda: adopted(folder, said))
+    with pytest.raises(NotFound):
+        ask(store, "delete_file", file["id"], "a")
+    assert content_of(store, file["id"], "b") == b"hello" and kept_bytes(folder, "trash") == []
+
+
+def test_file_that_is_adopted_while_the_command_deletes_it_stays(store, folder, said, monkeypatch):
+    file = upload(store, b"hello", "a")
+    Paused(monkeypatch, Blobs, "removing", lambda: adopted(folder, said))
+    assert maintenance.delete(str(folder), [file["id"]], said.append) == Count(0, 0)
+    assert content_of(store, file["id"], "b") == b"hello" and said == [f"{file['id']}: there is no such file"]
+
+
+def test_file_that_is_adopted_while_a_sweep_removes_it_is_removed_once_and_whole(folder, said, monkeypatch):
+    clock = Clock(1_700_000_000.0)
+    store = open_store(folder, clock)
+    upload(store, b"hello", "a", seconds=86400)
+    prove(store, clock)
+    clock.runs(86400)
+    Paused(monkeypatch, Blobs, "removing", lambda: adopted(folder, said))
+    assert store.sweep() == (1, 5)  # under its new owner, whose row comes later
+    assert stored(folder) == ([], [], [])
+
+
+def test_file_that_is_deleted_while_it_is_adopted_is_gone(store, folder, said, monkeypatch):
+    file = upload(store, b"hello", "a")
+    Paused(monkeypatch, Blobs, "locked", lambda: ask(store, "delete_file", file["id"], "a"))
+    assert adopted(folder, said) == Count(0, 0)
+    assert said == [] and stored(folder) == ([], [], [])
+
+
+def test_file_whose_bytes_are_missing_is_said_and_not_adopted(store, folder, said):
+    file = upload(store, b"hello", "a")
+    blob_of(folder, file).unlink()
+    assert adopted(folder, said) == Count(0, 0)
+    assert said == [f"{file['id']} of a: its bytes are missing"]
+
+
+def test_sidecar_is_on_the_disk_before_the_index_has_the_new_owner(store, folder, said, monkeypatch):
+    upload(store, b"hello", "a")
+    steps = []
+    for owner, name in ((maintenance, "sync_folder"), (Index, "give")):
+        Paused(monkeypatch, owner, name, lambda name=name: steps.append(name))
+    adopted(folder, said)
+    assert steps == ["sync_folder", "give"]
+
+
+def test_index_is_not_rebuilt_while_files_are_adopted_deleted_or_restored(store, folder, said, monkeypatch):
+    """Each spoiled what the other did."""
+    file = upload(store, b"hello", "a")
+    del store
+    gc.collect()
+    refusals = []
+
+    def rebuild():
+        with pytest.raises(StoreError, match="in use") as caught:
+            maintenance.rebuild(str(folder), said.append, is_forced=True)
+        refusals.append(caught.value)
+
+    for run in (lambda: adopted(folder, said), lambda: maintenance.delete(str(folder), [file["id"]], said.append),
+                lambda: maintenance.restore(str(folder), said.append)):  # fmt: skip
+        with monkeypatch.context() as patch:
+            Paused(patch, Blobs, "names", rebuild)
+            Paused(patch, Index, "has", rebuild)
+            run()
+    assert len(refusals) >= 3
+
+
+def test_verify_takes_a_file_that_is_being_adopted_for_no_problem(store, folder, said, monkeypatch):
+    file = upload(store, b"hello", "a")
+    Paused(monkeypatch, Blobs, "sidecar", lambda: adopted(folder, said))
+    assert maintenance.verify(str(folder), said.append).problems == 0 and said == []
+    assert ids(store, owner="b") == [file["id"]]

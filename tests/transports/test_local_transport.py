@@ -29,6 +29,7 @@ from filesproxy import create_app
 from filesproxy.calls import Call
 from filesproxy.errors import BadRequest, ClientAborted, NotFound, StoreError
 from filesproxy.operations import checked_id
+from filesproxy.transports.local import maintenance
 from filesproxy.transports.local import transport as transport_module
 from filesproxy.transports.local.blobs import BLOCK_BYTES
 from filesproxy.transports.local.database import MAX_IDLE
@@ -94,7 +95,7 @@ def fill(folder, count, purposes=("batch",), owner="", expires_at=None, filename
         for at, name in enumerate(names)
     )
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
-        database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
+        database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)", rows)
     return names
 
 
@@ -317,6 +318,18 @@ def test_position_in_the_list_of_all_must_be_there_because_nobody_knows_whose_it
         store(Call("list_files", "GET", "/files", query={"after": gone}), "", view=None)
     assert caught.value.param == "after"
     assert ids(store, owner="b", after=gone, order="asc") == shop["b"][1:]
+
+
+def test_position_in_the_list_of_all_whose_owner_changed_meanwhile_is_refused(store, clock, shop, folder):
+    """Thousands of files were left out: the list went on after the new owner."""
+    first = store(Call("list_files", "GET", "/files", query={"limit": "2"}), "", view=None).json
+    maintenance.adopt(str(folder), "a", "z", print)
+    clock.now = time.time()
+    again = Call("list_files", "GET", "/files", query={"limit": "2", "after": first["last_id"]})
+    with pytest.raises(BadRequest, match="begin the list again"):
+        store(again, "", view=None)
+    clock.runs(600)
+    assert len(walk_all(store, limit="2")) == 8 and store(again, "", view=None).status == 200
 
 
 def test_who_sees_all_reads_every_file_until_it_expires_and_deletes_none(store, clock, shop):

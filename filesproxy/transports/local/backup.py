@@ -39,6 +39,9 @@ def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
     for row in copy.every():
         try:
             linked += _copy(blobs.path(row["blob"]), copies.path(row["blob"]))
+            sidecar = copies.sidecar(row["blob"])
+            if sidecar and sidecars.encode(sidecar) != sidecars.encode(row):  # another owner has got it meanwhile
+                copies.describe(row["blob"], row)
             kept, size = kept + 1, size + row["bytes"]
         except FileNotFoundError:
             gone.append(row)

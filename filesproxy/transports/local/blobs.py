@@ -181,27 +181,27 @@ class Blobs:
         return BlobBody(handle, size)
 
     @contextmanager
-    def removing(self, names: Sequence[str]) -> Iterator[None]:
+    def removing(self, names: Sequence[str], is_due: Callable[[str], bool]) -> Iterator[list[str]]:
         """Delete blobs: move them to `trash/`, and remove them after the block in which their index forgets them.
 
-        Meanwhile they are locked, so that nobody takes them for abandoned.
+        The block gets the names of those for which `is_due` still holds once they are locked: meanwhile a file may have
+        been given to another owner. They stay locked, so that nobody takes them for abandoned.
         """
         self.make()
         handles: list[int] = []
         try:
             with disk_errors():
-                for name in names:
-                    self._discard(name, handles)
+                due = [name for name in names if self._discard(name, handles, is_due)]
                 sync_folder(self.place("blobs"))
-            yield
-            for name in names:
+            yield due
+            for name in due:
                 self.destroy(name)
         finally:
             for handle in handles:
                 os.close(handle)
 
-    def _discard(self, name: str, handles: list[int]) -> None:
-        """Move a blob to `trash/`. `handles` gets its lock, which is shared with others that remove it too."""
+    def _discard(self, name: str, handles: list[int], is_due: Callable[[str], bool]) -> bool:
+        """Move a blob to `trash/` if that is due. `handles` gets its lock, which others that remove it too share."""
         kept, trashed = self.path(name), self.path(name, "trash")
         for path in (kept, trashed):  # in trash/ is what a killed process was removing
             with suppress(FileNotFoundError):
@@ -209,10 +209,13 @@ class Blobs:
                 fcntl.flock(handles[-1], fcntl.LOCK_SH)
                 break
         else:
-            return
+            return is_due(name)
+        if not is_due(name):
+            return False
         for suffix in ("", sidecars.SUFFIX):
             with suppress(FileNotFoundError):
                 os.rename(kept + suffix, trashed + suffix)
+        return True
 
     def is_in_trash(self, name: str) -> bool:
         """Whether this blob has been deleted, though an index may still name it."""

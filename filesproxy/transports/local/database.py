@@ -32,7 +32,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     owner TEXT NOT NULL, id TEXT NOT NULL, filename TEXT NOT NULL, content_type TEXT NOT NULL,
     purpose TEXT NOT NULL, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER,
-    blob TEXT NOT NULL UNIQUE, sha256 TEXT, PRIMARY KEY (owner, id)
+    blob TEXT NOT NULL UNIQUE, sha256 TEXT, adopted_at INTEGER, PRIMARY KEY (owner, id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_id ON files (id);
 CREATE INDEX IF NOT EXISTS by_purpose ON files (owner, purpose, id);
@@ -114,26 +114,33 @@ class Database:
                 database.executescript(f"{_SCHEMA}{_CLOCK}; PRAGMA user_version = {_VERSION};")
         return _VERSION
 
-    def _update(self, database: sqlite3.Connection) -> None:
-        """Bring an older index up to date, inside its first transaction; version 1 is that of filesproxy 0.1.0."""
+    def _update(self, database: sqlite3.Connection, may_grow: bool) -> None:
+        """Bring an older index up to date, inside its first transaction; version 1 is that of filesproxy 0.1.0.
+
+        The index of ids takes room, and without it all works, if slower: it has to wait for a transaction that needs
+        room anyway, since files must be deleted from a full disk.
+        """
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version < 2:
             database.execute("ALTER TABLE files ADD COLUMN sha256 TEXT")
             database.execute(_CLOCK)
-        if version < _VERSION:
+            database.execute("PRAGMA user_version = 2")
+        if version < _VERSION and may_grow:
+            database.execute("ALTER TABLE files ADD COLUMN adopted_at INTEGER")
             database.execute("CREATE INDEX IF NOT EXISTS by_id ON files (id)")
             database.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, may_grow: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction, before which an older index is brought up to date, as far as it `may_grow`."""
         with self._writing, self._connection() as database:
             database.execute("BEGIN IMMEDIATE")
             try:
                 if not self._is_current:
-                    self._update(database)
+                    self._update(database, may_grow)
                 yield database
                 database.execute("COMMIT")
-                self._is_current = True
+                self._is_current |= may_grow
             except BaseException:
                 if database.in_transaction:
                     database.execute("ROLLBACK")

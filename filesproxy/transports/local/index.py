@@ -26,7 +26,7 @@ class Index(Database):
 
     def add(self, row: Json, before_commit: Callable[[Json], None] = lambda row: None) -> None:
         """Insert a file and set its id. Ids ascend in the order of commits, even if a clock goes backwards."""
-        with self._transaction() as database:
+        with self._transaction(may_grow=True) as database:
             database.execute("UPDATE stamps SET last = max(last + 1, ?)", (row["created_at"] * 1_000_000,))
             stamp = database.execute("SELECT last FROM stamps").fetchone()[0]
             row["id"] = f"file-{stamp:014x}{secrets.token_hex(12)}"
@@ -61,6 +61,12 @@ class Index(Database):
             query = f"SELECT * FROM files WHERE id = ? AND owner = ? AND {_ALIVE}"
             row = database.execute(query, (file_id, owner, int(now))).fetchone()
         return _row(row) if row else None
+
+    def has(self, row: Json) -> bool:
+        """Whether this row still stands in the table, with the same owner and blob."""
+        with self._connection() as database:
+            query = "SELECT 1 FROM files WHERE owner = ? AND id = ? AND +blob = ?"
+            return database.execute(query, (row["owner"], row["id"], row["blob"])).fetchone() is not None
 
     def by_id(self, file_id: str) -> Json | None:
         """The row of a file, whoever has it and also if it has expired."""
@@ -133,14 +139,12 @@ class Index(Database):
         """Remove a file's row, on a full disk too. False if there was none: another process had removed it."""
         return self._with_room(lambda: self._remove("owner = ? AND id = ?", [(owner, file_id)])) == 1
 
-    def give(self, row: Json, owner: str) -> bool:
+    def give(self, row: Json, owner: str, now: float) -> bool:
         """Make somebody else the owner of a file. False if it is gone."""
-        with self._transaction() as database:
-            which = (owner, row["owner"], row["id"], row["blob"])
-            return (
-                database.execute("UPDATE files SET owner = ? WHERE owner = ? AND id = ? AND +blob = ?", which).rowcount
-                > 0
-            )
+        with self._transaction(may_grow=True) as database:
+            which = (owner, int(now), row["owner"], row["id"], row["blob"])
+            update = "UPDATE files SET owner = ?, adopted_at = ? WHERE owner = ? AND id = ? AND +blob = ?"
+            return database.execute(update, which).rowcount > 0
 
     def forget(self, rows: Sequence[Json]) -> None:
         """Remove these rows, where they still name the same blobs."""

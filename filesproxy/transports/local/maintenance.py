@@ -111,37 +111,46 @@ def files(folder: str, owner: str | None = None) -> Iterator[Json]:
 def adopt(folder: str, old: str, new: str, say: Say) -> Count:
     """Make `new` the owner of all files of `old`, one by one; a gateway may be running. How many there were.
 
-    The sidecar comes first: a crash leaves a file that the next `adopt` finishes, and both agree again.
+    The sidecar comes first, and is synced: a crash leaves a file that the next `adopt` finishes.
     """
     blobs, index = opened(folder)
+    in_use = FolderLock(folder)
     count = size = 0
     for row in index.every(old):
         with blobs.locked(row["blob"], "blobs") as is_ours:
+            if not index.has(row):
+                continue  # it has been deleted or adopted meanwhile
             if not is_ours:
-                if index.by_id(row["id"]):
-                    say(f"{title(row)}: it is in use; run this again")
+                is_there = os.path.exists(blobs.path(row["blob"]))
+                say(f"{title(row)}: {'it is in use; run this again' if is_there else 'its bytes are missing'}")
                 continue
-            if index.find(row["id"], old, -1) is None:
-                continue  # it has been deleted meanwhile
             blobs.describe(row["blob"], {**row, "owner": new})
-            index.give(row, new)
+            with disk_errors():
+                sync_folder(blobs.place("blobs"))
+            index.give(row, new, time.time())
         count, size = count + 1, size + row["bytes"]
+    in_use.close()
     return Count(count, size)
 
 
 def delete(folder: str, file_ids: Iterable[str], say: Say) -> Count:
     """Delete these files, whoever has them; a gateway may be running. How many there were."""
     blobs, index = opened(folder)
+    in_use = FolderLock(folder)
     count = size = 0
     for file_id in file_ids:
         row = index.by_id(file_id)
-        if row is None:
+        if row is None or not _delete(blobs, index, row):
             say(f"{file_id}: there is no such file")
             continue
-        with blobs.removing([row["blob"]]):
-            index.remove(row["owner"], row["id"])
         count, size = count + 1, size + row["bytes"]
+    in_use.close()
     return Count(count, size)
+
+
+def _delete(blobs: Blobs, index: Index, row: Json) -> bool:
+    with blobs.removing([row["blob"]], lambda name: index.has(row)) as due:
+        return bool(due) and index.remove(row["owner"], row["id"])
 
 
 def sweep(folder: str) -> Count:
@@ -173,6 +182,9 @@ def verify(folder: str, say: Say) -> Verified:
         problem = _problem(blobs, row)
         sidecar = blobs.sidecar(row["blob"])
         if not problem and sidecar and sidecars.encode(sidecar) != sidecars.encode(row):
+            with blobs.locked(row["blob"], "blobs") as is_ours:
+                if not is_ours or not index.has(row):
+                    continue  # it is being deleted or adopted
             problem = "its sidecar differs from the index"
         if (problem or not sidecar) and not index.names(row["blob"]):
             continue  # it has been deleted meanwhile
@@ -225,6 +237,7 @@ def restore(folder: str, say: Say) -> tuple[Count, int]:
     What was restored, and how many uploads stay that were killed before any client had an id.
     """
     blobs, index = opened(folder)
+    in_use = FolderLock(folder)
     restored = size = unanswered = 0
     for name in blobs.names("lost"):
         with blobs.locked(name, "lost") as is_ours:
@@ -245,6 +258,7 @@ def restore(folder: str, say: Say) -> tuple[Count, int]:
             else:
                 blobs.move(name, "blobs", "lost")
                 say(f"lost/{name}: there is another file {row['id']}")
+    in_use.close()
     return Count(restored, size), unanswered
 
 

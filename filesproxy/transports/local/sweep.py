@@ -75,10 +75,16 @@ class Sweeper:
             self._warn(f"the clock gained {days} days since a sweep: the bytes of expired files stay for six hours")
         for rows in self._index.expired(sight.proven):
             expired = [row for row in rows if not self._is_kept_by_sidecar(row, sight.proven)]
-            with self._blobs.removing([row["blob"] for row in expired]):
-                self._index.forget(expired)
+            expired = self._remove(expired)
             count, size = count + len(expired), size + sum(row["bytes"] for row in expired)
         return count, size
+
+    def _remove(self, rows: list[Json]) -> list[Json]:
+        """Remove these files, and return those that nobody else has removed or got meanwhile."""
+        by_blob = {row["blob"]: row for row in rows}
+        with self._blobs.removing(list(by_blob), lambda name: self._index.has(by_blob[name])) as due:
+            self._index.forget([by_blob[name] for name in due])
+        return [by_blob[name] for name in due]
 
     def _is_kept_by_sidecar(self, row: Json, now: float) -> bool:
         """Whether the file's sidecar says that it has not expired. One of the two is damaged, then."""

@@ -27,6 +27,7 @@ from .sweep import Sweeper, finish_removal
 # Files. Of longer lists, a process reads one at a time from a store: they would all be in memory, and wait for each
 # other anyway.
 SHORT_LIST = 100
+ADOPTION_SECONDS = 600  # for which a file that was given to another owner is no position in the list of all
 
 
 class LocalTransport:
@@ -134,6 +135,8 @@ class Store:
         last = self._index.by_id(after) if after else None
         if after and last is None:
             raise BadRequest("The file of 'after' is gone; name its owner in x-filesproxy-owner.", param="after")
+        if last and self._clock() - (last.get("adopted_at") or 0) < ADOPTION_SECONDS:
+            raise BadRequest("The file of 'after' has just got another owner: begin the list again.", param="after")
         rows: list[Json] = []
         owner, size = last["owner"] if last else self._index.owner_after(None), 0
         while owner is not None:
@@ -186,8 +189,8 @@ class Store:
     def delete_file(self, call: Call, owner: str) -> Answer:
         """Move the blob to `trash/`, then remove the row, then the blob. A download that has begun goes on."""
         row = self._find(call.file_id, owner)
-        with self._blobs.removing([row["blob"]]):
-            if not self._index.remove(owner, row["id"]):
+        with self._blobs.removing([row["blob"]], lambda name: self._index.has(row)) as due:
+            if not due or not self._index.remove(owner, row["id"]):
                 raise _no_such(row["id"])
         return Answer(200, json={"id": row["id"], "object": "file", "deleted": True})
 
