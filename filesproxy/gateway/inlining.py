@@ -80,11 +80,8 @@ class Inlining:
         self, call: Call, found: Sequence[Reference], admission: Admission, target: Target, record: Record
     ) -> Call:
         if target.settings["files"] == NONE:
-            _refuse(
-                found[0],
-                "names a file, and this provider takes no file ids (files = none)",
-                "send its content; the operator can set files to a store",
-            )
+            why = "names a file, and this provider takes no file ids (files = none)"
+            _refuse(found[0], why, "send its content; the operator can set files to a store")
         if len(found) > MAX_PARTS:
             raise TooLarge(f"A request can name {MAX_PARTS} kept files at most.", param=found[MAX_PARTS].place)
         if not admission.may("retrieve_file_content"):
@@ -110,7 +107,7 @@ class Inlining:
         if missing.file_id in _looked_up([missing.file_id], map(self._kept_files, others)):
             message = "The store of this file does not let it go to this provider; the operator can add the provider"
             raise Forbidden(f"{message} to the store's inline_to.", param=missing.place)
-        shown = missing.file_id if is_id(missing.file_id) else "its id could be no file's."
+        shown = missing.file_id if is_id(missing.file_id) else "no file can have this id."
         raise NotFound(f"No such File object: {shown}", param=missing.place)
 
 
@@ -187,10 +184,8 @@ class _Files:
         name = _CONTROLS.sub("", _string_at(given, "filename") or file["filename"])[:MAX_NAME]
         head, uploaded = self._look(reference)
         media_type = media_type_of(head, _string_at(given, "mime_type"), uploaded, file["filename"])
-        kind, described = (
-            kind_of(media_type, head),
-            f"names the file '{name}', which is {_TITLES.get(media_type, media_type[:100])}",
-        )
+        kind = kind_of(media_type, head)
+        described = f"names the file '{name}', which is {_TITLES.get(media_type, media_type[:100])}"
         taken = self._target.settings["file_parts"]
         if kind is None or kind not in taken:
             helps = _HELP[kind] if kind else f"convert it to a kind that the provider takes: {' '.join(taken)}"
@@ -202,11 +197,9 @@ class _Files:
         made = self._inlined(reference, kind, name)
         self.size += made.text.size if made.text else (made.size + 2) // 3 * 4
         if self.size > self._target.settings["max_inline_bytes"]:
-            limit = self._target.settings["max_inline_bytes"]
-            message = (
-                f"with this file, the kept files take {self.size} bytes in the request; max_inline_bytes is {limit}"
-            )
-            raise TooLarge(f"'{reference.place}': {message}.", param=reference.place)
+            taken_by_all = f"with this file, the kept files take {self.size} bytes in the request"
+            limit = f"max_inline_bytes is {self._target.settings['max_inline_bytes']}"
+            raise TooLarge(f"'{reference.place}': {taken_by_all}; {limit}.", param=reference.place)
         content = Content(kind, media_type, name, made.stand_in)
         part = PARTS[operation](reference, content, self._target.provider.get("text_is_file", False))
         if part is None:

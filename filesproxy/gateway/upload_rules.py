@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from mimetypes import MimeTypes
+from mimetypes import guess_type
 
 from ..calls import Json
 from ..config.load import Key
@@ -12,7 +12,6 @@ from ..wire.file_types import HEAD_BYTES, magic_type
 from ..wire.json_fields import optional, required
 from .expiry import ANCHOR, SECONDS
 
-_BY_NAME = MimeTypes()  # Python's own table, whatever the system has
 MAX_FORM_BYTES = 1 << 20  # of a form beside its file, generously: a longer request cannot hold a file within the limit
 
 
@@ -42,7 +41,7 @@ class UploadRules:
         allowed = self._key.allowed_types if self._key else ()
         bare = media_type.partition(";")[0].strip().lower()
         if allowed and bare in ("", "application/octet-stream"):
-            bare = _BY_NAME.guess_type(name)[0] or bare
+            bare = guess_type(name)[0] or bare
         if allowed and {bare, f"{bare.partition('/')[0]}/*"}.isdisjoint(allowed):
             message = f"This gateway key allows files of the types {' '.join(allowed)} only."
             raise Forbidden(message, param=param, code="type_not_allowed")
