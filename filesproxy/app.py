@@ -193,7 +193,8 @@ class Application:
         request.upload_rules = record.upload_rules = UploadRules(admission.caller.key)
         request.check_form = lambda texts, field: self._guard.check_form(presented, texts, field)
         request_hold, hold = Hold(self._requests, admission.sharer), Hold(self._answers, admission.sharer)
-        body = JsonBody(request, self.config.settings, request_hold, self.config.providers, presented)
+        keeps_files = bool(self.config.stores)
+        body = JsonBody(request, self.config.settings, request_hold, self.config.providers, presented, keeps_files)
         try:
             match, target = self._find_target(match, admission, body, watch)
             record.note_target(target)

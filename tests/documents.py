@@ -155,6 +155,7 @@ INLINE_RUN_BY = {
     "pip install '.[clients]'": RECURSIVE,
     "python3 tests/bench/compare.py": BENCHMARK,
     "python3 tests/bench/events.py": BENCHMARK,
+    "python3 tests/bench/inline.py": BENCHMARK,
     "python3 tests/bench/stress.py": BENCHMARK,
 }
 

@@ -22,7 +22,7 @@ class JsonBody:
 
     `hold` counts the memory that it takes once it is parsed. `names` are the configured providers. If the model begins
     with one (`@NAME/model`), that prefix is removed. `presented` are the gateway keys in the request's head,
-    which must not be in the body too.
+    which must not be in the body too. `keeps_files` says whether there is a store, whose ids may be in it.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class JsonBody:
         hold: Hold,
         names: Collection[str],
         presented: Sequence[str] = (),
+        keeps_files: bool = True,
     ) -> None:
         self._request = request
         self._presented = presented
@@ -39,7 +40,7 @@ class JsonBody:
         self._max_bytes = settings["max_json_bytes"]
         self._hold = hold
         self._value: Json | None = None
-        self.may_have_file_ids = True  # of kept files; known once the body was read
+        self.may_have_file_ids = keeps_files  # of kept files; known once the body was read
         self._slug = ""
 
     @property
@@ -70,7 +71,7 @@ class JsonBody:
         if not isinstance(value, dict):
             raise InvalidJson("The request body must be a JSON object.")
         check_json(text, value, self._presented)
-        self.may_have_file_ids = b"file-" in text or b"\\u" in text
+        self.may_have_file_ids = self.may_have_file_ids and _may_hold_kept_id(text)
         return value
 
     def _text(self) -> bytearray:
@@ -83,6 +84,14 @@ class JsonBody:
             self._hold.take(size)
             text += block
         return text
+
+
+def _may_hold_kept_id(text: bytes | bytearray) -> bool:
+    """Whether the id of a kept file may be in a JSON text, as it is or escaped. Most texts need not be looked through.
+
+    A single byte is looked for first: that is memchr, thirty times as fast as the search for a word.
+    """
+    return (b"-" in text and b"file-" in text) or (b"\\" in text and b"\\u00" in text)
 
 
 def split_slug(body: Json, names: Collection[str]) -> tuple[str, Json]:

@@ -379,3 +379,20 @@ def test_byte_order_mark_before_a_request_and_an_answer_is_ignored(client, upstr
     assert upstream.calls[0].json["model"] == "m"
     error = client.post("/v1/chat/completions", b"\xef\xbb\xbf" + body, headers, status=400).json["error"]
     assert error["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "text,may",
+    [
+        (b'{"a": "file-0660d3fd1a774004570ae91458c94f624c975f"}', True),
+        (b'{"a": "\\u0066ile-0660d3fd1a774004570ae91458c94f624c975f"}', True),
+        (b'{"a": "file\\u002d0660d3fd1a774004570ae91458c94f624c975f"}', True),
+        (b'{"a": "f\\u0069le\\u002D0660d3fd1a774004570ae91458c94f624c975f"}', True),
+        (b'{"a": "a file - with \\n and \\u2028, file_id"}', False),
+        (b'{"a": "well-known"}', False),
+        (b"{}", False),
+    ],
+)
+def test_json_is_looked_through_for_kept_ids_only_if_it_may_hold_one(text, may):
+    made = json_body(text)
+    assert made.may_have_file_ids and made.value is not None and made.may_have_file_ids is may
