@@ -115,9 +115,17 @@ def test_as_many_stalled_clients_as_threads_give_them_back(gateway, stage, scene
         if gateway.kind == "gunicorn":
             small = gateway_of("gunicorn", scene, main_sections(scene), "--workers", "1", "--threads", "4")
             full, count, provider, limit = stack.enter_context(small), 4, "compat", CLIENT_IDLE
+
+        def is_refused():
+            """One that is served may have had the place of the last stalled one: then there is room for one more."""
+            if outcome(get(full)) == (429, "caller_busy"):
+                return True
+            stack.enter_context(stalled(full, 1, provider, size=1000))
+            return False
+
         began = time.monotonic()
         stack.enter_context(stalled(full, count, provider, size=1000))
-        assert until(lambda: outcome(get(full)) == (429, "caller_busy"), limit)
+        assert until(is_refused, limit)
         assert get(full, "/v1/health").status == 200
         assert until(lambda: get(full).status == 200, limit + LATE)
         print(f"{gateway.kind}: a thread was back after {time.monotonic() - began:.2f} s, the limit was {limit} s")
