@@ -314,8 +314,7 @@ class Provider(_Required, total=False):
     #: the kinds of files that a request may hold (`wire.file_types.KINDS`), for chats and Responses
     file_parts: tuple[str, ...]
     #: the same for other hosts that speak this contract: those whose origin is not that of `base_url`. Nothing is known
-    #: of their Files API. Empty: every host counts as the
-    #: provider's own
+    #: of their Files API. Empty: every host counts as the provider's own
     host_file_parts: tuple[str, ...]
     #: a text in a chat is a `file` part with `file_data`, not a `text` part; the provider's translation must make text
     #: of it again, because `max_inline_bytes` counts it as text

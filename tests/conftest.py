@@ -20,6 +20,7 @@ pytest.register_assert_rewrite(
 
 import audit
 from fakes import FakeUpstream, Mounted
+from stores import Clock, open_store
 
 from filesproxy import create_app
 
@@ -149,6 +150,18 @@ def access_log(caplog):
 def folder(tmp_path):
     """Where a local store is to be; it is not there yet."""
     return tmp_path / "store"
+
+
+@pytest.fixture
+def store(folder):
+    """A local store, whose clock stands still."""
+    return open_store(folder, Clock(1_700_000_000.0))
+
+
+@pytest.fixture
+def said():
+    """What an operator is told: `said.append` takes the lines."""
+    return []
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ def run(
 
     What JSON answers take in memory is counted in `hold`, for the caller to release; an EventStream releases it.
 
-    UpstreamAnswered for any status other than 2xx, InvalidAnswer for an answer that cannot be used, NO_ROOM for one
-    that there is no room for, BadRequest if the provider does not have the operation.
+    UpstreamAnswered for any status other than 2xx, InvalidAnswer for an answer that cannot be used, NO_ROOM if there is
+    no memory left for the answer, BadRequest if the provider does not have the operation.
     """
     operation = target.provider["operations"].get(call.operation)
     if operation is None:

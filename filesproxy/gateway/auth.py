@@ -36,7 +36,7 @@ class Caller(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the gateway key, "" if there is none."""
+        """The name of the gateway key; "" if no keys are configured."""
         return self.key.name if self.key else ""
 
     @property

@@ -139,7 +139,7 @@ def _conflict(place: str, names: Sequence[str]) -> BadRequest:
 
 
 def kept_id_in(value: Any) -> str | None:
-    """The place of a kept id in a field of a JSON value that refers to a file; None if there is none."""
+    """The place of a kept id in a field of a JSON value that refers to a file; None if no field has one."""
     left: list[tuple[Iterator[tuple[Any, Any]], str, Any, Any]] = [(_items(value), "", value, None)]
     while left:
         items, name, outer, path = left[-1]
@@ -183,8 +183,8 @@ REFERENCES: Mapping[str, Callable[[Json], Iterator[Reference]]] = {
 }
 
 
-def chat_part(reference: Reference, file: Content, text_is_file: bool) -> Json | None:
-    """The part of a chat that holds the file, None if there is no such part."""
+def chat_part(reference: Reference, file: Content, text_is_file: bool) -> Json:
+    """The part of a chat that holds the file."""
     others = {name: value for name, value in reference.given.items() if name not in _DESCRIPTION}
     if file.kind == "image":
         return {"type": "image_url", "image_url": {**others, "url": file.data_url, **_detail(reference)}}
@@ -199,7 +199,7 @@ def chat_part(reference: Reference, file: Content, text_is_file: bool) -> Json |
 
 
 def response_part(reference: Reference, file: Content, text_is_file: bool) -> Json | None:
-    """The part of a request to Responses that holds the file, None if there is no such part."""
+    """The part of a request to Responses that holds the file; None if no part of it can hold this kind of file."""
     if file.kind == "image":
         name = "computer_screenshot" if reference.given["type"] == "computer_screenshot" else "input_image"
         detail = _detail(reference) or ({"detail": "auto"} if name == "input_image" else {})

@@ -71,8 +71,7 @@ def kind_of(media_type: str, head: bytes) -> Kind | None:
     """The kind of a file of this type, None if no request can hold it. Only bytes make an image, a sound or a PDF."""
     if media_type == "text/plain":
         return "text"
-    has_magic = any(pattern.match(head) for pattern, known in _MAGIC if known == media_type)
-    return _KIND_OF.get(media_type) if has_magic else None
+    return _KIND_OF.get(media_type) if magic_type(head) == media_type else None
 
 
 def _bare(media_type: str) -> str:

@@ -18,16 +18,6 @@ from filesproxy.transports.local.transport import Store
 pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
 
-@pytest.fixture
-def store(folder):
-    return open_store(folder, Clock(1_700_000_000.0))
-
-
-@pytest.fixture
-def said():
-    return []
-
-
 def test_backup_of_a_store_in_use_is_a_store(store, folder, tmp_path, said):
     file = upload(store, b"hello", "team-a", seconds=7200)
     target = tmp_path / "copy"

@@ -35,16 +35,6 @@ from filesproxy.transports.local.maintenance import Count
 pytestmark = pytest.mark.usefixtures("no_sweep_by_itself")
 
 
-@pytest.fixture
-def store(folder):
-    return open_store(folder, Clock(1_700_000_000.0))
-
-
-@pytest.fixture
-def said():
-    return []
-
-
 def forget(folder, file):
     with closing(sqlite3.connect(folder / "index.sqlite3")) as database, database:
         database.execute("DELETE FROM files WHERE id = ?", (file["id"],))

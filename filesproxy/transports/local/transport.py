@@ -162,7 +162,7 @@ class Store:
         return {row["id"]: _object(row) for row in rows}
 
     def open(self, file_id: str, owner: str | None) -> Answer:
-        """The content of a file, as an open body. NotFound if this owner (None: anybody) has no such file."""
+        """The content of a file, as an open body. NotFound if this owner, or with None any owner, has no such file."""
         row = self._find(file_id, owner)
         headers = {
             "content-type": row["content_type"],
