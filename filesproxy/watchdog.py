@@ -272,5 +272,6 @@ def _end_abandoned(watches: list[Watch]) -> None:
                 poll.register(descriptor, select.POLLRDHUP)
                 by_descriptor[descriptor] = watch
     for descriptor, event in poll.poll(0):
-        if not event & select.POLLNVAL:  # the server has closed this one in the meantime
+        # A request may have ended meanwhile, and its descriptor have been closed or belong to another client.
+        if not event & select.POLLNVAL and by_descriptor[descriptor].client:
             by_descriptor[descriptor].leave()

@@ -319,8 +319,25 @@ def test_two_watchdogs_do_not_know_of_each_other(watchdog, pairs):
     watch, its_watch = follow(watchdog, client, upstream), follow(other, client, upstream)
     watch.close()
     far.close()
-    assert until(lambda: its_watch.has_left) and not watch.has_left
-    its_watch.close()
+    with contextlib.closing(its_watch):
+        assert until(lambda: its_watch.has_left) and not watch.has_left
+
+
+def test_request_that_ends_while_its_client_is_checked_has_not_lost_it(watchdog, pairs):
+    (far, client), (_, upstream) = pairs(), pairs()
+    far.close()
+
+    class Ending:
+        """A client whose request ends when the watchdog asks for its descriptor, so before it polls."""
+
+        def fileno(self):
+            watch.close()
+            return client.fileno()
+
+    watch = follow(watchdog, None, upstream)
+    watch.client = Ending()
+    assert until(lambda: not running())
+    assert not watch.has_left
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
