@@ -13,9 +13,8 @@ from ...calls import Json
 from ...errors import StoreError
 from . import sidecars
 from .blobs import PLACES, Blobs
-from .database import FILE
 from .disk import disk_errors, private, sync_folder
-from .index import Index
+from .index import FILE, Index
 from .maintenance import BATCH, Count, Say, blocks_of, opened, title
 
 

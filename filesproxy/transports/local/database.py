@@ -1,4 +1,4 @@
-"""The SQLite database (3.34 or newer, WAL mode) of a local store, which several processes may share.
+"""A SQLite database (3.34 or newer, WAL mode) in a folder, which several processes may share.
 
 Opening one that is there writes nothing, so that files can be read from a full or read-only disk.
 """
@@ -19,54 +19,48 @@ from urllib.parse import quote
 from ...errors import StoreError, StoreFull
 from .disk import disk_errors, private
 
-FILE = "index.sqlite3"
 LOG_SUFFIXES = ("-wal", "-shm")  # sqlite's log of changes that are not in the database yet, and the index of that log
 _BUSY_SECONDS = 30.0  # to wait for another process's writes, each of which takes milliseconds
-_VERSION = 3
 MAX_IDLE = 4  # connections; each has two file descriptors
-_REBUILD = "`python3 -m filesproxy files rebuild` makes a new one from the files"
 _Result = TypeVar("_Result")
-
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
-    owner TEXT NOT NULL, id TEXT NOT NULL, filename TEXT NOT NULL, content_type TEXT NOT NULL,
-    purpose TEXT NOT NULL, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER,
-    blob TEXT NOT NULL UNIQUE, sha256 TEXT, adopted_at INTEGER, PRIMARY KEY (owner, id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_id ON files (id);
-CREATE INDEX IF NOT EXISTS by_purpose ON files (owner, purpose, id);
-CREATE INDEX IF NOT EXISTS by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
-CREATE TABLE IF NOT EXISTS stamps (last INTEGER NOT NULL);
-INSERT INTO stamps SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM stamps);
-"""
-_CLOCK = "CREATE TABLE IF NOT EXISTS clock (wall INTEGER, boot TEXT, ticks INTEGER, ahead INTEGER, since INTEGER)"
 
 
 class Database:
     """Connections, transactions and the schema. Each operation borrows a connection. Raises StoreError and StoreFull.
 
-    `holds_files` says whether the folder holds blobs: then no empty index is made. `make_room` frees space on a full
-    disk, for what must work there.
+    A subclass says what it is called, in `name` (as in "The local store is read-only"), and what helps if it is
+    damaged; its file, its schema, the version of that, and what an older one becomes. `holds_files` says whether the
+    folder holds what an empty database would contradict: then none is made. `make_room` frees space on a full disk,
+    for what must work there.
     """
+
+    name = "The database"
+    remedy = "restore it from a backup"
+    file = ""
+    schema = ""
+    version = 1
 
     def __init__(
         self,
         folder: str,
-        file: str = FILE,
         holds_files: Callable[[], bool] = lambda: False,
         make_room: Callable[[], object] = lambda: None,
+        file: str = "",
     ) -> None:
         self._idle: list[sqlite3.Connection] = []
         self._writing = threading.Lock()  # one writer for each process: sqlite would let them wait in a loop
         self._folder = folder
-        self._path = os.path.join(folder, file)
+        self._path = os.path.join(folder, file or self.file)
         self._make_room = make_room
         self.close = weakref.finalize(self, _close, self._idle, os.getpid())  # at the latest when the process ends
         version = self._version() or self._make(holds_files)
-        if version > _VERSION:
-            raise StoreError("The local store was made by a newer filesproxy.")
-        self._is_current = version == _VERSION
+        if version > self.version:
+            raise StoreError(f"{self.name} was made by a newer filesproxy.")
+        self._is_current = version == self.version
+
+    def damaged(self, detail: str = "") -> StoreError:
+        """The error of a database that holds what nobody can have written."""
+        return StoreError(f"{self.name}'s index is damaged: {self.remedy}.", detail=detail)
 
     def check(self) -> None:
         """StoreError if sqlite finds the index damaged. Reads all of it: 0.3 s for 50,000 files.
@@ -76,7 +70,7 @@ class Database:
         with self._connection() as database:
             found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            raise damaged()
+            raise self.damaged()
 
     def copy_to(self, path: str) -> None:
         """Copy the index as it is at one moment, whatever is written meanwhile, to a new file."""
@@ -103,32 +97,19 @@ class Database:
             if version:
                 return version
             if holds_files():  # with an empty index, every file would look abandoned
-                raise StoreError(f"The local store's folder holds files but no index: {_REBUILD}.")
+                raise StoreError(f"{self.name}'s folder holds files but no index: {self.remedy}.")
             with suppress(FileExistsError):  # sqlite itself would apply the umask
                 # Only created here, never opened: closing it would drop the POSIX locks of sqlite in this process.
                 os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             with self._connection() as database:
                 if database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                    message = "The local store needs a local disk: this one has no shared memory for sqlite's WAL."
+                    message = f"{self.name} needs a local disk: this one has no shared memory for sqlite's WAL."
                     raise StoreError(message)
-                database.executescript(f"{_SCHEMA}{_CLOCK}; PRAGMA user_version = {_VERSION};")
-        return _VERSION
+                database.executescript(f"{self.schema}; PRAGMA user_version = {self.version};")
+        return self.version
 
     def _update(self, database: sqlite3.Connection, may_grow: bool) -> None:
-        """Bring an older index up to date, inside its first transaction; version 1 is that of filesproxy 0.1.0.
-
-        The index of ids takes room, and without it all works, if slower: it has to wait for a transaction that needs
-        room anyway, since files must be deleted from a full disk.
-        """
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version < 2:
-            database.execute("ALTER TABLE files ADD COLUMN sha256 TEXT")
-            database.execute(_CLOCK)
-            database.execute("PRAGMA user_version = 2")
-        if version < _VERSION and may_grow:
-            database.execute("ALTER TABLE files ADD COLUMN adopted_at INTEGER")
-            database.execute("CREATE INDEX IF NOT EXISTS by_id ON files (id)")
-            database.execute(f"PRAGMA user_version = {_VERSION}")
+        """Bring an older database up to date, inside its first transaction, as far as it `may_grow`."""
 
     @contextmanager
     def _transaction(self, may_grow: bool = False) -> Iterator[sqlite3.Connection]:
@@ -160,11 +141,11 @@ class Database:
             else:
                 database.close()
         except sqlite3.Error as error:
-            raise _our_error(error) from None
+            raise self._our_error(error) from None
         except UnicodeEncodeError:  # of what was to be written
             raise
         except (ValueError, TypeError, OverflowError) as error:  # what was read is not text, or not what it should be
-            raise damaged(type(error).__name__) from None
+            raise self.damaged(type(error).__name__) from None
 
     def _borrow(self) -> sqlite3.Connection:
         with suppress(IndexError):
@@ -177,6 +158,17 @@ class Database:
                 raise
             self._make_room()
             return _connect(self._path)
+
+    def _our_error(self, error: sqlite3.Error) -> StoreError:
+        text = str(error)
+        if "full" in text:
+            return StoreFull(f"{self.name} has no space left.")
+        if "readonly" in text:
+            return StoreError(f"{self.name}'s disk is read-only.")
+        # Before Python 3.11, a message that quotes what is not text is empty.
+        if not text or re.search("malformed|not a database|decode|no such (table|column|index)", text):
+            return self.damaged()
+        return StoreError(f"{self.name}'s index cannot be used.")
 
     def _with_room(self, work: Callable[[], _Result]) -> _Result:
         try:
@@ -232,20 +224,3 @@ def _close(idle: list[sqlite3.Connection], maker: int) -> None:
             idle[0].execute("PRAGMA wal_checkpoint(PASSIVE)")  # waits for nobody
     while idle:
         idle.pop().close()
-
-
-def _our_error(error: sqlite3.Error) -> StoreError:
-    text = str(error)
-    if "full" in text:
-        return StoreFull("The local store has no space left.")
-    if "readonly" in text:
-        return StoreError("The local store's disk is read-only.")
-    # Before Python 3.11, a message that quotes what is not text is empty.
-    if not text or re.search("malformed|not a database|decode|no such (table|column|index)", text):
-        return damaged()
-    return StoreError("The local store's index cannot be used.")
-
-
-def damaged(detail: str = "") -> StoreError:
-    """The error of an index that holds what the store cannot have written."""
-    return StoreError(f"The local store's index is damaged: {_REBUILD}.", detail=detail)

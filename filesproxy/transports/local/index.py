@@ -11,18 +11,55 @@ from contextlib import closing
 from ...calls import Json
 from ...operations import is_kept_id
 from .clock import Now, Sight, judge
-from .database import Database, damaged
+from .database import Database
 from .sidecars import is_blob, is_row, stamp_of
 
+FILE = "index.sqlite3"
 MAX_PAGE_TEXT = 1 << 21  # bytes of file names and purposes as JSON; 10,000 names of usual length are less
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
 _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 _SHOWN = "id, filename, purpose, bytes, created_at, expires_at"  # in a list
 _SHOWN_TYPES = frozenset((str, str, str, int, int, expires_at) for expires_at in (int, type(None)))
 
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (
+    owner TEXT NOT NULL, id TEXT NOT NULL, filename TEXT NOT NULL, content_type TEXT NOT NULL,
+    purpose TEXT NOT NULL, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER,
+    blob TEXT NOT NULL UNIQUE, sha256 TEXT, adopted_at INTEGER, PRIMARY KEY (owner, id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_id ON files (id);
+CREATE INDEX IF NOT EXISTS by_purpose ON files (owner, purpose, id);
+CREATE INDEX IF NOT EXISTS by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS stamps (last INTEGER NOT NULL);
+INSERT INTO stamps SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM stamps);
+"""
+_CLOCK = "CREATE TABLE IF NOT EXISTS clock (wall INTEGER, boot TEXT, ticks INTEGER, ahead INTEGER, since INTEGER)"
+
 
 class Index(Database):
     """The table of files, and of what the sweeps saw of the clock. Raises StoreError and StoreFull."""
+
+    name = "The local store"
+    remedy = "`python3 -m filesproxy files rebuild` makes a new one from the files"
+    file = FILE
+    schema = _SCHEMA + _CLOCK
+    version = 3
+
+    def _update(self, database: sqlite3.Connection, may_grow: bool) -> None:
+        """Bring an older index up to date, inside its first transaction; version 1 is that of filesproxy 0.1.0.
+
+        The index of ids takes room, and without it all works, if slower: it has to wait for a transaction that needs
+        room anyway, since files must be deleted from a full disk.
+        """
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version < 2:
+            database.execute("ALTER TABLE files ADD COLUMN sha256 TEXT")
+            database.execute(_CLOCK)
+            database.execute("PRAGMA user_version = 2")
+        if version < self.version and may_grow:
+            database.execute("ALTER TABLE files ADD COLUMN adopted_at INTEGER")
+            database.execute("CREATE INDEX IF NOT EXISTS by_id ON files (id)")
+            database.execute(f"PRAGMA user_version = {self.version}")
 
     def add(self, row: Json, before_commit: Callable[[Json], None] = lambda row: None) -> None:
         """Insert a file and set its id. Ids ascend in the order of commits, even if a clock goes backwards."""
@@ -31,7 +68,7 @@ class Index(Database):
             stamp = database.execute("SELECT last FROM stamps").fetchone()[0]
             row["id"] = f"file-{stamp:014x}{secrets.token_hex(12)}"
             if not is_kept_id(row["id"]):
-                raise damaged()
+                raise self.damaged()
             _insert(database, row)
             before_commit(row)
 
@@ -52,7 +89,7 @@ class Index(Database):
                 asked = file_ids[start : start + _MAX_IDS]
                 marks = ", ".join("?" * len(asked))
                 query = f"SELECT * FROM files WHERE owner = ? AND id IN ({marks}) AND {_ALIVE}"
-                found += [_row(row) for row in database.execute(query, (owner, *asked, int(now)))]
+                found += [self._row(row) for row in database.execute(query, (owner, *asked, int(now)))]
         return found
 
     def find(self, file_id: str, owner: str, now: float) -> Json | None:
@@ -60,7 +97,7 @@ class Index(Database):
         with self._connection() as database:
             query = f"SELECT * FROM files WHERE id = ? AND owner = ? AND {_ALIVE}"
             row = database.execute(query, (file_id, owner, int(now))).fetchone()
-        return _row(row) if row else None
+        return self._row(row) if row else None
 
     def has(self, row: Json) -> bool:
         """Whether this row still stands in the table, with the same owner and blob."""
@@ -72,7 +109,7 @@ class Index(Database):
         """The row of a file, whoever has it and also if it has expired."""
         with self._connection() as database:
             row = database.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
-        return _row(row) if row else None
+        return self._row(row) if row else None
 
     def owner_after(self, owner: str | None) -> str | None:
         """The first owner, by name, after this one who has a file; None if there is none. Before all is None."""
@@ -81,7 +118,7 @@ class Index(Database):
             query = f"SELECT owner FROM files {condition} ORDER BY owner LIMIT 1"
             found = database.execute(query, values).fetchone()
         if found and type(found[0]) is not str:
-            raise damaged()
+            raise self.damaged()
         return found[0] if found else None
 
     def page(
@@ -105,7 +142,7 @@ class Index(Database):
         size = 0
         with self._connection() as database, closing(database.execute(query, (*values, int(now), limit + 1))) as found:
             for row in found:
-                shown = _shown(row)
+                shown = self._shown(row)
                 size += len(json.dumps((shown["filename"], shown["purpose"])))
                 if len(rows) == limit or (rows and size > MAX_PAGE_TEXT):
                     return rows, True
@@ -129,7 +166,7 @@ class Index(Database):
         while True:
             query = f"SELECT * FROM files WHERE {condition} ORDER BY owner, id LIMIT ?"
             with self._connection() as database:
-                rows = [_row(found) for found in database.execute(query, (owner, after, limit))]
+                rows = [self._row(found) for found in database.execute(query, (owner, after, limit))]
             yield from rows
             if len(rows) < limit:
                 return
@@ -169,9 +206,9 @@ class Index(Database):
             )
             query = f"SELECT files.* FROM ({due}) AS due LEFT JOIN files USING (owner, id)"
             with self._connection() as database:
-                rows = [_row(found) for found in database.execute(query, (int(now), *after))]
+                rows = [self._row(found) for found in database.execute(query, (int(now), *after))]
             if not all(row["expires_at"] is not None and row["expires_at"] <= now for row in rows):
-                raise damaged()
+                raise self.damaged()
             if not rows:
                 return
             yield rows
@@ -188,7 +225,7 @@ class Index(Database):
             if not found and sidecar:
                 key = (sidecar["owner"], sidecar["id"])
                 found = database.execute("SELECT * FROM files WHERE owner = ? AND id = ?", key).fetchone()
-            row = _row(found) if found else None
+            row = self._row(found) if found else None
         return row if row and row["blob"] == blob else None
 
     def names(self, blob: str) -> bool:
@@ -214,23 +251,21 @@ class Index(Database):
             database.execute("INSERT INTO clock VALUES (?, ?, ?, ?, ?)", sight)
         return last, sight
 
+    def _row(self, found: sqlite3.Row) -> Json:
+        """A row as sqlite has it. StoreError for one that the store cannot have written."""
+        row = dict(found)
+        if not is_row(row) or not is_blob(row.get("blob")):
+            raise self.damaged()
+        return row
+
+    def _shown(self, found: sqlite3.Row) -> Json:
+        """What a list shows of a row. It may be one of ten thousand, so that only its types are looked at."""
+        if tuple(map(type, found)) not in _SHOWN_TYPES:
+            raise self.damaged()
+        return dict(found)
+
 
 def _insert(database: sqlite3.Connection, row: Json, otherwise: str = "ABORT") -> int:
     names = ", ".join(row)
     marks = ", ".join(f":{name}" for name in row)
     return database.execute(f"INSERT OR {otherwise} INTO files ({names}) VALUES ({marks})", row).rowcount
-
-
-def _row(found: sqlite3.Row) -> Json:
-    """A row as sqlite has it. StoreError for one that the store cannot have written."""
-    row = dict(found)
-    if not is_row(row) or not is_blob(row.get("blob")):
-        raise damaged()
-    return row
-
-
-def _shown(found: sqlite3.Row) -> Json:
-    """What a list shows of a row. It may be one of ten thousand, so that only its types are looked at."""
-    if tuple(map(type, found)) not in _SHOWN_TYPES:
-        raise damaged()
-    return dict(found)

@@ -18,9 +18,9 @@ from ...calls import Json
 from ...errors import FilesproxyError, StoreError
 from . import sidecars
 from .blobs import READ, Blobs
-from .database import FILE, LOG_SUFFIXES
+from .database import LOG_SUFFIXES
 from .disk import FolderLock, disk_errors, sync_folder
-from .index import Index
+from .index import FILE, Index
 from .reserve import Reserve
 from .sweep import is_named
 from .transport import Store
@@ -212,7 +212,7 @@ def rebuild(folder: str, say: Say, is_forced: bool = False) -> tuple[int, str]:
     if old and not is_forced and _is_usable(old, blobs):
         raise StoreError("The index is usable. --force makes a new one from the sidecars all the same.")
     _remove(folder, _NEW)
-    new = Index(folder, _NEW)
+    new = Index(folder, file=_NEW)
     found = _known(blobs, old, say)
     added = 0
     while batch := [row for _, row in zip(range(BATCH), found)]:
