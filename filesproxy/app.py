@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .budget import Hold, Shared
-from .calls import Call, KeptFiles, Provider, Target, Transport
+from .calls import Answer, Call, Json, KeptFiles, Provider, Target, Transport
 from .config.load import Config, Sections, load
 from .errors import FilesproxyError
 from .exchange.events import EventStream
 from .exchange.run import run
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
-from .gateway.auth import permit, require_this_machine
+from .gateway.auth import Caller, permit, require_this_machine
 from .gateway.health import health
 from .gateway.inlining import Inlining
+from .gateway.isolation import UPLOADS, Isolation, refuse_file_ids
 from .gateway.json_body import JsonBody, split_model
 from .gateway.json_requests import HANDLERS
 from .gateway.key_guard import KeyGuard
@@ -29,7 +31,7 @@ from .gateway.models import ModelLists, asks_by
 from .gateway.passing import check_via, passed_on
 from .gateway.portkey import Notes
 from .gateway.record import Observer, Record
-from .gateway.request import Request
+from .gateway.request import Head, Request
 from .gateway.response import (
     Response,
     ResponseStream,
@@ -41,11 +43,13 @@ from .gateway.response import (
     with_length,
 )
 from .gateway.router import Match, named_model, route
+from .gateway.target import store_target
 from .gateway.upload_rules import UploadRules
 from .operations import FILE_OPERATIONS
 from .providers import PROVIDERS
 from .providers.table import credential_headers
 from .transports.https.transport import HttpTransport
+from .transports.local.ledger import FolderLedger
 from .transports.local.transport import LocalTransport
 from .watchdog import Watch, Watchdog, no_bytes
 from .wire.headers import media_type
@@ -111,6 +115,9 @@ class Application:
         self.share_threads(float("inf"))
         self._models = ModelLists(asks_by(transports, self._watchdog, self._answers))
         self._inlining = Inlining(self._kept_files)
+        self._providers = providers
+        self._isolated: Isolation | None = None
+        self._opening = threading.Lock()
         self._notes = Notes(providers, config.settings["log_metadata"])
         names = {"authorization", "x-portkey-api-key"} | credential_headers(providers)
         self._saved = tuple([own["credential"] for own in config.providers.values() if own["credential"]])
@@ -184,7 +191,8 @@ class Application:
         watch = record.watch = self._watchdog.watch(request.client)
         if match.route.operation == "list_models" and (targets := admission.chat_targets()):
             self._notes.note(record, request.headers, admission.portkey_config, {})
-            response = self._models.response(request, match, admission.caller.key, targets, record)
+            only = self._only_own(admission)
+            response = self._models.response(request, match, admission.caller.key, targets, record, only)
             _limit_transfer(watch, self.config.settings)  # only now: the providers have a time of their own
             return held(response, Hold(self._answers, admission.sharer))
         request.body.is_overdue = lambda: watch.is_overdue
@@ -204,7 +212,7 @@ class Application:
             call = self._make_call(request, match, target, admission, body, record)
             call = self._inlining.completed(call, match, admission, target, record, body.may_have_file_ids)
             watch.follows_client = call.expects == "bytes" or call.is_generated
-            answer = run(call, target, self.transports, hold=hold)
+            answer = self._perform(call, target, admission, hold)
         except BaseException:
             hold.release()
             raise
@@ -221,6 +229,53 @@ class Application:
             if answer.body:
                 answer.body.close()
             raise
+
+    def _perform(self, call: Call, target: Target, admission: Admission, hold: Hold) -> Answer:
+        """The answer to a call; where owners are kept apart, within what the caller's owner has."""
+        caller = admission.caller
+        if caller.name in self.config.isolation.for_chats.get(target.name, ()) and target.is_saved:
+            refuse_file_ids(call)
+        is_counted = call.operation in UPLOADS and caller.key is not None and caller.key.has_limits
+        if not (target.account or is_counted):
+            return run(call, target, self.transports, hold=hold)
+
+        def perform(asked: Call, seen: Callable[[bytes], None] | None) -> Answer:
+            return run(asked, target, self.transports, hold=hold, seen=seen)
+
+        aside = Hold(self._answers, admission.sharer)
+
+        def side(asked: Call) -> Answer:
+            aside.release()
+            return run(asked, target, self.transports, hold=aside)
+
+        try:
+            return self._isolation().answer(call, target, caller, perform, side, aside)
+        finally:
+            aside.release()
+
+    def _isolation(self) -> Isolation:
+        """What keeps owners apart. Its ledger is opened by the first request that needs it: forking before is safe."""
+        with self._opening:
+            if self._isolated is None:
+                ledger = FolderLedger(self.config.isolation.ledger)
+                self._isolated = Isolation(ledger, self.config.settings, self._kept_bytes)
+            return self._isolated
+
+    def _kept_bytes(self, caller: Caller) -> int:
+        """The bytes that the caller's owner has in all stores."""
+        config = self.config
+        targets = [store_target(name, Head({}, ""), caller, config, self._providers) for name in config.stores]
+        return sum(self._kept_files(target).stored_bytes() for target in targets)
+
+    def _only_own(self, admission: Admission) -> Callable[[list[Json], Target], list[Json]]:
+        """What leaves of a target's list of models those that the caller may see."""
+
+        def only(models: list[Json], target: Target) -> list[Json]:
+            if not target.account:
+                return models
+            return self._isolation().only_own_models(models, target, admission.caller)
+
+        return only
 
     def _kept_files(self, store: Target) -> KeptFiles:
         """The kept files of a store's target."""

@@ -6,6 +6,7 @@ Imports only the rest of the ground floor: operations, redaction, errors. No I/O
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -58,13 +59,23 @@ class Upload:
         self.size = 0
         self.is_begun = False  # if so, the upstream may have received some of its bytes
         self.sent_fields: Callable[[dict[str, str]], dict[str, str]] = dict  # which fields the provider gets
+        self.sha256: str | None = None  # of the file, in hexadecimal, once it has been read and if it is computed
+        self._hash: Any = None
         self._chunks = chunks
+
+    def hash(self) -> None:
+        """Compute the SHA-256 while the file is read."""
+        self._hash = sha256()
 
     def __iter__(self) -> Iterator[bytes]:
         self.is_begun = True
         for chunk in self._chunks:
             self.size += len(chunk)
+            if self._hash is not None:
+                self._hash.update(chunk)
             yield chunk
+        if self._hash is not None:
+            self.sha256 = self._hash.hexdigest()
 
 
 class Content(NamedTuple):
@@ -196,6 +207,7 @@ class _TargetFields(NamedTuple):
     owner: str = ""
     secrets: Mapping[str, Secret] = _NOTHING
     view: str | None = ""
+    account: str = ""
 
 
 class Target(_Opaque, _TargetFields):
@@ -203,7 +215,8 @@ class Target(_Opaque, _TargetFields):
 
     - `is_saved`: the credentials are the gateway's, not the caller's. There are none if the host asks for none.
     - `owner`: whose files the request makes, deletes and puts into requests.
-    - `view`: whose kept files it lists and reads; None for those of every owner.
+    - `view`: whose files it lists and reads; None for those of every owner.
+    - `account`: the account where owners are kept apart by a ledger; "" where they are not.
     - `secrets`: the current credentials. The exchange sets them before it calls `authorize`.
     """
 
@@ -229,6 +242,118 @@ class KeptFiles(Protocol):
 
     def open(self, file_id: str) -> Answer:
         """The file's content: an answer with an open body and a `content-length`. Raises NotFound."""
+
+    def stored_bytes(self) -> int:
+        """The bytes of all files that have not expired."""
+
+
+class Made(NamedTuple):
+    """An object at a provider, as the ledger is to remember it.
+
+    - `kind` is one of `operations.KINDS`. Times are in seconds since the epoch, by the provider's clock.
+    - `parent` is the id of what it came of: a batch, a job, an upload, a response.
+    - `is_open`: a batch or job whose results are still to come.
+    - `ends_after` is how many seconds the ledger remembers it, None for as long as it exists.
+    - The rest is known of files only: name, purpose, size in bytes, SHA-256, and when they expire.
+    """
+
+    id: str
+    kind: str
+    created_at: int
+    parent: str = ""
+    is_open: bool = False
+    ends_after: int | None = None
+    filename: str = ""
+    purpose: str = ""
+    bytes: int | None = None
+    sha256: str | None = None
+    expires_at: int | None = None
+
+
+class Owned(NamedTuple):
+    """What the ledger knows of an object: the fields of `Made`, whose it is, and through which key it came.
+
+    `number` ascends in the order in which objects were recorded. `deleted_at` is set once it was deleted here.
+    """
+
+    account: str
+    id: str
+    owner: str
+    key: str
+    kind: str
+    created_at: int
+    number: int
+    recorded_at: int
+    parent: str = ""
+    is_open: bool = False
+    expires_at: int | None = None
+    deleted_at: int | None = None
+    filename: str = ""
+    purpose: str = ""
+    bytes: int | None = None
+    sha256: str | None = None
+
+    def is_gone(self, now: float) -> bool:
+        """Whether it was deleted here, or has expired."""
+        return self.deleted_at is not None or (self.expires_at is not None and self.expires_at <= now)
+
+
+class Allowance(NamedTuple):
+    """What an upload may take: bytes that its owner may keep, and uploads a minute of its key; 0 is no limit.
+
+    `kept` are the bytes that the owner has in stores, of which the ledger knows nothing.
+    """
+
+    max_stored_bytes: int = 0
+    max_uploads_per_minute: int = 0
+    kept: int = 0
+
+
+class Ledger(Protocol):
+    """Remembers which owner made which object at which account. Safe for threads and processes. Raises StoreError.
+
+    An account is one identity at one provider, whatever saved providers lead there. Ids are compared without regard to
+    the case of ASCII letters.
+    """
+
+    def owners(self, account: str, ids: Sequence[str]) -> list[Owned]:
+        """What is known of these ids, in any order. One look-up for all of them."""
+
+    def begin_upload(self, account: str, owner: str, key: str, size: int, allowance: Allowance, now: float) -> int:
+        """Note an upload that begins, and reserve its bytes; returns a number for it. TooLarge, or TooMany (429)."""
+
+    def end_upload(self, number: int) -> None:
+        """Nothing came of an upload, or the store has recorded it itself: give its reservation back."""
+
+    def record(self, account: str, owner: str, key: str, made: Sequence[Made], now: float, upload: int = 0) -> None:
+        """Record objects, all or none; known ones of the same owner stay. `upload` is the one that has ended so.
+
+        DuplicateId if one of them belongs to another owner.
+        """
+
+    def delete(self, account: str, item_id: str, now: float) -> None:
+        """An object has been deleted."""
+
+    def finish(self, account: str, item_id: str) -> None:
+        """A batch or job has no more results to come."""
+
+    def unfinished(self, account: str, owner: str, limit: int) -> list[Owned]:
+        """An owner's batches and jobs that are not finished, the newest first."""
+
+    def of_kind(self, account: str, owner: str, kind: str) -> list[Owned]:
+        """An owner's objects of one kind that were not deleted here, in the order in which they were recorded."""
+
+    def owners_of(self, account: str, kind: str) -> list[str]:
+        """Who has objects of one kind, by name."""
+
+    def since(self, account: str, now: float) -> int:
+        """When the account came to this ledger."""
+
+    def is_judged(self, account: str, owner: str, operation: str, file_id: str) -> bool:
+        """Whether a file was found to name no object of others, as the input of this operation."""
+
+    def note_judged(self, account: str, owner: str, operation: str, file_id: str) -> None:
+        """Remember that it was."""
 
 
 class Send(Protocol):
@@ -311,6 +436,8 @@ class Provider(_Required, total=False):
     #: keeps files itself, each for its owner, and needs no credential; without keys, only this machine may use it. Its
     #: transport has `kept_files(target)`, which gives the `KeptFiles` of the target's owner
     is_store: bool
+    #: the folder of this machine in which a provider with these settings keeps its state; the ledger may live there too
+    state_folder: Callable[[Mapping[str, Any]], str]
     #: the kinds of files that a request may hold (`wire.file_types.KINDS`), for chats and Responses
     file_parts: tuple[str, ...]
     #: the same for other hosts that speak this contract: those whose origin is not that of `base_url`. Nothing is known

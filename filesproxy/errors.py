@@ -15,9 +15,11 @@ FilesproxyError
 │   ├── TooLarge             413
 │   ├── UnsupportedMedia     415
 │   ├── RangeNotSatisfiable  416 + Content-Range
+│   ├── TooMany              429 + Retry-After, a limit of the key
 │   └── CallerBusy           429 + Retry-After, the caller has its share in use
 ├── UpstreamError            502, the upstream is unreachable or broken
 │   ├── InvalidAnswer        502, its answer cannot be used
+│   ├── DuplicateId          502, it gave an id of another owner
 │   ├── UpstreamTimeout      504
 │   │   └── RequestTimeout   408, the client's own limit
 │   └── UpstreamAnswered     the upstream's own status and text
@@ -37,8 +39,9 @@ from typing import Any
 
 # Codes of 5xx answers to which a retry gets the same answer; OpenAI's SDKs retry every other 5xx.
 FINAL_CODES = frozenset({
-    "http_version_not_supported", "loop_detected", "media_not_supported", "store_full", "upstream_address",
-    "upstream_answer_too_large", "upstream_credential_rejected", "upstream_redirect", "upstream_tls",
+    "duplicate_id", "http_version_not_supported", "loop_detected", "media_not_supported", "store_full",
+    "upstream_address", "upstream_answer_too_large", "upstream_credential_rejected", "upstream_redirect",
+    "upstream_tls",
 })  # fmt: skip
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -170,6 +173,14 @@ class RangeNotSatisfiable(ClientError):
     code = "range_not_satisfiable"
 
 
+class TooMany(ClientError):
+    """429: a limit of the gateway key. Needs a Retry-After header."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_uploads"
+
+
 class CallerBusy(ClientError):
     """429: other requests of the same caller use its whole share. The same request can be sent again later."""
 
@@ -189,6 +200,12 @@ class InvalidAnswer(UpstreamError):
     """502: the upstream's answer cannot be used."""
 
     code = "upstream_invalid_answer"
+
+
+class DuplicateId(UpstreamError):
+    """502: the upstream gave a new object an id that the ledger has for another owner."""
+
+    code = "duplicate_id"
 
 
 class UpstreamTimeout(UpstreamError):

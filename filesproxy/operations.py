@@ -13,6 +13,10 @@ from .errors import BadRequest
 
 Expected = Literal["json", "nothing", "bytes", "events"]
 BodyKind = Literal["none", "form", "part", "json", "part or json"]
+#: what an object at a provider can be, and where it is below /v1; the last three have no paths of their own here
+_KINDS = {"files": "file", "uploads": "upload", "batches": "batch", "jobs": "job", "responses": "response",
+          "containers": "container", "vector_stores": "vector_store"}  # fmt: skip
+KINDS = (*_KINDS.values(), "model", "conversation", "item")
 
 
 class Route(NamedTuple):
@@ -25,7 +29,8 @@ class Route(NamedTuple):
     - `answer`: what the upstream must answer (`Call.expects`); `events` instead if the request asks for a stream.
     - `is_generated`: a model makes the answer.
     - `is_passed_through`: path, query, JSON and status pass unchanged.
-    - `request_ids`, `answer_ids`: where the JSON has ids, in the notation of `ids_at`.
+    - `request_ids`, `answer_ids`: where the JSON has ids, in the notation of `ids_at`. Those of a request are ids of
+      objects that the caller must own, where owners are kept apart.
     - `makes_another`: the answer is about something that was made below the id in the path, and has an id of its own.
     """
 
@@ -39,6 +44,16 @@ class Route(NamedTuple):
     request_ids: tuple[str, ...] = ()
     answer_ids: tuple[str, ...] = ()
     makes_another: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Of the object that the first id in the path names, or of those that the path lists or makes; "" if none."""
+        return next((_KINDS[segment] for segment in self.path.split("/") if segment in _KINDS), "")
+
+    @property
+    def is_top_list(self) -> bool:
+        """Whether it lists the objects of an account, not what is inside one of them."""
+        return self.method == "GET" and ":id" not in self.path and bool(self.kind)
 
     @property
     def repeats_id(self) -> bool:
@@ -64,11 +79,12 @@ def _each(places: tuple[str, ...]) -> tuple[str, ...]:
 _CHAT_IDS = ("messages[].content[].file.file_id", "messages[].content[].image_url.file_id")
 _RESPONSE_IDS = (
     "previous_response_id",
+    "conversation",
+    "conversation.id",
+    "input[].content.file_id",
     "input[].content[].file_id",
+    "input[].output.file_id",
     "input[].output[].file_id",
-    "tools[].container",
-    "tools[].container.file_ids[]",
-    "tools[].vector_store_ids[]",
 )
 _JOB_IDS = ("id", "training_file", "validation_file", "result_files[]")
 _BATCH_IDS = ("id", "input_file_id", "output_file_id", "error_file_id")
@@ -98,8 +114,7 @@ ROUTES: tuple[Route, ...] = (
     _passed("POST", "/v1/uploads", "create_upload", body="json", answer_ids=("id",)),
     _passed("POST", "/v1/uploads/:id/parts", "add_upload_part", body="part", answer_ids=("id", "upload_id"),
             makes_another=True),
-    _passed("POST", "/v1/uploads/:id/complete", "complete_upload", body="json", request_ids=("part_ids[]",),
-            answer_ids=("id", "file.id")),
+    _passed("POST", "/v1/uploads/:id/complete", "complete_upload", body="json", answer_ids=("id", "file.id")),
     _passed("POST", "/v1/uploads/:id/cancel", "cancel_upload", answer="nothing", answer_ids=("id",)),
     _passed("POST", "/v1/batches", "create_batch", body="json", request_ids=("input_file_id",), answer_ids=_BATCH_IDS),
     _passed("GET", "/v1/batches", "list_batches", answer_ids=_each(_BATCH_IDS)),
@@ -164,6 +179,31 @@ OPERATIONS: dict[str, Route] = {route.operation: route for route in ROUTES if ro
 FILE_OPERATIONS = tuple(name for name, route in OPERATIONS.items() if route.path.startswith("/v1/files"))
 #: the operations that only providers with OpenAI's own contract have, unless one has them in its own way
 PASSED_THROUGH = tuple(name for name, route in OPERATIONS.items() if route.is_passed_through)
+
+_Made = tuple[tuple[str, str], ...]
+#: what an item of a response's output tells of: (place in the item, kind)
+MADE_BY_ITEM: _Made = (("id", "item"), ("container_id", "container"))
+_BY_RESPONSE: _Made = (("id", "response"), ("conversation.id", "conversation"),
+                       *((f"output[].{place}", kind) for place, kind in MADE_BY_ITEM))  # fmt: skip
+_BY_BATCH: _Made = (("id", "batch"), ("output_file_id", "file"), ("error_file_id", "file"))
+_BY_JOB: _Made = (("id", "job"), ("result_files[]", "file"), ("fine_tuned_model", "model"))
+#: operation → (place in its answer, kind) of the objects that its answer tells of, perhaps for the first time
+MADE_BY: dict[str, _Made] = {
+    "upload_file": (("id", "file"),),
+    "create_upload": (("id", "upload"),),
+    "complete_upload": (("file.id", "file"),),
+    "list_response_input_items": (("data[].id", "item"),),
+    "create_container": (("id", "container"),),
+    "create_vector_store": (("id", "vector_store"),),
+    "list_batches": tuple((f"data[].{place}", kind) for place, kind in _BY_BATCH),
+    "list_fine_tuning_jobs": tuple((f"data[].{place}", kind) for place, kind in _BY_JOB),
+    "list_fine_tuning_checkpoints": (("data[].fine_tuned_model_checkpoint", "model"),),
+    **dict.fromkeys(("create_response", "compact_response", "retrieve_response", "cancel_response"), _BY_RESPONSE),
+    **dict.fromkeys(("create_batch", "retrieve_batch", "cancel_batch"), _BY_BATCH),
+    **{name: _BY_JOB for name in OPERATIONS if name.endswith("_fine_tuning_job")},
+}
+#: the operations that make objects which have owners, or take the ids of such; chats are not among them
+OWNING = tuple(name for name, route in OPERATIONS.items() if route.kind or name == "delete_model")
 
 # The ids that providers issue. Nothing in them can change the URL that they are put into ("..", "/", "?", "#", "%").
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

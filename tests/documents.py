@@ -115,6 +115,11 @@ RUN_BY = {
         ("python", "class Mount", FIVE_OPERATIONS),
         ("python", "class WithGatewayKey", "test_host_that_sets_the_gateway_key_as_printed"),
     ),
+    "docs/isolation.md": (
+        ("ini", "[filesproxy]", "test_ini_example_is_a_configuration"),
+        ("sh", "python3 -m filesproxy files orphans", "test_files_at_a_provider_are_looked_after_as_printed"),
+        ("sh", "python3 -m filesproxy files list", "test_files_at_a_provider_are_looked_after_as_printed"),
+    ),
     "docs/kept-files.md": (
         ("ini", "[filesproxy]", "test_ini_example_is_a_configuration"),
         ("text", "[file: notes.txt]", "test_text_in_a_request_stands_between_the_lines_that_the_page_shows"),

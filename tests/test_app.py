@@ -971,7 +971,7 @@ def shared():
     held = Held(upstream)
     keys = {f"key:{name}": {"sha256": hashed(f"fp_{name}"), "providers": "openai"} for name in ("a", "b")}
     config = {"provider:openai": {"credential": "sk-saved"}, **keys}
-    application = create_app(config, transports={"https": held}, default_provider="openai")
+    application = create_app(config, transports={"https": held}, default_provider="openai", isolation=False)
     application.share_threads(4)
     with ThreadPoolExecutor(8) as pool:
         yield webtest.TestApp(application, extra_environ=MODERN), held, pool

@@ -17,6 +17,8 @@ from ..transports.https import tls
 from . import kept_files
 from .credentials import NO_CREDENTIAL, is_saved
 from .ini import Source, read
+from .isolation import Isolation, isolation
+from .isolation import problems as isolation_problems
 from .settings import is_name, is_written_out, known_settings, parsed
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
@@ -33,8 +35,8 @@ Sections = Mapping[str, Mapping[str, Any]]  # section → key → text or value
 class Key:
     """A gateway key: the SHA-256 hashes by which it is recognised, what it may use, and whose its files are.
 
-    `sees` is `all` if it may list and read the kept files of every owner, else `own`. The rest are the rules for its
-    uploads: bytes and seconds, where 0 and () are no rule.
+    `sees` is `all` if it may list and read what every owner has, else `own`. `foreign_ids` says whether it may use what
+    nobody owns. The rest are the rules for its uploads: bytes, seconds and a number, where 0 and () are no rule.
     """
 
     name: str
@@ -49,6 +51,14 @@ class Key:
     allowed_types: tuple[str, ...] = ()
     default_expires_after: int = 0
     max_expires_after: int = 0
+    foreign_ids: bool = False
+    max_stored_bytes: int = 0
+    max_uploads_per_minute: int = 0
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether its uploads are counted."""
+        return bool(self.max_stored_bytes or self.max_uploads_per_minute)
 
     def may_use(self, provider: str) -> bool:
         """Whether this key may use the saved provider."""
@@ -64,7 +74,8 @@ class Config:
     """The settings of the application and of each provider, the gateway keys, and warnings for the operator.
 
     `scope` names the headers that a client must not send together with a saved provider. `stores` are the providers
-    that keep files, `inlined` for each provider those of them whose files may be put into its requests.
+    that keep files, `inlined` for each provider those of them whose files may be put into its requests. `isolation`
+    says where owners are kept apart.
     """
 
     settings: Mapping[str, Any]
@@ -74,6 +85,7 @@ class Config:
     scope: Scope
     stores: tuple[str, ...]
     inlined: Mapping[str, tuple[str, ...]]
+    isolation: Isolation = Isolation()
 
 
 def load(
@@ -96,13 +108,15 @@ def load(
     providers = _providers(found, settings, table, known, problems)
     keys = _keys(found, known, problems)
     problems += _problems_together(found, settings, providers, keys, table)
+    problems += isolation_problems(found, settings, providers, keys, table)
     if problems:
         raise ConfigError("\n".join(problems))
     stores = tuple(kept_files.stores(providers, table))
     inlined = kept_files.inlined(providers, stores)
     apart = kept_files.warnings(settings["default_files"], settings["default_chat"], providers, inlined, stores)
-    warnings = [*_warnings(providers, keys), *_exposed(found, known), *apart]
-    return Config(settings, providers, keys, tuple(warnings), scope_of(table), stores, inlined)
+    kept_apart = isolation(settings, providers, keys, table)
+    warnings = [*_warnings(providers, keys, kept_apart), *_exposed(found, known), *apart]
+    return Config(settings, providers, keys, tuple(warnings), scope_of(table), stores, inlined, kept_apart)
 
 
 def _section_problems(source: Source) -> Iterator[str]:
@@ -192,7 +206,7 @@ def _provider_problems(
     kind = table[own["kind"]]
     foreign = {setting.name for setting in settings_of(table)} - {each.name for each in kind.get("settings", ())}
     if kind.get("is_store"):
-        foreign |= {"base_url", "credential", *kept_files.OF_MODELS}
+        foreign |= {"base_url", "credential", "account", "allow_fields", *kept_files.OF_MODELS}
     else:
         foreign |= {*kept_files.OF_STORES}
     for name in sorted(foreign & set(given)):
@@ -278,12 +292,13 @@ def _problems_together(
             yield f"{source.place('provider:' + name, 'credential')}: the credential is a gateway key."
 
 
-def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...]) -> list[str]:
+def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...], kept_apart: Isolation) -> list[str]:
     found = []
     for name, own in providers.items():
         users = [key.name for key in keys if key.may_use(name)]
         owners = {key.owner or key.name for key in keys if key.may_use(name)}
-        if is_saved(own) and len(owners) > 1 and own["files"] in ("", kept_files.OWN):
+        is_shared = name not in kept_apart.accounts and name not in kept_apart.for_chats
+        if is_saved(own) and len(owners) > 1 and own["files"] in ("", kept_files.OWN) and is_shared:
             found.append(f"The keys {', '.join(users)} share the files of the saved provider {name}.")
         if own["credential"] and _PLAIN_HTTP.match(own["base_url"]):
             found.append(f"The saved provider {name} sends its credential over plain http.")

@@ -141,6 +141,16 @@ def _media_types(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+def _folder(text: str) -> str:
+    return os.path.abspath(os.path.expanduser(text)) if text else ""
+
+
+def _fields(text: str) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", word) for word in text.split()):
+        raise ValueError("names of fields and types of tools with spaces between them")
+    return tuple(text.split())
+
+
 def _yes(text: str) -> bool:
     if text not in ("yes", "no"):
         raise ValueError("yes or no")
@@ -221,6 +231,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("via_name", "", _via_name, "name in `Via` by which this deployment detects loops; generated if empty"),
     Setting("log_metadata", False, _yes, "does the access log have the clients' x-portkey-metadata: `yes`, `no`"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
+    Setting("ledger", "", _folder, "folder that remembers whose objects at providers are; empty: that of `local`"),
+    Setting("isolation", True, _yes, "are owners kept apart at the saved providers that they share: `yes`, `no`"),
+    Setting("response_days", 90, _rate, "days for which the ledger remembers whose a response is"),
+    Setting("allow_fields", (), _fields, "fields and tool types that isolation lets pass though unknown here", *_BOTH),
+    Setting("account", "", _word, "whose identity the credential is at the provider; empty: the section's", *_PROVIDER),
     Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", *_PROVIDER),
     Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", *_PROVIDER),
     Setting(
@@ -246,10 +261,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("providers", (), _words, "saved providers this key may use, or `*`", *_KEY),
     Setting("operations", ("*",), _operations, "operations this key may use, or `*`", *_KEY),
     Setting("owner", "", _word, "whose the key's files are, so that keys can share them; empty: the key's name", *_KEY),
-    Setting("sees", "own", _sees, "kept files that it may list and read: `own` or `all`, those of every owner", *_KEY),
+    Setting("sees", "own", _sees, "what it may list and read: `own` or `all`, which is that of every owner", *_KEY),
+    Setting("foreign_ids", False, _yes, "may it use what nobody owns and is older than the ledger: `yes`, `no`", *_KEY),
     Setting(
         "max_file_bytes", 0, _integer, "largest file that it may upload, in bytes; more is a 413; 0: no rule", *_KEY
     ),
+    Setting("max_stored_bytes", 0, _integer, "bytes that the files of its owner may have together; 0: no rule", *_KEY),
+    Setting("max_uploads_per_minute", 0, _integer, "uploads that it may begin in a minute; more is a 429", *_KEY),
     Setting("allowed_purposes", (), _purposes, "purposes of its uploads; others are a 403; empty: all", *_KEY),
     Setting("allowed_types", (), _media_types, "media types of its uploads, such as `text/*`; empty: all", *_KEY),
     Setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..budget import Hold
 from ..calls import Body
@@ -78,12 +78,19 @@ class EventStream:
     """A provider's events on their way to a client, translated or not. Owns the bodies that they come from.
 
     A failure before the first event is raised. After it, the status has been sent, so the failure becomes the last
-    event, and its code is in `error`.
+    event, and its code is in `error`. `seen` gets the events before the client does, and may raise to keep them back.
     """
 
     def __init__(
-        self, events: Iterator[bytes], bodies: list[Body], secrets: Iterable[Secret], source: Source, hold: Hold
+        self,
+        events: Iterator[bytes],
+        bodies: list[Body],
+        secrets: Iterable[Secret],
+        source: Source,
+        hold: Hold,
+        seen: Callable[[bytes], None] | None = None,
     ) -> None:
+        self._seen = seen
         self._events = events
         self._bodies = bodies
         self._secrets = secrets
@@ -103,6 +110,8 @@ class EventStream:
                 self._source.begin()
                 block = _without_secrets(next(self._events), self._secrets)
                 self._source.end(block)
+            if self._seen:
+                self._seen(block)
         except FilesproxyError as error:
             redact_error(error, self._secrets)
             if not self._begun:

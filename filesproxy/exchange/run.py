@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..budget import NO_ROOM, Hold, Shared
 from ..calls import Answer, Body, Call, Content, Target, Transport
@@ -22,10 +22,12 @@ def run(
     target: Target,
     transports: Mapping[str, Transport],
     hold: Hold | None = None,
+    seen: Callable[[bytes], None] | None = None,
 ) -> Answer:
     """Perform the call's operation. The answer's body is open if it is relayed; every other body is closed.
 
-    What JSON answers take in memory is counted in `hold`, for the caller to release; an EventStream releases it.
+    What JSON answers take in memory is counted in `hold`, for the caller to release; an EventStream releases it. `seen`
+    gets the events of a stream before they are relayed.
 
     UpstreamAnswered for any status other than 2xx, InvalidAnswer for an answer that cannot be used, NO_ROOM if there is
     no memory left for the answer, BadRequest if the provider does not have the operation.
@@ -44,7 +46,7 @@ def run(
         answer = operation(call, send)
         _check_id(call, answer)
         if send.source and answer.body is not None:
-            events = EventStream(answer.body, opened, target.credentials, send.source, hold)
+            events = EventStream(answer.body, opened, target.credentials, send.source, hold, seen)
             answer = _as_event_stream(answer, events)
         relayed_body = answer.body
         return answer

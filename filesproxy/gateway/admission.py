@@ -68,10 +68,9 @@ class Admission:
             if store := store_of(named.settings):
                 check_store(store, named, self._head, self.caller)
                 named = store_target(store, self._head, self.caller, self._config, self._providers)
-            if OWNER in self._head.headers and not named.provider.get("is_store"):
-                raise BadRequest(
-                    f"The header {OWNER} is for kept files; this provider has files of its own.", param=OWNER
-                )
+            if OWNER in self._head.headers and not (named.account or named.provider.get("is_store")):
+                message = f"The header {OWNER} is for files that have owners here; those of this provider have none."
+                raise BadRequest(message, param=OWNER)
             self._files_target = named
         return self._files_target
 

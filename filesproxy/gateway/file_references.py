@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 from ..calls import Json
@@ -15,9 +14,8 @@ from ..errors import BadRequest
 from ..operations import is_kept_id
 from ..wire.file_types import Kind
 from ..wire.inlined_json import base64_of
-from ..wire.json_fields import at
+from ..wire.json_fields import MAX_NAME_IN_PLACE, at, place_of
 
-MAX_NAME_IN_PLACE = 64  # characters of a client's own name for something, in a message
 # What says where the content of a file is, and what says what it is. The rest of a part is for the model host.
 _SOURCES = ("file_id", "file_data", "file_url", "image_url", "url")
 _DESCRIPTION = frozenset({"type", "filename", "mime_type", "detail", *_SOURCES})
@@ -150,7 +148,7 @@ def kept_id_in(value: Any) -> str | None:
                 is_prose = is_named and name == "variables"  # of a prompt, whose names are the client's
                 is_short = len(inner) < MAX_NAME_IN_PLACE and not is_prose
                 if is_short and is_kept_id(inner.strip()) and _REFERRING.fullmatch(field):
-                    return _place((path, key))
+                    return place_of((path, key))
             elif inner and isinstance(inner, (dict, list)) and field not in _NOT_FOR_FILES:
                 is_schema = field == "parameters" and is_named and "name" in outer  # of a function
                 if not is_schema:
@@ -163,15 +161,6 @@ def kept_id_in(value: Any) -> str | None:
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
     return iter(value.items()) if isinstance(value, dict) else enumerate(value)
-
-
-def _place(path: Any) -> str:
-    """The place that a path (the path of what is around it, and the name or number in that) leads to."""
-    keys: list[str | int] = []
-    while path:
-        path, key = path
-        keys.append(key[:MAX_NAME_IN_PLACE] if isinstance(key, str) else key)
-    return reduce(at, reversed(keys), "")
 
 
 #: operation → the references in its request's JSON

@@ -20,6 +20,7 @@ from .expiry import ANCHOR, SECONDS, in_brackets, is_about_expiry
 from .request import FormCheck, Request
 from .router import Match
 from .upload_rules import UploadRules
+from .uploads import form_fields
 
 MAX_FIELD_BYTES = 65536  # of one form field; the contract's longest one is a purpose
 Handler = Callable[[Request, Match, Target, Optional[Json]], Call]
@@ -36,8 +37,7 @@ def call_of(match: Match, **more: Any) -> Call:
 
 def upload_file(request: Request, match: Match, target: Target, body: Json | None) -> Call:
     """POST /v1/files. Reads up to the first byte of the file; the rest is read while the call is sent."""
-    fields = target.provider.get("form_fields", ())
-    known = fields(target) if callable(fields) else fields
+    known = form_fields(target)
     required = target.provider.get("required_form_fields", ())
     request.upload_rules.check_expiry(known)
     form = Form(form_parts(request, target), request.check_form, known, required, rules=request.upload_rules)

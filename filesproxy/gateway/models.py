@@ -37,6 +37,7 @@ MAX_LIST_BYTES = 1 << 21  # of one provider's answer; the longest lists known, o
 _SPARE_SECONDS = 1.0  # for a call that has been ended to return
 
 Ask = Callable[[Call, Target], Json]  # the JSON that a target answers, within SECONDS
+Only = Callable[[list[Json], Target], list[Json]]  # the models of a target's list that a caller may see
 
 
 def asks_by(transports: Mapping[str, Transport], watchdog: Watchdog, answers: Shared) -> Ask:
@@ -84,18 +85,24 @@ class ModelLists:
         self._lock = threading.Lock()
 
     def response(
-        self, request: Request, match: Match, caller: Hashable, targets: Sequence[Target], record: Record
+        self, request: Request, match: Match, caller: Hashable, targets: Sequence[Target], record: Record, only: Only
     ) -> Response:
         """The answer to a request for the models of these targets. Raises what `of` raises."""
         via = {"via": request.headers["via"]} if "via" in request.headers else {}
-        found = self.of(caller, call_of(match, headers=via, now=record.started), targets)
+        found = self.of(caller, call_of(match, headers=via, now=record.started), targets, only)
         headers = {**record.headers(), "cache-control": "no-store"}
         if ignored := [*(f"@{name}" for name in found.missing), *record.ignored]:
             headers["x-filesproxy-ignored"] = ", ".join(ignored)
         secrets = [secret for target in targets for secret in target.credentials]
         return json_response(200, {"object": "list", "data": found.data}, headers, secrets)
 
-    def of(self, caller: Hashable, call: Call, targets: Sequence[Target]) -> Models:
+    def of(
+        self,
+        caller: Hashable,
+        call: Call,
+        targets: Sequence[Target],
+        only: Only = lambda models, target: models,
+    ) -> Models:
         """The models of these targets for this caller, who must always come with the same ones.
 
         Raises the failure of the last target if all have failed.
@@ -107,7 +114,7 @@ class ModelLists:
         with known.lock:  # requests of the same caller that come meanwhile wait for the same answers
             if known.until <= self._clock():
                 known.forget()
-                found = self._gathered(call, targets)
+                found = self._gathered(call, targets, only)
                 self._remember(known, found)
             else:
                 found = known.found
@@ -132,8 +139,8 @@ class ModelLists:
                 known.found, known.size = found, size
                 known.until = now + (REMEMBERED_SECONDS if is_whole else INCOMPLETE_SECONDS)
 
-    def _gathered(self, call: Call, targets: Sequence[Target]) -> Models | FilesproxyError:
-        gathering = _Gathering(self._ask, self._slots, call, targets)
+    def _gathered(self, call: Call, targets: Sequence[Target], only: Only) -> Models | FilesproxyError:
+        gathering = _Gathering(self._ask, self._slots, call, targets, only)
         found = gathering.run()
         data = [model for target in targets for model in found.get(target.name, ())]
         missing = [target.name for target in targets if target.name not in found]
@@ -157,7 +164,10 @@ class _Remembered:
 class _Gathering:
     """One round of questions, on threads of its own."""
 
-    def __init__(self, ask: Ask, slots: threading.BoundedSemaphore, call: Call, targets: Sequence[Target]) -> None:
+    def __init__(
+        self, ask: Ask, slots: threading.BoundedSemaphore, call: Call, targets: Sequence[Target], only: Only
+    ) -> None:
+        self._only = only
         self._ask = ask
         self._slots = slots
         self._call = call
@@ -192,7 +202,7 @@ class _Gathering:
     def _ask_next(self) -> None:
         target = self._left.popleft()
         try:
-            models = need(self._ask(self._call, target), "data", list)
+            models = self._only(need(self._ask(self._call, target), "data", list), target)
             self._found[target.name] = [{**model, "id": f"@{target.name}/{need(model, 'id', str)}"} for model in models]
         except FilesproxyError as failure:
             self.failure = failure

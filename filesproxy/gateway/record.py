@@ -96,8 +96,9 @@ class Record:
 
     @property
     def extras(self) -> dict[str, Any]:
-        """Fields of the log that few requests have: the client's names for it, metadata, a detail, kept files."""
-        rare = self._trace_id or self._traceparent or self._detail or self._param or self.inline_files
+        """Fields of the log that few requests have: the client's names for it, metadata, a detail, its files."""
+        sha256 = self.upload.sha256 if self.upload else None
+        rare = self._trace_id or self._traceparent or self._detail or self._param or self.inline_files or sha256
         if not rare and self.metadata is None:
             return {}
         metadata = (
@@ -111,6 +112,7 @@ class Record:
         found = {
             "trace_id": self.trace_id,
             "traceparent": self.traceparent,
+            "sha256": sha256,
             "detail": self.detail,
             "metadata": metadata,
             "inline_files": self.inline_files or None,

@@ -63,10 +63,21 @@ def resolve(
             raise Forbidden(_NO_DEFAULT_CREDENTIAL)
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
     credentials = single_credential(secret)
-    target = Target(
-        name, provider, settings["base_url"], settings, credentials, uses_saved, caller.owner, credentials.now()
+    account = config.isolation.accounts.get(name, "") if uses_saved else ""
+    return _addressed(
+        Target(
+            name,
+            provider,
+            settings["base_url"],
+            settings,
+            credentials,
+            uses_saved,
+            caller.owner,
+            credentials.now(),
+            view=_view(head, caller) if account else "",
+            account=account,
+        )
     )
-    return _addressed(target)
 
 
 def store_target(name: str, head: Head, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
@@ -74,12 +85,37 @@ def store_target(name: str, head: Head, caller: Caller, config: Config, provider
 
     Forbidden if a header names another owner and the key does not see all.
     """
-    settings, sees_all = config.providers[name], bool(caller.key and caller.key.sees == "all")
+    settings = config.providers[name]
+    provider, url = providers[settings["kind"]], settings["base_url"]
+    return _addressed(Target(name, provider, url, settings, owner=caller.owner, view=_view(head, caller)))
+
+
+def _view(head: Head, caller: Caller) -> str | None:
+    """Whose objects the caller lists and reads; None: every owner's. Forbidden if it may not see those."""
+    sees_all = bool(caller.key and caller.key.sees == "all")
     view = single(head.headers, OWNER) or (None if sees_all else caller.owner)
     if view != caller.owner and not sees_all:
         raise Forbidden("Only a gateway key with `sees = all` sees the files of another owner.", param=OWNER)
-    provider, url = providers[settings["kind"]], settings["base_url"]
-    return _addressed(Target(name, provider, url, settings, owner=caller.owner, view=view))
+    return view
+
+
+def saved_target(name: str, config: Config, providers: Mapping[str, Provider]) -> Target:
+    """A saved provider as a target, for the operator's own commands."""
+    settings = config.providers[name]
+    credentials = single_credential(settings["credential"])
+    provider, account = providers[settings["kind"]], config.isolation.accounts.get(name, "")
+    return _addressed(
+        Target(
+            name,
+            provider,
+            settings["base_url"],
+            settings,
+            credentials,
+            True,
+            secrets=credentials.now(),
+            account=account,
+        )
+    )
 
 
 def _addressed(target: Target) -> Target:

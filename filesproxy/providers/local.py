@@ -48,6 +48,7 @@ LOCAL: Provider = {
     "required_settings": ("folder",),
     "describe": describe,
     "is_store": True,
+    "state_folder": lambda settings: str(settings["folder"]),
     "file_parts": (),
     "host_file_parts": (),
 }

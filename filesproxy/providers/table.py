@@ -51,7 +51,7 @@ _MAPPINGS = {"unsupported": str, "client_settings": str, "credential_headers": M
 _NAMES = frozenset({"hosts", "required_form_fields", "client_headers", "list_headers", "required_settings",
                     "scope_prefixes", "answer_headers", "answer_header_prefixes", "request_id_headers"})  # fmt: skip
 _FLAGS = frozenset({"is_store", "text_is_file"})
-_FUNCTIONS = frozenset({"authorize", "error", "path", "check_settings", "describe"})
+_FUNCTIONS = frozenset({"authorize", "error", "path", "check_settings", "describe", "state_folder"})
 
 
 def _is_of_kind(key: str, value: Any) -> bool:

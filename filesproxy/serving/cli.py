@@ -133,6 +133,8 @@ def check(config: str | None) -> int:
     for known in found.keys:
         uses = f"providers {' '.join(known.providers) or 'none'}, operations {' '.join(known.operations)}"
         print(f"  key {known.name}: {uses}{_rules_of(known)}")
+    for said in _isolation(found):
+        print(f"  {said}")
     for warning in (*found.warnings, *files.warnings(found)):
         print(f"  warning: {warning}")
     for problem in (problems := files.unusable(found)):
@@ -253,15 +255,29 @@ def _default(name: str, settings: Mapping[str, Any]) -> str:
     return ", the default for files" if for_files else ", the default for chats" if for_chat else ""
 
 
+_LIMITS = ("max_file_bytes", "max_stored_bytes", "max_uploads_per_minute", "default_expires_after",
+           "max_expires_after")  # fmt: skip
+
+
 def _rules_of(key: Key) -> str:
     """What a key has beside its providers and operations."""
     rules = {
         "owner": key.owner,
         "sees": "all" if key.sees == "all" else "",
-        **{name: getattr(key, name) for name in ("max_file_bytes", "default_expires_after", "max_expires_after")},
+        "foreign_ids": "yes" if key.foreign_ids else "",
+        **{name: getattr(key, name) for name in _LIMITS},
         **{name: " ".join(getattr(key, name)) for name in ("allowed_purposes", "allowed_types")},
     }
     return "".join(f", {name} {rule}" for name, rule in rules.items() if rule)
+
+
+def _isolation(config: Config) -> list[str]:
+    """Where owners are kept apart, and by what."""
+    kept = config.isolation
+    if not kept.ledger:
+        return []
+    apart = f"keeps owners apart at the accounts {', '.join(sorted(set(kept.accounts.values())))}"
+    return [f"ledger in {kept.ledger}: {apart if kept.accounts else 'counts uploads'}"]
 
 
 def _credential(own: Mapping[str, Any]) -> str:

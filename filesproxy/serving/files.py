@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -18,11 +17,12 @@ from typing import Any
 from ..app import Application
 from ..config.load import Config
 from ..config.settings import is_name
-from ..errors import ConfigError, StoreError
+from ..errors import ConfigError, FilesproxyError, StoreError
 from ..transports.local import maintenance
 from ..transports.local.backup import backup
 from ..transports.local.maintenance import Count
 from ..transports.local.transport import LocalTransport
+from . import accounts, lines
 
 
 def add_parser(commands: Any) -> None:
@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
     for verb, text in _HELP.items():
         of_verb = verbs.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
         of_verb.add_argument("--config", metavar="FILE", help="INI file; default: $FILESPROXY_CONFIG")
-        of_verb.add_argument("--provider", metavar="NAME", help="the saved provider, if several keep files")
+        of_verb.add_argument("--provider", metavar="NAME", help="the saved provider whose files are meant")
         if verb == "list":
             of_verb.add_argument("--owner", metavar="NAME", help="only the files of this owner")
             of_verb.add_argument("--json", action="store_true", help="a line of JSON for each file, with its SHA-256")
@@ -42,6 +42,10 @@ def add_parser(commands: Any) -> None:
             of_verb.add_argument("--to", dest="new", metavar="NAME", required=True, help="the new owner")
         if verb == "delete":
             of_verb.add_argument("ids", metavar="ID", nargs="+", help="the id of a file")
+        if verb == "orphans":
+            of_verb.add_argument("--to", metavar="NAME", default="", help="the owner who gets the files that are named")
+            of_verb.add_argument("--delete", action="store_true", help="delete the files that are named")
+            of_verb.add_argument("ids", metavar="ID", nargs="*", help="the id of a file")
         if verb == "backup":
             of_verb.add_argument("target", metavar="DIR", help="a folder that is not there yet, or is empty")
         if verb == "rebuild":
@@ -50,11 +54,41 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
     """Run a verb. 0 if all was well, 1 if something is wrong with the files. Raises ConfigError."""
-    folder = _folder(config, arguments.provider)
+    if arguments.verb == "adopt" and not is_name(arguments.new):
+        raise ConfigError("--to must be a name of lower-case letters, digits, - and _.")
+    named, at_providers = arguments.provider, accounts.names(config)
+    if named in config.isolation.accounts:
+        return _at_provider(config, named, arguments)
+    is_for_all = named is None and arguments.verb in ("list", "adopt", "sweep")
+    is_for_one = arguments.verb == "orphans"
+    status = 0
+    if not (is_for_one or (is_for_all and at_providers and not _folders(config))):
+        status = _in_folder(_folder(config, named), arguments)
+    if is_for_one and not (named is None and len(at_providers) == 1):
+        raise ConfigError(f"--provider must be one of {', '.join(sorted(config.isolation.accounts)) or 'none here'}.")
+    for provider in at_providers.values() if is_for_all or is_for_one else ():
+        status = _at_provider(config, provider, arguments) or status
+    return status
+
+
+def _in_folder(folder: str, arguments: argparse.Namespace) -> int:
     try:
         return _VERBS[arguments.verb](folder, arguments)
     except StoreError as error:
         print(f"filesproxy: {folder}: {error.message}", file=sys.stderr)
+        return 1
+
+
+def _at_provider(config: Config, name: str, arguments: argparse.Namespace) -> int:
+    verb = accounts.VERBS.get(arguments.verb)
+    if verb is None:
+        raise ConfigError(f"{arguments.verb} is for providers that keep files here.")
+    try:
+        return verb(accounts.Account(config, name), arguments)
+    except ConfigError:
+        raise
+    except FilesproxyError as error:
+        print(f"filesproxy: {name}: {error.message}", file=sys.stderr)
         return 1
 
 
@@ -70,8 +104,10 @@ def _folder(config: Config, name: str | None) -> str:
 
 
 def unusable(config: Config) -> list[str]:
-    """Why folders in which files are to be kept cannot be used, each with its path."""
-    return list(filter(None, map(maintenance.unusable, _folders(config).values())))
+    """Why folders in which files or the ledger are to be kept cannot be used, each with its path."""
+    ledger, folders = config.isolation.ledger, _folders(config).values()
+    found = [maintenance.unusable_for_ledger(ledger)] if ledger and ledger not in folders else []
+    return list(filter(None, [*map(maintenance.unusable, folders), *found]))
 
 
 def warnings(config: Config) -> list[str]:
@@ -87,6 +123,11 @@ def warnings(config: Config) -> list[str]:
             if "" in strangers:
                 adopt = "`files adopt --from ''` gives them to an owner"
                 found.append(f"{folder} has files from a time without gateway keys: {adopt}.")
+    with suppress(StoreError):
+        strangers = [name for name in maintenance.ledger_owners(config.isolation.ledger) if name not in known]
+        if named := ", ".join(strangers):
+            adopt = "`files adopt` gives it to another owner"
+            found.append(f"{named} has objects at providers by the ledger, and no gateway key has that owner: {adopt}.")
     return found
 
 
@@ -125,42 +166,35 @@ def _list(folder: str, arguments: argparse.Namespace) -> int:
         return 0
     count = size = 0
     for row in maintenance.files(folder, arguments.owner):
-        expiry = f"expires {_time(row['expires_at'])}" if row["expires_at"] else "stays"
-        owner = _printable(row["owner"]) or "-"
-        print(
-            f"{row['id']}  {owner}  {row['bytes']}  {_time(row['created_at'])}  {_age(row['created_at'])}  {expiry}  "
-            f"{_printable(row['filename'])}"
-        )
+        print(lines.line(row["id"], row["owner"], row["bytes"], row["created_at"], row["expires_at"], row["filename"]))
         count, size = count + 1, size + row["bytes"]
-    print(f"{_count(Count(count, size))} in {folder}")
+    print(f"{lines.counted(count, size)} in {folder}")
     _say_lost(maintenance.lost(folder))
     return 0
 
 
 def _adopt(folder: str, arguments: argparse.Namespace) -> int:
-    if not is_name(arguments.new):
-        raise ConfigError("--to must be a name of lower-case letters, digits, - and _.")
     left: list[str] = []
     count = maintenance.adopt(folder, arguments.old, arguments.new, _both(print, left.append))
-    print(f"{_count(count)} of {_printable(arguments.old) or 'nobody'} now belong to {arguments.new}")
+    print(f"{lines.counted(*count)} of {lines.printable(arguments.old) or 'nobody'} now belong to {arguments.new}")
     return 1 if left else 0
 
 
 def _delete(folder: str, arguments: argparse.Namespace) -> int:
     missing: list[str] = []
-    print(f"{_count(maintenance.delete(folder, arguments.ids, _both(print, missing.append)))} deleted")
+    print(f"{lines.counted(*maintenance.delete(folder, arguments.ids, _both(print, missing.append)))} deleted")
     return 1 if missing else 0
 
 
 def _sweep(folder: str, arguments: argparse.Namespace) -> int:
-    print(f"{_count(maintenance.sweep(folder))} had expired, and nothing is left of them")
+    print(f"{lines.counted(*maintenance.sweep(folder))} had expired, and nothing is left of them")
     _say_lost(maintenance.lost(folder))
     return 0
 
 
 def _verify(folder: str, arguments: argparse.Namespace) -> int:
     found = maintenance.verify(folder, print)
-    print(f"{_count(found.kept)} in {folder}: {found.problems or 'no'} problem{'s' * (found.problems != 1)}")
+    print(f"{lines.counted(*found.kept)} in {folder}: {found.problems or 'no'} problem{'s' * (found.problems != 1)}")
     if found.without_sha256:
         print(f"{found.without_sha256} of them have no SHA-256: only their size was compared")
     if found.without_sidecar:
@@ -173,7 +207,7 @@ def _verify(folder: str, arguments: argparse.Namespace) -> int:
 def _rebuild(folder: str, arguments: argparse.Namespace) -> int:
     left_out: list[str] = []
     count, aside = maintenance.rebuild(folder, _both(print, left_out.append), arguments.force)
-    print(f"the new index has {_files(count)}" + (f"; the old one is kept as {aside}" if aside else ""))
+    print(f"the new index has {lines.files(count)}" + (f"; the old one is kept as {aside}" if aside else ""))
     return 1 if left_out else 0
 
 
@@ -182,20 +216,20 @@ def _backup(folder: str, arguments: argparse.Namespace) -> int:
     target = os.path.abspath(arguments.target)
     count, is_linked = backup(folder, target, _both(print, missing.append))
     how = ", as hard links: copy the folder to another disk" if is_linked else ""
-    print(f"{_count(count)} copied to {target}{how}")
+    print(f"{lines.counted(*count)} copied to {target}{how}")
     return 1 if missing else 0
 
 
 def _restore(folder: str, arguments: argparse.Namespace) -> int:
     left: list[str] = []
     restored, unanswered = maintenance.restore(folder, _both(print, left.append))
-    print(f"{_count(restored)} restored")
+    print(f"{lines.counted(*restored)} restored")
     _say_unanswered(unanswered)
     return 1 if left else 0
 
 
 def _discard(folder: str, arguments: argparse.Namespace) -> int:
-    print(f"{_count(maintenance.discard(folder))} removed from lost/")
+    print(f"{lines.counted(*maintenance.discard(folder))} removed from lost/")
     return 0
 
 
@@ -203,7 +237,8 @@ _HELP = {
     "list": "list all files of all owners: id, owner, bytes, time, age, expiry, name",
     "adopt": "make another owner the owner of all files of one",
     "delete": "delete files, whoever has them",
-    "sweep": "remove what has expired, as a gateway does every ten minutes",
+    "sweep": "remove what has expired; at providers without an expiry of their own, only this does",
+    "orphans": "list, adopt or delete files at a provider that nobody owns, such as those of a crash",
     "verify": "compare the index with the files and their SHA-256; status 1 if something is wrong",
     "rebuild": "make a new index from the files, if the index is damaged or gone",
     "backup": "copy the store to a folder while it is in use",
@@ -224,7 +259,7 @@ _VERBS: Mapping[str, Callable[[str, argparse.Namespace], int]] = {
 
 
 #: the verbs, and what else can follow `files`
-WORDS = (*_VERBS, "-h", "--help")
+WORDS = (*_HELP, "-h", "--help")
 _EXPORTED = ("id", "owner", "bytes", "created_at", "expires_at", "filename", "purpose", "content_type", "sha256")
 
 
@@ -234,36 +269,9 @@ def _both(*functions: Callable[[str], object]) -> Callable[[str], object]:
 
 def _say_lost(found: Count) -> None:
     if found.files:
-        print(f"{_count(found)} in lost/: `files restore` puts them back, `files discard` removes them")
+        print(f"{lines.counted(*found)} in lost/: `files restore` puts them back, `files discard` removes them")
 
 
 def _say_unanswered(count: int) -> None:
     if count:
         print(f"{count} in lost/ never had an id: the upload was killed, and nobody was told of a file")
-
-
-def _count(found: Count) -> str:
-    return f"{_files(found.files)} ({found.bytes} bytes)"
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'s' * (count != 1)}"
-
-
-def _time(seconds: int) -> str:
-    try:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-    except (OverflowError, OSError, ValueError):  # further away than the system can count
-        return f"@{seconds}"
-
-
-def _age(since: int) -> str:
-    """How long ago that was, in its largest unit: 5s, 12m, 3h, 40d."""
-    seconds = max(0, int(time.time()) - since)
-    units = (("d", 86400), ("h", 3600), ("m", 60))
-    return next((f"{seconds // unit}{letter}" for letter, unit in units if seconds >= unit), f"{seconds}s")
-
-
-def _printable(text: str) -> str:
-    """Text for a terminal, which control characters could steer."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -5,10 +5,12 @@ A fault in a client's JSON is a 400 whose `param` is the place; one in an upstre
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 from ..errors import BadRequest, InvalidAnswer, UpstreamError
 
+MAX_NAME_IN_PLACE = 64  # characters of a client's own name for something, in a message
 NUMBER = (int, float)
 _KINDS: dict[Any, str] = {
     str: "text",
@@ -27,6 +29,15 @@ def at(place: str, name: str | int) -> str:
     if isinstance(name, int):
         return f"{place}[{name}]"
     return f"{place}.{name}" if place else name
+
+
+def place_of(path: Any) -> str:
+    """The place that a path leads to: (the path of what is around it, and the name or number in that), or None."""
+    keys: list[str | int] = []
+    while path:
+        path, key = path
+        keys.append(key[:MAX_NAME_IN_PLACE] if isinstance(key, str) else key)
+    return reduce(at, reversed(keys), "")
 
 
 def optional(obj: dict[str, Any], name: str, kind: Any, place: str = "") -> Any:

@@ -140,6 +140,7 @@ def test_each_unknown_default_is_named():
 
 def test_keys_do_not_share_the_files_of_a_provider_whose_files_are_kept_by_owner():
     keys = {f"key:{name}": {"sha256": hashed(f"fp_{name}"), "providers": "*"} for name in ("a", "b")}
+    keys["filesproxy"] = {"isolation": "no"}
     own, kept = {**VLLM, "files": "own"}, {**VLLM, "files": "local"}
     assert "share the files of the saved provider vllm" in " ".join(config({"provider:vllm": own, **keys}).warnings)
     assert config({"provider:vllm": kept, **keys}).warnings == ()

@@ -306,7 +306,7 @@ WARNED = [
 
 @pytest.mark.parametrize("providers,url,expected", WARNED)
 def test_shared_files_and_plain_http_cause_warnings(providers, url, expected, caplog):
-    source = {"provider:x": {**SAVED, "base_url": url}}
+    source = {"filesproxy": {"isolation": "no"}, "provider:x": {**SAVED, "base_url": url}}
     for name, used in zip("ab", providers):
         source[f"key:{name}"] = {"sha256": hashed(f"fp_{name}"), "providers": used}
     warnings = config(source).warnings

@@ -61,6 +61,11 @@ GOOD = {
     "forward_headers": [("x-a", ("x-a",)), ("x-a  traceparent openai-safety-identifier",
                                             ("x-a", "traceparent", "openai-safety-identifier")), ("", ())],
     "open_access": [("yes", True), ("no", False)],
+    "ledger": [("/var/lib/a b", "/var/lib/a b"), ("/a/../b/", "/b"), ("", "")],
+    "isolation": [("yes", True), ("no", False)],
+    "response_days": [("1", 1), ("90", 90)],
+    "allow_fields": [("x_new", ("x_new",)), ("x_new  web_search.v3", ("x_new", "web_search.v3")), ("", ())],
+    "account": [("acme", "acme"), ("a" * 64, "a" * 64)],
     "kind": [("openai", "openai"), ("azure-openai", "azure-openai")],
     "base_url": [("https://a.example/v1/", "https://a.example/v1"), ("http://[::1]:8000", "http://[::1]:8000")],
     "credential": [("sk-a-b-c", "sk-a-b-c"), ("a=b;c#d%e", "a=b;c#d%e"), ("env:A_CREDENTIAL", "sk-of-the-environment"),
@@ -75,7 +80,10 @@ GOOD = {
                    ("upload_file delete_file", ("upload_file", "delete_file"))],
     "owner": [("retail", "retail"), ("a" * 64, "a" * 64)],
     "sees": [("all", "all"), ("own", "own")],
+    "foreign_ids": [("yes", True), ("no", False)],
     "max_file_bytes": [("0", 0), ("536870912", 536870912)],
+    "max_stored_bytes": [("0", 0)],  # more needs a ledger: tests/config/test_isolation.py
+    "max_uploads_per_minute": [("0", 0)],
     "allowed_purposes": [("batch", ("batch",)), ("batch  user_data fine-tune", ("batch", "user_data", "fine-tune")),
                          ("", ())],
     "allowed_types": [("text/csv", ("text/csv",)), ("image/*  application/vnd.api+json",
@@ -127,6 +135,11 @@ BAD = {
                         "content-length", "transfer-encoding", "via", "x-portkey-a", "proxy-authorization", "x-a host",
                         SECRET.upper()],
     "open_access": TRUTHS,
+    "ledger": [],
+    "isolation": TRUTHS,
+    "response_days": [*NUMBERS, "0"],
+    "allow_fields": ["a,b", "é", "a b/c", SECRET + "!", "a" * 65],
+    "account": [*WORDS, SECRET.upper()],
     "kind": [*WORDS, "nobody", "none"],
     "base_url": ["", "a.example", "ftp://a.example", "//a.example", "https://", "https:///v1",
                  "https://user@a.example", SECRET,
@@ -151,7 +164,10 @@ BAD = {
     "operations": ["* list_files", "LIST_FILES", "list_files,delete_file", "list", "list_files nothing", SECRET],
     "owner": [*WORDS, SECRET.upper()],
     "sees": ["", "All", "yes", "own all", SECRET],
+    "foreign_ids": TRUTHS,
     "max_file_bytes": NUMBERS,
+    "max_stored_bytes": NUMBERS,
+    "max_uploads_per_minute": NUMBERS,
     "allowed_purposes": ["a,b", "a b/c", SECRET + "!", "é"],
     "allowed_types": ["text", "Text/csv", "text/csv,image/png", "*/*", "text/*/x", SECRET, "é/a"],
     "default_expires_after": [*NUMBERS, "1", "3599", "2592001"],
@@ -298,7 +314,7 @@ def test_keywords_may_be_python_values(tmp_path):
 @pytest.mark.parametrize("name", sorted(ABOVE))
 def test_keyword_of_the_wrong_type_is_refused(name):
     for value in (None, True, b"bytes", ["a"]):
-        if value is True and name in ("file_sha256", "log_metadata", "open_access", "tls_strict"):
+        if value is True and name in ("file_sha256", "isolation", "log_metadata", "open_access", "tls_strict"):
             assert config(**{name: value}).settings[name] is True
         else:
             assert name in refusal(**{name: value})

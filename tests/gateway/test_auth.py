@@ -178,6 +178,7 @@ def test_key_permits_its_operations_only(operation):
 
 
 KEYED = {
+    "filesproxy": {"isolation": "no"},
     "provider:openai": {"credential": "sk-saved"},
     "provider:second": {"kind": "openai", "base_url": "https://second.example/v1", "credential": "sk-second"},
     "key:team": {"sha256": f"{hashed(OLD)} {hashed(TEAM)}", "providers": "openai"},
@@ -214,7 +215,7 @@ def everything_sent(upstream):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(
-    "config", [KEYED, {**KEYED, "filesproxy": {"open_access": "yes"}}], ids=["keys", "open_access"]
+    "config", [KEYED, {**KEYED, "filesproxy": {"isolation": "no", "open_access": "yes"}}], ids=["keys", "open_access"]
 )
 def test_every_operation_needs_a_key_if_keys_are_configured(operation, config, make_client, upstream):
     client = make_client(config)

@@ -19,6 +19,7 @@ OWN = "a-key/of+our=own"  # no key that `filesproxy key` makes, and with charact
 OTHER = "another-teams-key"
 TEAM = {"sha256": hashed(OWN), "providers": "openai", "caller_credentials": "yes"}
 CONFIG = {
+    "filesproxy": {"isolation": "no"},
     "provider:openai": {"credential": "sk-saved-1"},
     "key:team": TEAM,
     "key:other": {"sha256": hashed(OTHER), "providers": "openai"},

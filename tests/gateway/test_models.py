@@ -50,6 +50,7 @@ def section(name, **more):
 
 
 SECTIONS = {
+    "filesproxy": {"isolation": "no"},
     "provider:one": section("one"),
     "provider:two": section("two", credential="none"),
     "provider:claude": section("claude", kind="anthropic"),

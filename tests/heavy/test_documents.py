@@ -32,7 +32,7 @@ from fakes import form, form_type, sha
 from servers import free_port, running
 from sockets import until
 from strict_anthropic import StrictAnthropic
-from strict_openai import KEY
+from strict_openai import KEY, StrictOpenAI
 
 import filesproxy
 from filesproxy import create_app
@@ -578,6 +578,39 @@ def test_store_is_looked_after_as_printed(tmp_path):
         client = store_in(kept)
         assert client.get("/v1/files").json["data"] == [made]
         assert client.get(f"/v1/files/{made['id']}/content").body == b"bytes"
+
+
+def test_files_at_a_provider_are_looked_after_as_printed(tmp_path):
+    ledger, body = str(tmp_path / "ledger"), form(("purpose", "batch"), ("file", "a.jsonl", "text/plain", b"bytes"))
+    with StrictOpenAI() as provider:
+        at = f"[provider:openai]\nkind = openai\nfiles = own\nbase_url = {provider.base_url}\n"
+        text = block("docs/isolation.md", "ini", "[filesproxy]").replace("[provider:openai]\n", at)
+        text = text.replace("8b574c08b786e6eab86c0fb5893e348ea933724d67d9d2d9e12f6511c6b242b1", hashed("fp_retail"))
+        (tmp_path / "filesproxy.ini").write_text(text)
+        one, two = provider.seed(2)
+        shell = Shell(tmp_path, PYTHONPATH=str(ROOT), FILESPROXY_LEDGER=ledger, OPENAI_API_KEY=KEY)
+
+        def printed(mark):
+            printed = block("docs/isolation.md", "sh", mark).replace("file-abc123", one).replace("file-abc124", two)
+            return shell.run(printed).splitlines()
+
+        shown = printed("python3 -m filesproxy files orphans")
+        assert shown[2:] == ["2 files at openai that nobody owns", "1 file now belong to retail",
+                             "1 file deleted at openai"]  # fmt: skip
+        assert list(provider.files) == [one]
+        os.environ["OPENAI_API_KEY"] = KEY
+        try:
+            client = webtest.TestApp(create_app(str(tmp_path / "filesproxy.ini"), ledger=ledger))
+        finally:
+            del os.environ["OPENAI_API_KEY"]
+        made = client.post("/v1/files", body, {"content-type": form_type(), "x-portkey-api-key": "fp_retail"}).json[
+            "id"
+        ]
+        first, second, adopted, swept = printed("python3 -m filesproxy files list")
+        assert [json.loads(line)["id"] for line in (first, second)] == [one, made]
+        assert adopted.startswith("2 objects of retail at openai now belong to retail-emea")
+        assert swept == "0 files deleted at openai after expiry"
+        assert provider.problems == []
 
 
 def store_in(folder):

@@ -251,7 +251,7 @@ def test_check_says_what_a_configuration_means_in_plain_words_and_no_value_of_it
                  "key team-a: providers openai compat, operations list_files",
                  "key team-b: providers *, operations *, owner retail, sees all, max_file_bytes 1000",
                  ", allowed_types text/* image/png\n",
-                 "The keys team-a, team-b share the files of the saved provider openai",
+                 f"ledger in {tmp_path}: keeps owners apart at the accounts compat, openai",
                  "The saved provider compat sends its credential over plain http"):  # fmt: skip
         assert said in done.stdout
     for hidden in ("sk-canary", one, two, "user:"):
@@ -367,7 +367,8 @@ def test_keys_that_are_made_are_never_the_same_and_stored_nowhere(called, tmp_pa
 
 def test_warnings_of_a_configuration_are_on_standard_error_and_hold_no_value(tmp_path):
     path = tmp_path / "filesproxy.ini"
-    path.write_text(USABLE.format(folder=tmp_path, one=hashed("fp_a"), two=hashed("fp_b")))
+    shared = USABLE.replace("[filesproxy]\n", "[filesproxy]\nisolation = no\n")
+    path.write_text(shared.format(folder=tmp_path, one=hashed("fp_a"), two=hashed("fp_b")))
     (tmp_path / "credential").write_text("sk-canary\n")
     with program(tmp_path, "--config", str(path), A_CREDENTIAL="sk-canary") as gateway:
         get(gateway.port, "/v1/files", LOCAL)

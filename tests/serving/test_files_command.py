@@ -17,7 +17,7 @@ from stores import Clock, ask, content_of, ids, kept_bytes, open_store, upload
 from filesproxy.app import create_app
 from filesproxy.errors import NotFound, StoreError
 from filesproxy.serving import cli
-from filesproxy.serving import files as command
+from filesproxy.serving import lines as printed
 from filesproxy.serving.files import prepare
 from filesproxy.transports.local import maintenance
 from filesproxy.transports.local.index import Index
@@ -52,7 +52,7 @@ def test_list_shows_every_file_and_whose_it_is(files, folder, monkeypatch):
     store = opened(folder)
     one = upload(store, b"hello", "team-a", "one.txt")
     two = upload(store, b"", "", "two\u2028\x9b.txt", seconds=3600)
-    monkeypatch.setattr(command.time, "time", lambda: 1_700_000_000.0 + 3 * 86400)
+    monkeypatch.setattr(printed.time, "time", lambda: 1_700_000_000.0 + 3 * 86400)
     shown = [
         f"{two['id']}  -  0  2023-11-14T22:13:20Z  3d  expires 2023-11-14T23:13:20Z  two\\u2028\\x9b.txt",
         f"{one['id']}  team-a  5  2023-11-14T22:13:20Z  3d  stays  one.txt",
@@ -67,12 +67,6 @@ def test_list_shows_every_file_and_whose_it_is(files, folder, monkeypatch):
         "filename": "one.txt", "purpose": "batch", "content_type": "application/jsonl",
         "sha256": hashlib.sha256(b"hello").hexdigest(),
     }])  # fmt: skip
-
-
-@pytest.mark.parametrize("seconds,shown", [(-5, "0s"), (59, "59s"), (60, "1m"), (7199, "1h"), (86400 * 400, "400d")])
-def test_age_is_in_its_largest_unit(seconds, shown, monkeypatch):
-    monkeypatch.setattr(command.time, "time", lambda: 1_700_000_000.0 + seconds)
-    assert command._age(1_700_000_000) == shown
 
 
 def test_files_of_one_owner_are_given_to_another_beside_a_running_store(files, folder):

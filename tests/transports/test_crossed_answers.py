@@ -124,7 +124,7 @@ def test_answers_that_come_twice_and_late_reach_no_other_team():
     doubles, wrong, statuses = [], [], []
     with Upstream(doubling(doubles)) as upstream:
         saved = {"kind": "openai", "credential": "sk-shared", "base_url": upstream.url}
-        with served(create_app({**KEYS, "provider:shared": saved, "provider:twin": saved})) as server:
+        with served(create_app({**KEYS, "provider:shared": saved, "provider:twin": saved}, isolation=False)) as server:
             arguments = [(server.server_port, team, wrong, statuses) for team in TEAMS * 2]
             threads = [threading.Thread(target=calls, args=each) for each in arguments]
             for thread in threads:

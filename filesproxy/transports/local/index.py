@@ -149,6 +149,12 @@ class Index(Database):
                 rows.append(shown)
         return rows, False
 
+    def stored_bytes(self, owner: str, now: float) -> int:
+        """The bytes of all files of an owner that have not expired."""
+        query = f"SELECT total(bytes) FROM files WHERE owner = ? AND {_ALIVE}"
+        with self._connection() as database:
+            return int(database.execute(query, (owner, int(now))).fetchone()[0])
+
     def owners(self) -> list[str]:
         """Everybody who has a file."""
         found: list[str] = []

@@ -21,6 +21,7 @@ from .blobs import READ, Blobs
 from .database import LOG_SUFFIXES
 from .disk import FolderLock, disk_errors, sync_folder
 from .index import FILE, Index
+from .ledger import FolderLedger
 from .reserve import Reserve
 from .sweep import is_named
 from .transport import Store
@@ -62,6 +63,25 @@ def unusable(folder: str) -> str:
         return ""
     except StoreError as error:
         return f"{folder}: {error.message}{error.detail and f' ({error.detail})'}"
+
+
+def unusable_for_ledger(folder: str) -> str:
+    """Why a gateway could not keep its ledger in this folder; "" if it can. Makes no folder, and no ledger."""
+    try:
+        if not os.path.lexists(folder):
+            return _unmakeable(folder)
+        _try_to_write(folder)
+        ledger_owners(folder)
+        return ""
+    except StoreError as error:
+        return f"{folder}: {error.message}{error.detail and f' ({error.detail})'}"
+
+
+def ledger_owners(folder: str) -> list[str]:
+    """Everybody of whom a ledger knows objects; nobody, if there is no ledger yet."""
+    if not folder or not os.path.exists(os.path.join(folder, FolderLedger.file)):
+        return []
+    return FolderLedger(folder).known_owners()
 
 
 def _unmakeable(folder: str) -> str:

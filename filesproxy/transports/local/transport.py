@@ -90,6 +90,10 @@ class Store:
         """The files of one owner, for a request to another provider."""
         return OwnersFiles(self, owner)
 
+    def stored_bytes(self, owner: str) -> int:
+        """The bytes of all files of an owner that have not expired."""
+        return self._index.stored_bytes(owner, self._clock())
+
     def upload_file(self, call: Call, owner: str, is_hashed: bool = True) -> Answer:
         """Write, sync, rename, sync the folder, then commit. In this order no crash leaves a partial file.
 
@@ -101,6 +105,7 @@ class Store:
         self._reserve.keep(upload.max_size or 0)
         with self._blobs.store(upload, is_hashed) as blob:
             row = _row(upload, owner, blob, self._clock())
+            upload.sha256 = blob.sha256
             self._index.add(row, before_commit=blob.describe)
             try:
                 blob.sync()
@@ -227,6 +232,10 @@ class OwnersFiles:
     def open(self, file_id: str) -> Answer:
         """The content as an answer with an open body. NotFound if there is no such file."""
         return self._store.open(file_id, self._owner)
+
+    def stored_bytes(self) -> int:
+        """The bytes of all files that have not expired."""
+        return self._store.stored_bytes(self._owner)
 
 
 def _row(upload: Upload, owner: str, blob: NewBlob, now: float) -> Json:

@@ -1,0 +1,149 @@
+"""Where owners share an account at a provider, and whether a ledger keeps them apart there.
+
+An *account* is one identity at one provider: whatever saved providers lead there share its files, batches and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..calls import Provider, Target
+from ..errors import FilesproxyError
+from ..operations import FILE_OPERATIONS, OWNING
+from ..redaction import Secret
+from ..wire import urls
+from .credentials import is_saved
+from .ini import Source
+from .kept_files import OWN
+
+Providers = Mapping[str, Mapping[str, Any]]
+Table = Mapping[str, Provider]
+
+
+class Isolation(NamedTuple):
+    """Where owners are kept apart.
+
+    `ledger` is the folder of the ledger, "" if nothing needs one. `accounts` maps the saved providers where owners are
+    kept apart to their accounts. `for_chats` maps saved providers to the keys that have only chats there while other
+    owners have files, and no ledger says whose those are.
+    """
+
+    ledger: str = ""
+    accounts: Mapping[str, str] = {}
+    for_chats: Mapping[str, frozenset[str]] = {}
+
+
+class _Account(NamedTuple):
+    name: str
+    providers: list[str]
+    with_objects: list[Any]  # keys that may make objects there or use them
+    for_chats: list[Any]  # keys that may not
+
+    @property
+    def owners(self) -> list[str]:
+        """Whose keys may make objects there or use them."""
+        return sorted({key.owner or key.name for key in self.with_objects})
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether an owner could reach objects of another."""
+        others = {key.owner or key.name for key in self.for_chats}
+        return len({*self.owners, *others}) > 1 and bool(self.with_objects)
+
+
+def isolation(settings: Mapping[str, Any], providers: Providers, keys: Sequence[Any], table: Table) -> Isolation:
+    """Where owners are kept apart, in a configuration without problems."""
+    folder = _folder(settings, providers, table)
+    has_limits = any(key.max_stored_bytes or key.max_uploads_per_minute for key in keys)
+    found = _accounts(providers, keys, table) if settings["isolation"] else []
+    if not folder:
+        for_chats = {
+            name: frozenset(key.name for key in account.for_chats)
+            for account in found
+            if account.is_shared
+            for name in account.providers
+        }
+        return Isolation(for_chats=for_chats)
+    kept = [account for account in found if account.is_shared or (settings["ledger"] and account.with_objects)]
+    accounts = {name: account.name for account in kept for name in account.providers}
+    return Isolation(folder if accounts or has_limits else "", accounts)
+
+
+def problems(
+    source: Source, settings: Mapping[str, Any], providers: Providers, keys: Sequence[Any], table: Table
+) -> Iterator[str]:
+    """Why owners could not be kept apart; limits that nothing could count."""
+    folder = _folder(settings, providers, table)
+    for key in keys:
+        for name in ("max_stored_bytes", "max_uploads_per_minute"):
+            if getattr(key, name) and not folder:
+                yield f"{source.place(f'key:{key.name}', name)}: {name} needs `ledger = FOLDER` in [filesproxy]."
+    if not settings["isolation"]:
+        return
+    accounts = _accounts(providers, keys, table)
+    for account in accounts:
+        if len(account.owners) > 1 and not folder:
+            yield (
+                f"{source.place(f'provider:{account.providers[0]}')}: the owners {' and '.join(account.owners)} may "
+                "both have files and other objects there, and nothing remembers whose they are. One of these lines "
+                "helps: `ledger = FOLDER` in [filesproxy], which keeps them apart; `isolation = no` there, if they may "
+                "share everything; the same `owner = NAME` in their [key:…] sections, if they are one."
+            )
+    yield from _same_identity(source, providers, accounts, table)
+
+
+def _same_identity(source: Source, providers: Providers, accounts: Sequence[_Account], table: Table) -> Iterator[str]:
+    """Two accounts with the same address and credential: by the one, an owner could reach what is kept at the other."""
+    seen: dict[Any, tuple[str, _Account]] = {}
+    for account in accounts:
+        for name in account.providers:
+            identity = _identity(name, providers[name], table[providers[name]["kind"]])
+            first, other = seen.setdefault(identity, (name, account))
+            owners = {
+                key.owner or key.name for each in (account, other) for key in (*each.with_objects, *each.for_chats)
+            }
+            if other is not account and len(owners) > 1:
+                place = source.place(f"provider:{name}", "account")
+                yield f"{place}: {name} and {first} have the same address and credential: give both the same `account`."
+
+
+def _identity(name: str, own: Mapping[str, Any], kind: Provider) -> tuple[Any, Secret, str]:
+    address = kind["base_url"]
+    if callable(address):
+        try:
+            address = address(Target(name, kind, own["base_url"], own))
+        except FilesproxyError:  # it depends on the client
+            return name, own["credential"], own["client_cert"]
+    else:
+        address = own["base_url"]
+    return urls.origin(address), own["credential"], own["client_cert"]
+
+
+def _accounts(providers: Providers, keys: Sequence[Any], table: Table) -> list[_Account]:
+    """The accounts of all saved providers, by the keys that may use them."""
+    found: dict[str, _Account] = {}
+    for name, own in providers.items():
+        kind = table[own["kind"]]
+        if not is_saved(own) or kind.get("is_store"):
+            continue
+        account = found.setdefault(own["account"] or name, _Account(own["account"] or name, [], [], []))
+        account.providers.append(name)
+        has = _with_objects(kind["operations"], own)
+        for key in keys:
+            if key.may_use(name):
+                (account.with_objects if any(map(key.may_do, has)) else account.for_chats).append(key)
+    return list(found.values())
+
+
+def _with_objects(operations: Collection[str], own: Mapping[str, Any]) -> list[str]:
+    """The operations by which a caller has objects at this provider. Its files may be elsewhere."""
+    elsewhere = () if own["files"] in ("", OWN) else FILE_OPERATIONS
+    return [name for name in OWNING if name in operations and name not in elsewhere]
+
+
+def _folder(settings: Mapping[str, Any], providers: Providers, table: Table) -> str:
+    """The ledger's folder: as it is set, or that of the one provider that keeps its state in a folder."""
+    places = [(own, table[own["kind"]].get("state_folder")) for own in providers.values()]
+    folders = {folder(own) for own, folder in places if folder}
+    return str(settings["ledger"] or (folders.pop() if len(folders) == 1 else ""))

@@ -1,0 +1,164 @@
+"""The way of a request to an account that several owners share: judged, performed, recorded.
+
+Each step has a module: `ownership` judges, `input_files` what batches name, `recording` records, `owned_lists` makes
+lists, `uploads` knows of files from their first byte.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..budget import Hold
+from ..calls import Answer, Call, Json, Ledger, Owned, Target
+from ..errors import Forbidden, UpstreamAnswered
+from ..operations import OPERATIONS
+from .auth import Caller
+from .input_files import InputFiles
+from .known_fields import check_fields
+from .object_ids import is_tuned, named_in
+from .owned_lists import OwnedLists, with_expiry
+from .ownership import Access, Guard, Owners, SideCalls
+from .recording import Recorder
+from .uploads import Uploads
+
+#: the operations by which a client begins to upload a file
+UPLOADS = ("upload_file", "create_upload")
+Seen = Callable[[bytes], None]
+Perform = Callable[[Call, "Seen | None"], Answer]
+
+
+def access_of(target: Target, caller: Caller) -> Access:
+    """Who asks, and at which account."""
+    is_open = bool(caller.key and caller.key.foreign_ids)
+    return Access(target.account, caller.owner, target.view, caller.name, is_open)
+
+
+class Isolation:
+    """Keeps owners apart at the accounts that they share, by a ledger. Thread-safe.
+
+    `kept_bytes(caller)` is what the caller's owner has in stores; it counts towards `max_stored_bytes`.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Mapping[str, Any],
+        kept_bytes: Callable[[Caller], int],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._owners = Owners(ledger)
+        self._guard = Guard(ledger, self._owners, clock)
+        self._recorder = Recorder(ledger, self._owners, settings["response_days"] * 86400, clock)
+        self._lists = OwnedLists(ledger, self._guard, clock)
+        self._inputs = InputFiles(ledger, self._guard)
+        self._uploads = Uploads(ledger, kept_bytes, clock)
+
+    def answer(
+        self, call: Call, target: Target, caller: Caller, perform: Perform, side: SideCalls, hold: Hold
+    ) -> Answer:
+        """The answer to a call, within what the caller's owner has.
+
+        `perform(call, seen)` performs it, and shows `seen` its events; `side` performs others for its sake. `hold`
+        counts what judging takes. NotFound for what the owner does not have, BadRequest for what cannot be judged,
+        DuplicateId and StoreError if the answer cannot be recorded.
+        """
+        if not target.account:
+            return self._uploads.answer(call, target, caller, lambda asked: perform(asked, None), None)
+        access = access_of(target, caller)
+        allowed = target.settings["allow_fields"]
+
+        def results(row: Owned) -> None:
+            self._recorder.record_results(row, call, side)
+
+        if call.json is not None:
+            check_fields(call.operation, call.json, allowed)
+        own = self._guard.check(call, access, side, results)
+        if OPERATIONS[call.operation].is_top_list:
+            return self._list(call, access, side, results)
+        self._inputs.check(call, access, side, results, hold, allowed)
+        if call.upload:
+            fields = call.upload.sent_fields  # which are complete only at the end of the form
+
+            def checked(given: dict[str, str]) -> dict[str, str]:
+                self._guard.check_texts(given, call.operation, access, results)
+                return fields(given)
+
+            call.upload.sent_fields = checked
+        if call.operation in UPLOADS:
+            return self._uploads.answer(
+                call, target, caller, lambda asked: self._performed(asked, access, perform, side, None),
+                lambda answer, number: self._recorder.record(call, answer.json, access, side, None, number),
+            )  # fmt: skip
+        return self._performed(call, access, perform, side, own)
+
+    def only_own_models(self, models: list[Json], target: Target, caller: Caller) -> list[Json]:
+        """The models of a target's list without the fine-tuned ones of other owners."""
+        return self._only_own(models, access_of(target, caller))
+
+    def _performed(self, call: Call, access: Access, perform: Perform, side: SideCalls, own: Owned | None) -> Answer:
+        route = OPERATIONS[call.operation]
+        is_foreign = ":id" in route.path and own is None
+        is_recorded = not is_foreign and call.operation != "upload_file"  # which is recorded with its upload
+        seen = self._recorder.events(call, access, side, own) if is_recorded and route.kind == "response" else None
+        is_deletion = call.operation in _DELETIONS
+        try:
+            answer = perform(call, seen)
+        except UpstreamAnswered as error:
+            if is_deletion and error.status == 404:  # it was deleted without us
+                self._forget(call, access.account)
+            raise
+        if is_deletion:
+            self._forget(call, access.account)
+        if answer.body is None and is_recorded:
+            self._recorder.record(call, answer.json, access, side, own)
+        if call.operation == "retrieve_file":
+            answer = answer._replace(json=with_expiry(answer.json, own))
+        if call.operation == "list_models" and isinstance(answer.json, dict):
+            models = answer.json.get("data")
+            data = self._only_own(models if isinstance(models, list) else [], access)
+            answer = answer._replace(json={**answer.json, "data": data})
+        return answer
+
+    def _list(self, call: Call, access: Access, side: SideCalls, results: Callable[[Owned], None]) -> Answer:
+        self._guard.refresh(access, results)
+        answer, shown = self._lists.answer(call, access, side)
+        for value, row in shown:
+            if row is not None:
+                self._recorder.record(call, {"data": [value]}, access, side, row)
+        return answer
+
+    def _forget(self, call: Call, account: str) -> None:
+        """An object is no more."""
+        item_id = call.file_id or call.path.removeprefix("/models/")
+        self._ledger.delete(account, item_id, self._clock())
+        self._owners.forget(account, [item_id])
+
+    def _only_own(self, models: list[Json], access: Access) -> list[Json]:
+        named = [(each, str(each.get("id"))) for each in models if isinstance(each, dict)]
+        tuned = [name for _, name in named if is_tuned(name)]
+        mine = self._guard.may_see(tuned, access) if tuned else set()
+        return [
+            each for each, name in named if not is_tuned(name) or name in mine or self._is_foreign(each, name, access)
+        ]
+
+    def _is_foreign(self, model: Json, name: str, access: Access) -> bool:
+        return self._guard.is_old(model.get("created"), access) and not self._guard.owned([name], access)
+
+
+_DELETIONS = ("delete_file", "delete_response", "delete_container", "delete_vector_store", "delete_model")
+
+
+def refuse_file_ids(call: Call) -> None:
+    """Forbidden for a chat that names a file, by a key for chats alone where no ledger says whose it is."""
+    if call.json is None:
+        return
+    for place, _ in named_in(call.operation, call.json):
+        message = (
+            "A chat with this gateway key cannot name files of this provider: other owners share it, and the gateway "
+            "does not remember whose they are. What helps: send the file's content; the operator can set `ledger`."
+        )
+        raise Forbidden(message, param=place)

@@ -1,0 +1,126 @@
+"""Where a request names objects at a provider: in the declared places, and in any text that is an id. No I/O."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..calls import Json
+from ..operations import OPERATIONS, ids_at
+from ..wire.json_fields import MAX_NAME_IN_PLACE, at
+
+MAX_ID = 256  # characters of an id that the ledger can have
+_SPACE = re.compile(r"\s")
+# Words of the contract, which are no ids. They need not be looked up for every chat.
+_WORDS = frozenset({
+    "", "assistant", "auto", "body", "content", "custom_id", "detail", "developer", "effort", "file", "file_id",
+    "filename", "format", "function", "high", "id", "image_url", "include", "input", "input_file", "input_image",
+    "input_text", "instructions", "json_object", "json_schema", "low", "max_completion_tokens", "max_output_tokens",
+    "max_tokens", "medium", "message", "messages", "metadata", "method", "model", "n", "name", "none", "object",
+    "output_text", "parameters", "properties", "purpose", "reasoning", "required", "response_format", "role", "schema",
+    "seed", "store", "stream", "stream_options", "strict", "string", "system", "temperature", "text", "tool",
+    "tool_call_id", "tool_calls", "tool_choice", "tools", "top_p", "type", "url", "user",
+})  # fmt: skip
+# Where a tool of Responses names objects.
+_IN_TOOL = (
+    "container",
+    "container.container_id",
+    "container.file_ids[]",
+    "environment.container_id",
+    "environment.file_ids[]",
+    "input_image_mask.file_id",
+    "vector_store_ids[]",
+)
+_AUTO = "auto"  # in the place of a container's id: the provider makes one
+
+
+def normal(text: str) -> str:
+    """A text as ids are compared: without spaces around it, compatibility forms of characters as these themselves."""
+    return text.strip() if text.isascii() else unicodedata.normalize("NFKC", text).strip()
+
+
+def texts_in(value: Any) -> dict[str, Any]:
+    """Each text of a JSON value that can be an id, names of fields included, as `normal` has it → the path to it.
+
+    Prose has spaces, and so cannot.
+    """
+    found: dict[str, Any] = {}
+    left: list[tuple[Any, Any]] = [(value, None)]
+    while left:
+        outer, path = left.pop()
+        if isinstance(outer, dict):
+            items: Iterable[tuple[Any, Any]] = outer.items()
+            for name in outer:
+                if name not in _WORDS and (len(name) <= MAX_ID or _is_padded(name)):
+                    found.setdefault(name, (path, name))
+        else:
+            items = enumerate(outer if isinstance(outer, list) else ())
+        for key, inner in items:
+            if type(inner) is str:
+                if inner not in _WORDS and (len(inner) <= MAX_ID or _is_padded(inner)):
+                    found.setdefault(inner, (path, key))
+            elif inner and type(inner) in (dict, list):
+                left.append((inner, (path, key)))
+    return {text: path for text, path in ((normal(text), path) for text, path in found.items()) if _can_be_id(text)}
+
+
+def _is_padded(text: str) -> bool:
+    """Whether a long text begins or ends with space, so that it may be shorter without."""
+    return text[0].isspace() or text[-1].isspace()
+
+
+def _can_be_id(text: str) -> bool:
+    return 0 < len(text) <= MAX_ID and not _SPACE.search(text)
+
+
+def named_in(operation: str, body: Json) -> Iterator[tuple[str, str]]:
+    """(place, id) of the objects that a request names where the contract says so. The caller must own them.
+
+    Of an operation that is not served here, only a fine-tuned model is known.
+    """
+    route = OPERATIONS.get(operation)
+    for place in route.request_ids if route else ():
+        yield from ids_at(body, place)
+    model = body.get("model")
+    if isinstance(model, str) and is_tuned(model):
+        yield "model", model
+    if route and route.kind == "response":
+        yield from _in_response(body)
+
+
+def is_tuned(model: str) -> bool:
+    """Whether this names a fine-tuned model, which is somebody's own: `ft:gpt-4o-mini:acme::a1`."""
+    return normal(model).lower().startswith("ft:")
+
+
+def _in_response(body: Json) -> Iterator[tuple[str, str]]:
+    yield from _in_tools(body, "")
+    options = body.get("prompt_cache_options")
+    yield from ((at("prompt_cache_options", place), text) for place, text in ids_at(options, "comparison_response_id"))
+    items = body.get("input")
+    for number, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict):
+            place = at("input", number)
+            if item.get("type") == "item_reference" or item.keys() <= {"id", "type"}:
+                yield from ((at(place, name), text) for name, text in ids_at(item, "id"))
+            yield from _in_tools(item, place)
+            yield from ((at(place, name), text) for name, text in ids_at(item, "environment.container_id"))
+    prompt = body.get("prompt")
+    variables = prompt.get("variables") if isinstance(prompt, dict) else None
+    for name, part in variables.items() if isinstance(variables, dict) else ():
+        place = at("prompt.variables", name[:MAX_NAME_IN_PLACE])
+        yield from ((at(place, inner), text) for inner, text in ids_at(part, "file_id"))
+
+
+def _in_tools(holder: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
+    tools = holder.get("tools")
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if isinstance(tool, dict):
+            here = at(at(place, "tools"), number)
+            for inner in _IN_TOOL:
+                for name, text in ids_at(tool, inner):
+                    if not (inner == "container" and text == _AUTO):
+                        yield f"{here}.{name}", text
+            yield from _in_tools(tool, here)

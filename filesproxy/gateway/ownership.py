@@ -1,0 +1,285 @@
+"""Whose an object is that a request names: looked up in the ledger, and refused like a missing one if it is another's.
+
+Everything is decided before the request goes anywhere. An id that nobody has, and an id that somebody else has, get the
+same answer in the same time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ..calls import Answer, Call, Ledger, Owned
+from ..errors import BadRequest, FilesproxyError, NotFound, UpstreamAnswered
+from ..operations import KINDS, OPERATIONS, is_id
+from ..wire.json_fields import place_of
+from .object_ids import is_tuned, named_in, normal, texts_in
+
+REMEMBERED_SECONDS = 60.0  # for which an owner is; so long may an adoption take to have its effect
+MAX_REMEMBERED = 4096  # ids, at a few hundred bytes each
+RESULTS_SECONDS = 30.0  # between two looks at an owner's unfinished batches and jobs
+MAX_UNFINISHED = 20  # that are looked at
+FOREIGN_SECONDS = 86400  # by which a foreign object must be older than the account's first sight here
+_TITLES = {"vector_store": "vector store"}
+
+#: what retrieves an object of a kind
+RETRIEVES = {
+    OPERATIONS[name].kind: name
+    for name in ("retrieve_file", "retrieve_batch", "retrieve_fine_tuning_job", "retrieve_response",
+                 "retrieve_container", "retrieve_vector_store")
+}  # fmt: skip
+# The beginnings of the last name in a place, and what kind of id is there; else it is a file's.
+_KIND_AT = {"previous_response": "response", "comparison_response": "response", "container": "container",
+            "vector_store": "vector_store", "model": "model", "conversation": "conversation"}  # fmt: skip
+
+
+class Access(NamedTuple):
+    """Who asks, and at which account.
+
+    `view` is the owner whose objects it lists and reads, None for those of every owner. `opens_foreign` says whether it
+    may also use what nobody owns and is older than the account's first sight here.
+    """
+
+    account: str
+    owner: str
+    view: str | None
+    key: str
+    opens_foreign: bool = False
+
+    def has(self, row: Owned, is_reading: bool) -> bool:
+        """Whether this object can be used, or if `is_reading`, be listed and read."""
+        return row.owner == self.owner if not is_reading else self.view is None or row.owner == self.view
+
+
+#: performs other calls to the same target, one after the other, for the sake of a request; the JSON of an answer is
+#: counted until the next call
+SideCalls = Callable[[Call], Answer]
+
+
+class Owners:
+    """Look-ups in a ledger. Only what was found is remembered, for a minute at most. Thread-safe."""
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._known: dict[tuple[str, str], tuple[float, list[Owned]]] = {}
+
+    def of(self, account: str, ids: Iterable[str]) -> dict[str, list[Owned]]:
+        """Each id in lower case, as far as the ledger has it → its rows: more than one only if they differ in case."""
+        now, found, left = self._clock(), dict[str, list[Owned]](), list[str]()
+        for each in dict.fromkeys(map(str.lower, ids)):
+            until, rows = self._known.get((account, each), (0.0, []))
+            if until > now:
+                found[each] = rows
+            else:
+                left.append(each)
+        if left:
+            looked_up: dict[str, list[Owned]] = {}
+            for row in self._ledger.owners(account, left):
+                looked_up.setdefault(row.id.lower(), []).append(row)
+            self._remember(account, looked_up, now + REMEMBERED_SECONDS)
+            found.update(looked_up)
+        return found
+
+    def forget(self, account: str, ids: Iterable[str]) -> None:
+        """Look these ids up anew when they are asked for."""
+        for each in ids:
+            self._known.pop((account, each.lower()), None)
+
+    def _remember(self, account: str, found: Mapping[str, list[Owned]], until: float) -> None:
+        if len(self._known) + len(found) > MAX_REMEMBERED:
+            self._known.clear()
+        if len(found) <= MAX_REMEMBERED:
+            self._known.update({(account, each): (until, rows) for each, rows in found.items()})
+
+
+class Guard:
+    """Judges the ids in requests to accounts that several owners share. Thread-safe."""
+
+    def __init__(self, ledger: Ledger, owners: Owners, clock: Callable[[], float] = time.time) -> None:
+        self._ledger = ledger
+        self._owners = owners
+        self._clock = clock
+        self._looked: dict[tuple[str, str], float] = {}  # (account, owner) → when its batches and jobs were looked at
+
+    def check(self, call: Call, access: Access, side: SideCalls, results: Callable[[Owned], None]) -> Owned | None:
+        """The object that the path names, None if it names none. NotFound for an id that the caller may not use.
+
+        `results(row)` records what has come of an unfinished batch or job: that is looked at before an id is refused.
+        """
+        is_reading = call.method == "GET"
+        must, may = list(_must_own(call)), _may_be_ids(call)
+        found = self._owners.of(access.account, [*(normal(each) for _, each in must), *may])
+        own = None
+        for place, item_id in must:
+            row = self._judge(place, item_id, found, access, is_reading, results, is_position=place == "after")
+            if row is None and not self._is_foreign(item_id, place, call, access, side, found):
+                raise no_such(item_id, _kind_at(place, call), place)
+            own = row if place == "id" else own
+        self._refuse_others(may, found, access, is_reading)
+        return own
+
+    def check_texts(self, value: Any, operation: str, access: Access, results: Callable[[Owned], None]) -> None:
+        """NotFound for an id in a JSON value, of a form or a line of a file, that the caller may not use."""
+        must = list(named_in(operation, value)) if isinstance(value, dict) else []
+        may = texts_in(value)
+        found = self._owners.of(access.account, [*(normal(each) for _, each in must), *may])
+        for place, item_id in must:
+            if self._judge(place, item_id, found, access, False, results) is None:
+                raise no_such(item_id, _kind_in(place), place)
+        self._refuse_others(may, found, access, is_reading=False)
+
+    def may_see(self, ids: Iterable[str], access: Access) -> set[str]:
+        """Those of these ids whose objects the caller may list and read."""
+        ids = list(ids)
+        found = self._owners.of(access.account, ids)
+        return {each for each in ids if self._own(each, found, access, is_reading=True)}
+
+    def owned(self, ids: Iterable[str], access: Access) -> set[str]:
+        """Those of these ids that somebody has."""
+        ids = list(ids)
+        found = self._owners.of(access.account, ids)
+        return {each for each in ids if each.lower() in found}
+
+    def is_old(self, created_at: Any, access: Access) -> bool:
+        """Whether an object that nobody owns was made before the gateway came, and the caller may use such ones."""
+        if not access.opens_foreign or type(created_at) is not int:
+            return False
+        return bool(created_at < self._ledger.since(access.account, self._clock()) - FOREIGN_SECONDS)
+
+    def refresh(self, access: Access, results: Callable[[Owned], None]) -> None:
+        """Record what has come of the caller's unfinished batches and jobs, unless that was done lately."""
+        self._look_at_results(access, results)
+
+    def _judge(
+        self,
+        place: str,
+        item_id: str,
+        found: Mapping[str, list[Owned]],
+        access: Access,
+        is_reading: bool,
+        results: Callable[[Owned], None],
+        is_position: bool = False,
+    ) -> Owned | None:
+        """The row of an object that the caller may use; for a position in a list, it may be gone."""
+        row = self._own(item_id, found, access, is_reading)
+        if row is None and self._look_at_results(access, results):
+            row = self._own(item_id, self._owners.of(access.account, [normal(item_id)]), access, is_reading)
+        return row if row and (is_position or not row.is_gone(self._clock())) else None
+
+    def _own(self, item_id: str, found: Mapping[str, list[Owned]], access: Access, is_reading: bool) -> Owned | None:
+        rows = found.get(normal(item_id).lower(), ())
+        return next((row for row in rows if row.id == item_id and access.has(row, is_reading)), None)
+
+    def _refuse_others(
+        self, texts: Mapping[str, Any], found: Mapping[str, list[Owned]], access: Access, is_reading: bool
+    ) -> None:
+        """NotFound for a text that is the id of another owner's object, wherever it stands."""
+        if not found:
+            return
+        for text, path in texts.items():
+            rows = found.get(text.lower())
+            if rows and not any(access.has(row, is_reading) for row in rows):
+                place = place_of(path)
+                raise no_such(text, _kind_in(place), place)
+
+    def _look_at_results(self, access: Access, results: Callable[[Owned], None]) -> bool:
+        """Whether the owner's unfinished batches and jobs were looked at: not if that was done lately."""
+        key, now = (access.account, access.owner), time.monotonic()
+        if now < self._looked.get(key, float("-inf")) + RESULTS_SECONDS:
+            return False
+        if len(self._looked) >= MAX_REMEMBERED:
+            self._looked.clear()
+        self._looked[key] = now
+        unfinished = self._ledger.unfinished(access.account, access.owner, MAX_UNFINISHED)
+        for row in unfinished:
+            with suppress(FilesproxyError):  # the provider's trouble with one is not about this request
+                results(row)
+        return bool(unfinished)
+
+    def _is_foreign(
+        self,
+        item_id: str,
+        place: str,
+        call: Call,
+        access: Access,
+        side: SideCalls,
+        found: Mapping[str, list[Owned]],
+    ) -> bool:
+        """Whether nobody owns this object, and it was made before the gateway came, which the provider is asked."""
+        kind = _kind_at(place, call)
+        if not access.opens_foreign or normal(item_id).lower() in found or kind not in RETRIEVES or not is_id(item_id):
+            return False
+        try:
+            made = side(retrieval(kind, item_id, call)).json
+        except UpstreamAnswered as error:
+            if error.status == 404:
+                return False
+            raise
+        return isinstance(made, dict) and self.is_old(made.get("created_at"), access)
+
+
+def retrieval(kind: str, item_id: str, call: Call) -> Call:
+    """The call that retrieves an object, for the sake of another call."""
+    return another(RETRIEVES[kind], call, item_id)
+
+
+def another(operation: str, call: Call, item_id: str = "") -> Call:
+    """A call of another operation on the same request's time, with none of the client's own headers but `via`."""
+    route = OPERATIONS[operation]
+    headers = {name: text for name, text in call.headers.items() if name == "via"}
+    path = route.path[len("/v1") :].replace(":id", item_id, 1)
+    return Call(operation, route.method, path, headers=headers, expects=route.answer, file_id=item_id,
+                watch=call.watch, now=call.now)  # fmt: skip
+
+
+def no_such(item_id: str, kind: str, place: str) -> NotFound:
+    """The 404 of an id that nobody has, or somebody else."""
+    title = _TITLES.get(kind, kind).capitalize()
+    shown = item_id if is_id(item_id) or is_tuned(item_id) and len(item_id) <= 128 else "no object can have this id."
+    return NotFound(f"No such {title} object: {shown}", param=place or "id")
+
+
+def _must_own(call: Call) -> Iterator[tuple[str, str]]:
+    """(place, id) of what the caller must own: what the path, a list's cursor and the declared places name."""
+    route = OPERATIONS[call.operation]
+    if ":id" in route.path:
+        yield "id", call.path.split("/")[route.path.split("/").index(":id") - 1]
+    if route.names_model and is_tuned(_model_in(call)):
+        yield "model", _model_in(call)
+    after = call.query.get("after")
+    if route.is_top_list and after:
+        if not isinstance(after, str):
+            raise BadRequest("Name one position in 'after'.", param="after")
+        yield "after", after
+    if call.json is not None:
+        yield from named_in(call.operation, call.json)
+
+
+def _model_in(call: Call) -> str:
+    return call.path[len("/models/") :]
+
+
+def _may_be_ids(call: Call) -> dict[str, Any]:
+    """Each text of a call that can be an id → the path to it: the rest of its path, its query, its JSON."""
+    found = texts_in(call.json) if call.json else {}
+    if call.query:
+        query = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in call.query.items()}
+        found = {**texts_in(query), **found}
+    rest = call.path.split("/")[4:]
+    return {**{normal(each): (None, "id") for each in rest}, **found} if rest else found
+
+
+def _kind_at(place: str, call: Call) -> str:
+    return OPERATIONS[call.operation].kind if place in ("id", "after") else _kind_in(place)
+
+
+def _kind_in(place: str) -> str:
+    name = place.rpartition(".")[2]
+    kind = next((kind for start, kind in _KIND_AT.items() if name.startswith(start)), "file")
+    if ".container" in place and name.startswith("file_ids"):
+        kind = "file"
+    is_item = name == "id" and place.startswith("input[")
+    return "item" if is_item and kind in KINDS else kind

@@ -1,0 +1,108 @@
+"""Uploads that the ledger knows from their first byte: the limits of the key, and an expiry that the provider lacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from ..calls import Allowance, Answer, Call, Ledger, Target, Upload
+from ..errors import ClientError, FilesproxyError, StoreError, UpstreamAnswered, UpstreamError
+from ..wire.json_fields import need
+from .auth import Caller
+from .expiry import ANCHOR, SECONDS
+
+_EXPIRY = (ANCHOR, SECONDS)
+
+
+def form_fields(target: Target) -> Sequence[str]:
+    """The form fields that the target's provider knows, and with a ledger the expiry, which it then has here."""
+    fields = target.provider.get("form_fields", ())
+    known = fields(target) if callable(fields) else fields
+    return (*known, *_EXPIRY) if target.account and SECONDS not in known else known
+
+
+class Uploads:
+    """Begins and ends uploads in a ledger. `kept_bytes(caller)` is what the caller's owner has in stores."""
+
+    def __init__(
+        self, ledger: Ledger, kept_bytes: Callable[[Caller], int], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._ledger = ledger
+        self._kept_bytes = kept_bytes
+        self._clock = clock
+
+    def answer(
+        self,
+        call: Call,
+        target: Target,
+        caller: Caller,
+        perform: Callable[[Call], Answer],
+        record: Callable[[Answer, int], None] | None,
+    ) -> Answer:
+        """The answer to an upload. `record(answer, number)` records the file; None if its store does.
+
+        TooLarge or TooMany (429) with nothing read if the limits of the caller's key do not allow it.
+        """
+        upload = call.upload
+        if upload is None:  # in parts: its JSON says how large it will be
+            size = (call.json or {}).get("bytes")
+            number = self._begin(target, caller, size if isinstance(size, int) else 0)
+            self._ledger.end_upload(number)
+            return perform(call)
+        number = self._begin(target, caller, self._reserved(upload, target, caller))
+        if target.account:
+            if target.settings["file_sha256"]:
+                upload.hash()
+            _keep_expiry_back(upload, target)
+        try:
+            answer = _with_expiry(perform(call), upload, target)
+            if record:
+                record(answer, number)
+            else:
+                self._ledger.end_upload(number)
+            return answer
+        except FilesproxyError as error:
+            may_be_there = isinstance(error, UpstreamError) and not isinstance(error, UpstreamAnswered)
+            if isinstance(error, ClientError) or not (may_be_there and upload.is_begun):
+                with suppress(StoreError):
+                    self._ledger.end_upload(number)
+            raise
+
+    def _begin(self, target: Target, caller: Caller, size: int) -> int:
+        key = caller.key
+        allowance = Allowance()
+        if key:
+            kept = self._kept_bytes(caller) if key.max_stored_bytes else 0
+            allowance = Allowance(key.max_stored_bytes, key.max_uploads_per_minute, kept)
+        return self._ledger.begin_upload(target.account, caller.owner, caller.name, size, allowance, self._clock())
+
+    def _reserved(self, upload: Upload, target: Target, caller: Caller) -> int:
+        """The most bytes that the file can have."""
+        if upload.max_size is not None:
+            return upload.max_size
+        own = caller.key.max_file_bytes if caller.key else 0
+        return own or int(target.settings["max_upload_bytes"])
+
+
+def _is_emulated(target: Target) -> bool:
+    fields = target.provider.get("form_fields", ())
+    return bool(target.account) and SECONDS not in (fields(target) if callable(fields) else fields)
+
+
+def _keep_expiry_back(upload: Upload, target: Target) -> None:
+    """Where the provider has no expiry, the ledger has it: the provider is not told."""
+    if _is_emulated(target):
+        fields = upload.sent_fields
+        upload.sent_fields = lambda given: fields(_without_expiry(given))
+
+
+def _without_expiry(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in fields.items() if name not in _EXPIRY}
+
+
+def _with_expiry(answer: Answer, upload: Upload, target: Target) -> Answer:
+    if not _is_emulated(target) or SECONDS not in upload.fields or not isinstance(answer.json, dict):
+        return answer
+    created_at: int = need(answer.json, "created_at", int)
+    return answer._replace(json={**answer.json, "expires_at": created_at + int(upload.fields[SECONDS])})
