@@ -242,19 +242,26 @@ class Application:
         def perform(asked: Call, seen: Callable[[bytes], None] | None) -> Answer:
             return run(asked, target, self.transports, hold=hold, seen=seen)
 
-        aside = Hold(self._answers, admission.sharer)
+        aside, is_answered = Hold(self._answers, admission.sharer), False
 
         def side(asked: Call) -> Answer:
             aside.release()
-            return run(asked, target, self.transports, hold=aside)
+            try:
+                return run(asked, target, self.transports, hold=aside)
+            finally:
+                if is_answered:  # for the sake of a stream, of which nobody else would let go
+                    aside.release()
 
         try:
             return self._isolation().answer(call, target, caller, perform, side, aside)
         finally:
+            is_answered = True
             aside.release()
 
     def _isolation(self) -> Isolation:
         """What keeps owners apart. Its ledger is opened by the first request that needs it: forking before is safe."""
+        if self._isolated is not None:
+            return self._isolated
         with self._opening:
             if self._isolated is None:
                 ledger = FolderLedger(self.config.isolation.ledger)

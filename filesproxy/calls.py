@@ -334,9 +334,6 @@ class Ledger(Protocol):
     def delete(self, account: str, item_id: str, now: float) -> None:
         """An object has been deleted."""
 
-    def finish(self, account: str, item_id: str) -> None:
-        """A batch or job has no more results to come."""
-
     def unfinished(self, account: str, owner: str, limit: int) -> list[Owned]:
         """An owner's batches and jobs that are not finished, the newest first."""
 

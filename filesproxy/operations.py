@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from .errors import BadRequest
@@ -191,7 +192,8 @@ _BY_JOB: _Made = (("id", "job"), ("result_files[]", "file"), ("fine_tuned_model"
 MADE_BY: dict[str, _Made] = {
     "upload_file": (("id", "file"),),
     "create_upload": (("id", "upload"),),
-    "complete_upload": (("file.id", "file"),),
+    "complete_upload": (("id", "upload"), ("file.id", "file")),
+    "cancel_upload": (("id", "upload"),),
     "list_response_input_items": (("data[].id", "item"),),
     "create_container": (("id", "container"),),
     "create_vector_store": (("id", "vector_store"),),
@@ -256,19 +258,27 @@ def ids_at(value: Any, place: str) -> Iterator[tuple[str, str]]:
     A place is a path of field names joined by dots; `[]` after a name means each item of that list:
     `messages[].content[].file.file_id` finds `messages[0].content[2].file.file_id`.
     """
-    return _ids_at(value, place.split("."), "")
+    return _ids_at(value, _steps(place), 0, ())
 
 
-def _ids_at(value: Any, steps: list[str], found: str) -> Iterator[tuple[str, str]]:
-    if not steps:
-        if isinstance(value, str):
-            yield found, value
-        return
-    name = steps[0].removesuffix("[]")
+@lru_cache(maxsize=256)
+def _steps(place: str) -> tuple[tuple[str, bool], ...]:
+    """(name, whether it is that of a list) of each step."""
+    return tuple((step.removesuffix("[]"), step.endswith("[]")) for step in place.split("."))
+
+
+def _ids_at(
+    value: Any, steps: tuple[tuple[str, bool], ...], depth: int, path: tuple[tuple[str, int | None], ...]
+) -> Iterator[tuple[str, str]]:
+    name, is_list = steps[depth]
     inner = value.get(name) if isinstance(value, dict) else None
-    here = f"{found}.{name}" if found else name
-    if not steps[0].endswith("[]"):
-        yield from _ids_at(inner, steps[1:], here)
-    elif isinstance(inner, list):
-        for index, item in enumerate(inner):
-            yield from _ids_at(item, steps[1:], f"{here}[{index}]")
+    if inner is None:
+        return
+    depth += 1
+    items = enumerate(inner) if is_list and isinstance(inner, list) else () if is_list else ((None, inner),)
+    for index, item in items:
+        if depth < len(steps):
+            if isinstance(item, dict) and steps[depth][0] in item:
+                yield from _ids_at(item, steps, depth, (*path, (name, index)))
+        elif isinstance(item, str):
+            yield ".".join(step if at is None else f"{step}[{at}]" for step, at in (*path, (name, index))), item

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from ..calls import Provider, Target
 from ..errors import FilesproxyError
 from ..operations import FILE_OPERATIONS, OWNING
-from ..redaction import Secret
 from ..wire import urls
 from .credentials import is_saved
 from .ini import Source
@@ -85,55 +84,62 @@ def problems(
     for account in accounts:
         if len(account.owners) > 1 and not folder:
             yield (
-                f"{source.place(f'provider:{account.providers[0]}')}: the owners {' and '.join(account.owners)} may "
-                "both have files and other objects there, and nothing remembers whose they are. One of these lines "
+                f"{source.place(f'provider:{account.providers[0]}')}: the owners {_all(account.owners)} may have "
+                "files and other objects there, and nothing remembers whose they are. One of these lines "
                 "helps: `ledger = FOLDER` in [filesproxy], which keeps them apart; `isolation = no` there, if they may "
                 "share everything; the same `owner = NAME` in their [key:…] sections, if they are one."
             )
     yield from _same_identity(source, providers, accounts, table)
 
 
+def _all(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}"
+
+
 def _same_identity(source: Source, providers: Providers, accounts: Sequence[_Account], table: Table) -> Iterator[str]:
-    """Two accounts with the same address and credential: by the one, an owner could reach what is kept at the other."""
-    seen: dict[Any, tuple[str, _Account]] = {}
+    """Accounts with the same address and credential: by the one, an owner could reach what is kept at another."""
+    found: dict[Any, dict[str, _Account]] = {}
     for account in accounts:
         for name in account.providers:
             identity = _identity(name, providers[name], table[providers[name]["kind"]])
-            first, other = seen.setdefault(identity, (name, account))
-            owners = {
-                key.owner or key.name for each in (account, other) for key in (*each.with_objects, *each.for_chats)
-            }
-            if other is not account and len(owners) > 1:
-                place = source.place(f"provider:{name}", "account")
-                yield f"{place}: {name} and {first} have the same address and credential: give both the same `account`."
+            found.setdefault(identity, {})[name] = account
+    for named in found.values():
+        keys = [key for account in named.values() for key in (*account.with_objects, *account.for_chats)]
+        is_shared = len({key.owner or key.name for key in keys}) > 1
+        if is_shared and any(account.with_objects for account in named.values()):
+            first, *others = named
+            for name in others:
+                if named[name] is not named[first]:
+                    place = source.place(f"provider:{name}", "account")
+                    alike = f"{name} and {first} have the same address and credential"
+                    yield f"{place}: {alike}: give both the same `account`."
 
 
-def _identity(name: str, own: Mapping[str, Any], kind: Provider) -> tuple[Any, Secret, str]:
+def _identity(name: str, own: Mapping[str, Any], kind: Provider) -> Any:
+    """What tells the provider who calls: its address, and the credential or else the certificate."""
     address = kind["base_url"]
-    if callable(address):
-        try:
-            address = address(Target(name, kind, own["base_url"], own))
-        except FilesproxyError:  # it depends on the client
-            return name, own["credential"], own["client_cert"]
-    else:
-        address = own["base_url"]
-    return urls.origin(address), own["credential"], own["client_cert"]
+    try:
+        address = address(Target(name, kind, own["base_url"], own)) if callable(address) else own["base_url"]
+        scheme, host, port = urls.origin(address)
+    except FilesproxyError:  # it depends on the client
+        return name
+    return scheme, (host or "").rstrip("."), port, own["credential"] or own["client_cert"]
 
 
 def _accounts(providers: Providers, keys: Sequence[Any], table: Table) -> list[_Account]:
     """The accounts of all saved providers, by the keys that may use them."""
-    found: dict[str, _Account] = {}
+    named: dict[str, list[str]] = {}
     for name, own in providers.items():
-        kind = table[own["kind"]]
-        if not is_saved(own) or kind.get("is_store"):
-            continue
-        account = found.setdefault(own["account"] or name, _Account(own["account"] or name, [], [], []))
-        account.providers.append(name)
-        has = _with_objects(kind["operations"], own)
-        for key in keys:
-            if key.may_use(name):
-                (account.with_objects if any(map(key.may_do, has)) else account.for_chats).append(key)
-    return list(found.values())
+        if is_saved(own) and not table[own["kind"]].get("is_store"):
+            named.setdefault(own["account"] or name, []).append(name)
+    found = []
+    for account, names in named.items():
+        has = {name: _with_objects(table[providers[name]["kind"]]["operations"], providers[name]) for name in names}
+        users = [key for key in keys if any(map(key.may_use, names))]
+        owning = [key for key in users if any(key.may_use(name) and any(map(key.may_do, has[name])) for name in names)]
+        found.append(_Account(account, names, owning, [key for key in users if key not in owning]))
+    return found
 
 
 def _with_objects(operations: Collection[str], own: Mapping[str, Any]) -> list[str]:

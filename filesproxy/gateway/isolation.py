@@ -13,7 +13,7 @@ from typing import Any
 from ..budget import Hold
 from ..calls import Answer, Call, Json, Ledger, Owned, Target
 from ..errors import Forbidden, UpstreamAnswered
-from ..operations import OPERATIONS
+from ..operations import OPERATIONS, ids_at, is_id
 from .auth import Caller
 from .input_files import InputFiles
 from .known_fields import check_fields
@@ -149,6 +149,7 @@ class Isolation:
         return self._guard.is_old(model.get("created"), access) and not self._guard.owned([name], access)
 
 
+_IMAGE_URL = "messages[].content[].image_url.url"
 _DELETIONS = ("delete_file", "delete_response", "delete_container", "delete_vector_store", "delete_model")
 
 
@@ -156,7 +157,9 @@ def refuse_file_ids(call: Call) -> None:
     """Forbidden for a chat that names a file, by a key for chats alone where no ledger says whose it is."""
     if call.json is None:
         return
-    for place, _ in named_in(call.operation, call.json):
+    named = [place for place, _ in named_in(call.operation, call.json) if place != "model"]
+    named += [place for place, text in ids_at(call.json, _IMAGE_URL) if is_id(text)]  # a URL is none
+    for place in named:
         message = (
             "A chat with this gateway key cannot name files of this provider: other owners share it, and the gateway "
             "does not remember whose they are. What helps: send the file's content; the operator can set `ledger`."

@@ -9,10 +9,11 @@ from typing import Any
 
 from ..calls import Json
 from ..operations import OPERATIONS, ids_at
-from ..wire.json_fields import MAX_NAME_IN_PLACE, at
+from ..wire.json_fields import MAX_NAME_IN_PLACE, at, place_of
 
 MAX_ID = 256  # characters of an id that the ledger can have
 _SPACE = re.compile(r"\s")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Words of the contract, which are no ids. They need not be looked up for every chat.
 _WORDS = frozenset({
     "", "assistant", "auto", "body", "content", "custom_id", "detail", "developer", "effort", "file", "file_id",
@@ -41,29 +42,43 @@ def normal(text: str) -> str:
     return text.strip() if text.isascii() else unicodedata.normalize("NFKC", text).strip()
 
 
-def texts_in(value: Any) -> dict[str, Any]:
-    """Each text of a JSON value that can be an id, names of fields included, as `normal` has it → the path to it.
+def folded(text: str) -> str:
+    """A text with its ASCII letters in lower case, as the ledger compares ids."""
+    return text.lower() if text.isascii() else "".join(each.lower() if each.isascii() else each for each in text)
 
-    Prose has spaces, and so cannot.
-    """
-    found: dict[str, Any] = {}
+
+def texts_in(value: Any) -> set[str]:
+    """Each text of a JSON value that can be an id, names of fields included, as `normal` has it. Prose has spaces."""
+    found: set[str] = set()
+    left = [value]
+    while left:
+        outer = left.pop()
+        if type(outer) is dict:
+            found.update(outer)
+            inside: Iterable[Any] = outer.values()
+        else:
+            inside = outer
+        for inner in inside:
+            kind = type(inner)
+            if kind is str:
+                if len(inner) <= MAX_ID or _is_padded(inner):
+                    found.add(inner)
+            elif kind is dict or kind is list:
+                left.append(inner)
+    return {text for text in map(normal, found - _WORDS) if can_be_id(text)}
+
+
+def place_in(value: Any, text: str) -> str:
+    """The place of a text that `texts_in` has found; "" if it is not there."""
     left: list[tuple[Any, Any]] = [(value, None)]
     while left:
         outer, path = left.pop()
-        if isinstance(outer, dict):
-            items: Iterable[tuple[Any, Any]] = outer.items()
-            for name in outer:
-                if name not in _WORDS and (len(name) <= MAX_ID or _is_padded(name)):
-                    found.setdefault(name, (path, name))
-        else:
-            items = enumerate(outer if isinstance(outer, list) else ())
-        for key, inner in items:
-            if type(inner) is str:
-                if inner not in _WORDS and (len(inner) <= MAX_ID or _is_padded(inner)):
-                    found.setdefault(inner, (path, key))
-            elif inner and type(inner) in (dict, list):
+        for key, inner in outer.items() if isinstance(outer, dict) else enumerate(outer):
+            if text in (normal(each) for each in (key, inner) if isinstance(each, str)):
+                return place_of((path, key))
+            if isinstance(inner, (dict, list)):
                 left.append((inner, (path, key)))
-    return {text: path for text, path in ((normal(text), path) for text, path in found.items()) if _can_be_id(text)}
+    return ""
 
 
 def _is_padded(text: str) -> bool:
@@ -71,8 +86,11 @@ def _is_padded(text: str) -> bool:
     return text[0].isspace() or text[-1].isspace()
 
 
-def _can_be_id(text: str) -> bool:
-    return 0 < len(text) <= MAX_ID and not _SPACE.search(text)
+def can_be_id(text: str) -> bool:
+    """Whether this can be an id: of up to MAX_ID characters, none of them a space, all of them Unicode."""
+    if not 0 < len(text) <= MAX_ID or _SPACE.search(text):
+        return False
+    return text.isascii() or not _SURROGATE.search(text)
 
 
 def named_in(operation: str, body: Json) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from ..calls import Answer, Call, Ledger, Owned
 from ..errors import BadRequest, FilesproxyError, NotFound, UpstreamAnswered
 from ..operations import KINDS, OPERATIONS, is_id
-from ..wire.json_fields import place_of
-from .object_ids import is_tuned, named_in, normal, texts_in
+from .object_ids import folded, is_tuned, named_in, normal, place_in, texts_in
 
 REMEMBERED_SECONDS = 60.0  # for which an owner is; so long may an adoption take to have its effect
 MAX_REMEMBERED = 4096  # ids, at a few hundred bytes each
@@ -59,26 +58,30 @@ SideCalls = Callable[[Call], Answer]
 
 
 class Owners:
-    """Look-ups in a ledger. Only what was found is remembered, for a minute at most. Thread-safe."""
+    """Look-ups in a ledger. Only what was found is remembered, for a minute at most. Thread-safe.
+
+    What is remembered answers only those whose it is. For anybody else an id of another owner must take as long as one
+    that nobody has.
+    """
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
         self._clock = clock
         self._known: dict[tuple[str, str], tuple[float, list[Owned]]] = {}
 
-    def of(self, account: str, ids: Iterable[str]) -> dict[str, list[Owned]]:
+    def of(self, account: str, ids: Iterable[str], is_mine: Callable[[Owned], bool]) -> dict[str, list[Owned]]:
         """Each id in lower case, as far as the ledger has it → its rows: more than one only if they differ in case."""
         now, found, left = self._clock(), dict[str, list[Owned]](), list[str]()
-        for each in dict.fromkeys(map(str.lower, ids)):
+        for each in dict.fromkeys(map(folded, ids)):
             until, rows = self._known.get((account, each), (0.0, []))
-            if until > now:
+            if until > now and all(map(is_mine, rows)):
                 found[each] = rows
             else:
                 left.append(each)
         if left:
             looked_up: dict[str, list[Owned]] = {}
             for row in self._ledger.owners(account, left):
-                looked_up.setdefault(row.id.lower(), []).append(row)
+                looked_up.setdefault(folded(row.id), []).append(row)
             self._remember(account, looked_up, now + REMEMBERED_SECONDS)
             found.update(looked_up)
         return found
@@ -86,7 +89,7 @@ class Owners:
     def forget(self, account: str, ids: Iterable[str]) -> None:
         """Look these ids up anew when they are asked for."""
         for each in ids:
-            self._known.pop((account, each.lower()), None)
+            self._known.pop((account, folded(each)), None)
 
     def _remember(self, account: str, found: Mapping[str, list[Owned]], until: float) -> None:
         if len(self._known) + len(found) > MAX_REMEMBERED:
@@ -110,38 +113,39 @@ class Guard:
         `results(row)` records what has come of an unfinished batch or job: that is looked at before an id is refused.
         """
         is_reading = call.method == "GET"
-        must, may = list(_must_own(call)), _may_be_ids(call)
-        found = self._owners.of(access.account, [*(normal(each) for _, each in must), *may])
+        must, parts = list(_must_own(call)), _parts_of(call)
+        may = set[str]().union(*map(texts_in, parts))
+        found = self._found([*(normal(each) for _, each in must), *may], access, is_reading)
         own = None
         for place, item_id in must:
             row = self._judge(place, item_id, found, access, is_reading, results, is_position=place == "after")
             if row is None and not self._is_foreign(item_id, place, call, access, side, found):
                 raise no_such(item_id, _kind_at(place, call), place)
             own = row if place == "id" else own
-        self._refuse_others(may, found, access, is_reading)
+        self._refuse_others(may, found, access, is_reading, parts)
         return own
 
     def check_texts(self, value: Any, operation: str, access: Access, results: Callable[[Owned], None]) -> None:
         """NotFound for an id in a JSON value, of a form or a line of a file, that the caller may not use."""
         must = list(named_in(operation, value)) if isinstance(value, dict) else []
         may = texts_in(value)
-        found = self._owners.of(access.account, [*(normal(each) for _, each in must), *may])
+        found = self._found([*(normal(each) for _, each in must), *may], access)
         for place, item_id in must:
             if self._judge(place, item_id, found, access, False, results) is None:
                 raise no_such(item_id, _kind_in(place), place)
-        self._refuse_others(may, found, access, is_reading=False)
+        self._refuse_others(may, found, access, False, [value])
 
     def may_see(self, ids: Iterable[str], access: Access) -> set[str]:
         """Those of these ids whose objects the caller may list and read."""
         ids = list(ids)
-        found = self._owners.of(access.account, ids)
+        found = self._found(ids, access, is_reading=True)
         return {each for each in ids if self._own(each, found, access, is_reading=True)}
 
     def owned(self, ids: Iterable[str], access: Access) -> set[str]:
         """Those of these ids that somebody has."""
         ids = list(ids)
-        found = self._owners.of(access.account, ids)
-        return {each for each in ids if each.lower() in found}
+        found = self._found(ids, access, is_reading=True)
+        return {each for each in ids if folded(each) in found}
 
     def is_old(self, created_at: Any, access: Access) -> bool:
         """Whether an object that nobody owns was made before the gateway came, and the caller may use such ones."""
@@ -152,6 +156,9 @@ class Guard:
     def refresh(self, access: Access, results: Callable[[Owned], None]) -> None:
         """Record what has come of the caller's unfinished batches and jobs, unless that was done lately."""
         self._look_at_results(access, results)
+
+    def _found(self, ids: Iterable[str], access: Access, is_reading: bool = False) -> dict[str, list[Owned]]:
+        return self._owners.of(access.account, ids, lambda row: access.has(row, is_reading))
 
     def _judge(
         self,
@@ -166,23 +173,29 @@ class Guard:
         """The row of an object that the caller may use; for a position in a list, it may be gone."""
         row = self._own(item_id, found, access, is_reading)
         if row is None and self._look_at_results(access, results):
-            row = self._own(item_id, self._owners.of(access.account, [normal(item_id)]), access, is_reading)
+            row = self._own(item_id, self._found([normal(item_id)], access, is_reading), access, is_reading)
         return row if row and (is_position or not row.is_gone(self._clock())) else None
 
     def _own(self, item_id: str, found: Mapping[str, list[Owned]], access: Access, is_reading: bool) -> Owned | None:
-        rows = found.get(normal(item_id).lower(), ())
+        rows = found.get(folded(normal(item_id)), ())
         return next((row for row in rows if row.id == item_id and access.has(row, is_reading)), None)
 
     def _refuse_others(
-        self, texts: Mapping[str, Any], found: Mapping[str, list[Owned]], access: Access, is_reading: bool
+        self,
+        texts: Iterable[str],
+        found: Mapping[str, list[Owned]],
+        access: Access,
+        is_reading: bool,
+        parts: Iterable[Any],
     ) -> None:
-        """NotFound for a text that is the id of another owner's object, wherever it stands."""
+        """NotFound for a text that is the id of another owner's object, wherever in these parts it stands."""
         if not found:
             return
-        for text, path in texts.items():
-            rows = found.get(text.lower())
+        for text in texts:
+            rows = found.get(folded(text), [])
+            rows = [row for row in rows if row.id == text] or rows  # a provider may tell ids apart by case, or not
             if rows and not any(access.has(row, is_reading) for row in rows):
-                place = place_of(path)
+                place = next(filter(None, (place_in(part, text) for part in parts)), "id")
                 raise no_such(text, _kind_in(place), place)
 
     def _look_at_results(self, access: Access, results: Callable[[Owned], None]) -> bool:
@@ -210,7 +223,7 @@ class Guard:
     ) -> bool:
         """Whether nobody owns this object, and it was made before the gateway came, which the provider is asked."""
         kind = _kind_at(place, call)
-        if not access.opens_foreign or normal(item_id).lower() in found or kind not in RETRIEVES or not is_id(item_id):
+        if not access.opens_foreign or folded(normal(item_id)) in found or kind not in RETRIEVES or not is_id(item_id):
             return False
         try:
             made = side(retrieval(kind, item_id, call)).json
@@ -262,14 +275,10 @@ def _model_in(call: Call) -> str:
     return call.path[len("/models/") :]
 
 
-def _may_be_ids(call: Call) -> dict[str, Any]:
-    """Each text of a call that can be an id → the path to it: the rest of its path, its query, its JSON."""
-    found = texts_in(call.json) if call.json else {}
-    if call.query:
-        query = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in call.query.items()}
-        found = {**texts_in(query), **found}
-    rest = call.path.split("/")[4:]
-    return {**{normal(each): (None, "id") for each in rest}, **found} if rest else found
+def _parts_of(call: Call) -> list[Any]:
+    """What of a call may hold ids beside its first one: its JSON, its query, and the rest of its path."""
+    query = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in call.query.items()}
+    return [part for part in (call.json, query, [{"id": each} for each in call.path.split("/")[4:]]) if part]
 
 
 def _kind_at(place: str, call: Call) -> str:

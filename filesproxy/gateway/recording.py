@@ -13,7 +13,7 @@ from ..errors import DuplicateId, FilesproxyError, InvalidAnswer, StoreError
 from ..operations import MADE_BY, MADE_BY_ITEM, OPERATIONS, ids_at
 from ..wire import sse
 from ..wire.strict_json import Unreadable, loads
-from .object_ids import MAX_ID
+from .object_ids import can_be_id, folded
 from .ownership import Access, Owners, SideCalls, another, retrieval
 
 _log = logging.getLogger("filesproxy")
@@ -21,6 +21,8 @@ _OF_RESPONSES = frozenset({"response", "item", "conversation"})
 _UNFINISHED_SECONDS = 8 * 86400  # for which a finished batch without a file of results is looked at
 _FINAL = frozenset({"completed", "failed", "expired", "cancelled", "succeeded"})
 _WITHOUT_RESULTS = frozenset({"failed"})
+MAX_NUMBER = 1 << 62
+_ABOUT_ITEM = b"response.output_item."
 _RESULTS = ("output_file_id", "error_file_id", "fine_tuned_model")
 #: what undoes an operation whose object could not be recorded; the id is of the object that it made
 UNDOES = {
@@ -73,30 +75,26 @@ class Recorder:
         It raises what `record` raises. An event that it has not returned for is not sent on.
         """
         known: set[str] = set()
+        has_response = False  # the first event that tells of it comes before everything else
 
         def seen(block: bytes) -> None:
-            if known and b'"response.output_item.' not in block:
+            nonlocal has_response
+            if has_response and _ABOUT_ITEM not in block:
                 return
             for frame in block.split(b"\n\n"):
-                made = [each for each in self._in_event(call, frame, own, is_first=not known) if each.id not in known]
+                if has_response and _ABOUT_ITEM not in frame:
+                    continue
+                event = _event(frame)
+                made = self._made_at(call, event.get("item"), MADE_BY_ITEM, own)
+                if isinstance(event.get("response"), dict) and not has_response:
+                    has_response = True
+                    made += self._made(call, event["response"], own)
+                made = [each for each in made if each.id not in known]
                 if made:
                     known.update(each.id for each in made)
                     self._commit(call, made, access, side, own)
 
         return seen
-
-    def _in_event(self, call: Call, frame: bytes, own: Owned | None, is_first: bool) -> list[Made]:
-        try:
-            event = loads(sse.data(frame)) if b"{" in frame else None
-        except Unreadable:
-            raise InvalidAnswer("An event of the provider is not valid JSON.") from None
-        if not isinstance(event, dict):
-            return []
-        item, response = event.get("item"), event.get("response")
-        found = self._made_at(call, item, MADE_BY_ITEM, own) if isinstance(item, dict) else []
-        if isinstance(response, dict) and is_first:
-            found += self._made(call, response, own)
-        return found
 
     def _commit(
         self, call: Call, made: list[Made], access: Access, side: SideCalls, own: Owned | None, upload: int = 0
@@ -118,11 +116,11 @@ class Recorder:
 
     def _new(self, made: list[Made], account: str, owner: str) -> list[Made]:
         """What the ledger does not have yet, or not so."""
-        found = self._owners.of(account, [each.id for each in made])
+        found = self._owners.of(account, [each.id for each in made], lambda row: row.owner == owner)
         new = []
         for each in made:
-            rows = [row for row in found.get(each.id.lower(), ()) if row.id == each.id]
-            if not rows or rows[0].owner != owner or rows[0].is_open != each.is_open or rows[0].deleted_at:
+            row = next((row for row in found.get(folded(each.id), ()) if row.id == each.id), None)
+            if row is None or row.owner != owner or row.is_open != each.is_open or row.is_gone(self._clock()):
                 new.append(each)
         return new
 
@@ -144,7 +142,7 @@ class Recorder:
             if not is_stored and kind in _OF_RESPONSES:
                 continue
             for exact, item_id in ids_at(answer, place):
-                if not 0 < len(item_id) <= MAX_ID:
+                if not can_be_id(item_id):
                     raise InvalidAnswer("The provider's answer has an id that the ledger cannot have.")
                 found.setdefault(item_id, self._described(call, answer, exact, item_id, kind, own))
         return list(found.values())
@@ -153,16 +151,30 @@ class Recorder:
         around = _around(answer, place)
         now = int(self._clock())
         is_itself = place.rpartition(".")[2] == "id"
-        created_at = around.get("created_at") if is_itself else None
+        created_at = whole(around.get("created_at")) if is_itself else None
         made = Made(
             item_id,
             kind,
-            created_at if type(created_at) is int else now,
+            now if created_at is None else created_at,
             parent="" if own is None or own.id == item_id else own.id,
-            is_open=kind in ("batch", "job") and _is_open(around, now),
+            is_open=_is_open(kind, around, now),
             ends_after=self._response_seconds if kind in _OF_RESPONSES else None,
         )
+        if kind == "upload":
+            return made._replace(bytes=whole(around.get("bytes")))
         return _file(made, around, call) if kind == "file" and is_itself else made
+
+
+def _event(frame: bytes) -> Json:
+    """The JSON object that is an event's data; an empty one if it is something else. InvalidAnswer if it is invalid."""
+    data = sse.data(frame)
+    if not data.lstrip().startswith(b"{"):
+        return {}
+    try:
+        event = loads(data)
+    except Unreadable:
+        raise InvalidAnswer("An event of the provider is not valid JSON.") from None
+    return event if isinstance(event, dict) else {}
 
 
 def _around(answer: Json, place: str) -> Json:
@@ -176,12 +188,14 @@ def _around(answer: Json, place: str) -> Json:
     return found if isinstance(found, dict) else {}
 
 
-def _is_open(answer: Json, now: int) -> bool:
-    """Whether results of a batch or job may still come."""
+def _is_open(kind: str, answer: Json, now: int) -> bool:
+    """Whether something is still to come of an object: results of a batch or job, the file of an upload in parts."""
+    if kind not in ("batch", "job", "upload"):
+        return False
     status = answer.get("status")
     if status not in _FINAL:
         return True
-    if status in _WITHOUT_RESULTS or any(answer.get(name) for name in _RESULTS):
+    if kind == "upload" or status in _WITHOUT_RESULTS or any(answer.get(name) for name in _RESULTS):
         return False
     created_at = answer.get("created_at")  # some hosts say which file has the results only after a while
     return type(created_at) is int and created_at > now - _UNFINISHED_SECONDS
@@ -190,15 +204,20 @@ def _is_open(answer: Json, now: int) -> bool:
 def _file(made: Made, file: Json, call: Call) -> Made:
     """What is known of a file: by the provider's answer and, where that says nothing, by the upload."""
     upload = call.upload if call.operation == "upload_file" else None
-    size, expires_at = file.get("bytes"), file.get("expires_at")
     return made._replace(
-        filename=_text(file.get("filename")) or (upload.filename if upload else ""),
-        purpose=_text(file.get("purpose")) or (upload.fields.get("purpose", "") if upload else ""),
-        bytes=upload.size if upload else size if type(size) is int else None,
+        filename=_text(file.get("filename")) or (_text(upload.filename) if upload else ""),
+        purpose=_text(file.get("purpose")) or (_text(upload.fields.get("purpose", "")) if upload else ""),
+        bytes=upload.size if upload else whole(file.get("bytes")),
         sha256=upload.sha256 if upload else None,
-        expires_at=expires_at if type(expires_at) is int else None,
+        expires_at=whole(file.get("expires_at")),
     )
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """Text that can be stored: what is not Unicode is replaced."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""
+
+
+def whole(value: Any) -> int | None:
+    """A whole number that can be stored."""
+    return value if type(value) is int and 0 <= value < MAX_NUMBER else None

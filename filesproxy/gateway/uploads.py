@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from ..calls import Allowance, Answer, Call, Ledger, Target, Upload
 from ..errors import ClientError, FilesproxyError, StoreError, UpstreamAnswered, UpstreamError
-from ..wire.json_fields import need
 from .auth import Caller
 from .expiry import ANCHOR, SECONDS
+from .recording import whole
 
 _EXPIRY = (ANCHOR, SECONDS)
 
@@ -46,17 +46,16 @@ class Uploads:
         """
         upload = call.upload
         if upload is None:  # in parts: its JSON says how large it will be
-            size = (call.json or {}).get("bytes")
-            number = self._begin(target, caller, size if isinstance(size, int) else 0)
-            self._ledger.end_upload(number)
-            return perform(call)
+            size = whole((call.json or {}).get("bytes")) or 0
+            self._ledger.end_upload(self._begin(target, caller, size))
+            return perform(call)  # whose object counts, with this size, until it is complete
         number = self._begin(target, caller, self._reserved(upload, target, caller))
         if target.account:
             if target.settings["file_sha256"]:
                 upload.hash()
             _keep_expiry_back(upload, target)
         try:
-            answer = _with_expiry(perform(call), upload, target)
+            answer = self._with_expiry(perform(call), upload, target)
             if record:
                 record(answer, number)
             else:
@@ -76,6 +75,13 @@ class Uploads:
             kept = self._kept_bytes(caller) if key.max_stored_bytes else 0
             allowance = Allowance(key.max_stored_bytes, key.max_uploads_per_minute, kept)
         return self._ledger.begin_upload(target.account, caller.owner, caller.name, size, allowance, self._clock())
+
+    def _with_expiry(self, answer: Answer, upload: Upload, target: Target) -> Answer:
+        if not _is_emulated(target) or SECONDS not in upload.fields or not isinstance(answer.json, dict):
+            return answer
+        created_at = answer.json.get("created_at")
+        since = created_at if type(created_at) is int else int(self._clock())
+        return answer._replace(json={**answer.json, "expires_at": since + int(upload.fields[SECONDS])})
 
     def _reserved(self, upload: Upload, target: Target, caller: Caller) -> int:
         """The most bytes that the file can have."""
@@ -99,10 +105,3 @@ def _keep_expiry_back(upload: Upload, target: Target) -> None:
 
 def _without_expiry(fields: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in fields.items() if name not in _EXPIRY}
-
-
-def _with_expiry(answer: Answer, upload: Upload, target: Target) -> Answer:
-    if not _is_emulated(target) or SECONDS not in upload.fields or not isinstance(answer.json, dict):
-        return answer
-    created_at: int = need(answer.json, "created_at", int)
-    return answer._replace(json={**answer.json, "expires_at": created_at + int(upload.fields[SECONDS])})

@@ -6,6 +6,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UpstreamError
 
+_PORTS = {"http": 80, "https": 443}
+
 
 def split(text: str) -> SplitResult | None:
     """The parts of a URL; None if it is malformed or its port is invalid."""
@@ -28,9 +30,9 @@ def has_path(url: str) -> bool:
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
-    """The scheme, host and port of a URL. UpstreamError if it is malformed."""
+    """The scheme, host and port of a URL, also where the port is the scheme's own. UpstreamError if it is malformed."""
     try:
         parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port
+        return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         raise UpstreamError("The call's address is not a valid URL.", code="upstream_address") from None

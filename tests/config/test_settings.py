@@ -82,7 +82,7 @@ GOOD = {
     "sees": [("all", "all"), ("own", "own")],
     "foreign_ids": [("yes", True), ("no", False)],
     "max_file_bytes": [("0", 0), ("536870912", 536870912)],
-    "max_stored_bytes": [("0", 0)],  # more needs a ledger: tests/config/test_isolation.py
+    "max_stored_bytes": [("0", 0)],  # more needs a ledger: tests/config/test_isolation_settings.py
     "max_uploads_per_minute": [("0", 0)],
     "allowed_purposes": [("batch", ("batch",)), ("batch  user_data fine-tune", ("batch", "user_data", "fine-tune")),
                          ("", ())],

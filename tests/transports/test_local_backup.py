@@ -9,9 +9,11 @@ import threading
 import pytest
 from stores import Clock, ask, blob_of, content_of, flipped, ids, open_store, upload
 
+from filesproxy.calls import Made
 from filesproxy.errors import NotFound, StoreError
 from filesproxy.transports.local import backup as module
 from filesproxy.transports.local.backup import backup
+from filesproxy.transports.local.ledger import FolderLedger
 from filesproxy.transports.local.maintenance import Count, adopt, verify
 from filesproxy.transports.local.transport import Store
 
@@ -32,6 +34,17 @@ def test_backup_of_a_store_in_use_is_a_store(store, folder, tmp_path, said):
     assert {stat.S_IMODE(path.stat().st_mode) for path in target.rglob("*")} == {0o700, 0o600}
     ask(copy, "delete_file", file["id"], "team-a")
     assert len(ids(store, owner="team-a")) == 1
+
+
+def test_ledger_beside_the_store_is_copied_with_it(store, folder, tmp_path, said):
+    upload(store)
+    ledger = FolderLedger(str(folder))
+    ledger.record("openai", "retail", "a", [Made("file-1", "file", 1)], 2)
+    backup(str(folder), str(tmp_path / "copy"), said.append)
+    ledger.record("openai", "retail", "a", [Made("file-2", "file", 1)], 2)
+    (row,) = FolderLedger(str(tmp_path / "copy")).every()
+    assert (row.id, row.owner) == ("file-1", "retail")
+    assert stat.S_IMODE((tmp_path / "copy" / "ledger.sqlite3").stat().st_mode) == 0o600
 
 
 def test_backup_to_another_file_system_is_a_copy(store, folder, tmp_path, said, monkeypatch):

@@ -15,11 +15,12 @@ from . import sidecars
 from .blobs import PLACES, Blobs
 from .disk import disk_errors, private, sync_folder
 from .index import FILE, Index
+from .ledger import FolderLedger
 from .maintenance import BATCH, Count, Say, blocks_of, opened, title
 
 
 def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
-    """Copy a store that may be in use to a new folder, which can be used as a store.
+    """Copy a store that may be in use, and a ledger beside it, to a new folder, which can be used as a store.
 
     What was copied, and whether blobs are shared with the store (hard links) because both are on one file system.
     Files that are deleted meanwhile are left out; those whose bytes are missing are said.
@@ -32,6 +33,8 @@ def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
             os.makedirs(path, mode=0o700, exist_ok=True)
             os.chmod(path, stat.S_IRWXU)
     index.copy_to(os.path.join(target, FILE))
+    if os.path.exists(os.path.join(folder, FolderLedger.file)):
+        FolderLedger(folder).copy_to(os.path.join(target, FolderLedger.file))
     copy, copies = Index(target, holds_files=lambda: True), Blobs(target)
     gone: list[Json] = []
     kept = size = linked = 0

@@ -74,7 +74,7 @@ class Database:
 
     def copy_to(self, path: str) -> None:
         """Copy the index as it is at one moment, whatever is written meanwhile, to a new file."""
-        with disk_errors():
+        with disk_errors(self.name):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with self._connection() as database:
             target = sqlite3.connect(path)
@@ -91,7 +91,7 @@ class Database:
             return int(database.execute("PRAGMA user_version").fetchone()[0])
 
     def _make(self, holds_files: Callable[[], bool]) -> int:
-        with disk_errors(), open(os.path.join(self._folder, "lock"), "ab", opener=private) as lock:
+        with disk_errors(self.name), open(os.path.join(self._folder, "lock"), "ab", opener=private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time makes the tables
             version = self._version()
             if version:

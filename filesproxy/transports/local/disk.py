@@ -14,22 +14,22 @@ from ...errors import StoreError, StoreFull
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """Raise OSErrors as our own errors, whose message has no path: that is for the log."""
+def disk_errors(name: str = "The local store") -> Iterator[None]:
+    """Raise OSErrors as our own errors about `name`, whose message has no path: that is for the log."""
     try:
         yield
     except OSError as error:
-        _raise(error)
+        _raise(error, name)
 
 
-def _raise(error: OSError) -> NoReturn:
-    name = errno.errorcode.get(error.errno or 0, "unknown")
-    detail = f"{error.filename}: {name}" if error.filename else name
+def _raise(error: OSError, name: str) -> NoReturn:
+    code = errno.errorcode.get(error.errno or 0, "unknown")
+    detail = f"{error.filename}: {code}" if error.filename else code
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        raise StoreFull("The local store has no space left; nothing was stored.", detail=detail) from None
+        raise StoreFull(f"{name} has no space left; nothing was stored.", detail=detail) from None
     if error.errno == errno.EROFS:
-        raise StoreError("The local store's disk is read-only.", detail=detail) from None
-    raise StoreError(f"The local store cannot use its folder ({name}).", detail=detail) from None
+        raise StoreError(f"{name}'s disk is read-only.", detail=detail) from None
+    raise StoreError(f"{name} cannot use its folder ({code}).", detail=detail) from None
 
 
 def write_all(handle: int, block: bytes) -> None:

@@ -21,6 +21,7 @@ DAY = 86400
 RESERVED_SECONDS = DAY  # for which an upload of which nothing more was heard counts as stored
 INTENT_SECONDS = 30 * DAY  # for which it is remembered, so that `files orphans` can say whose a file may be
 DELETED_SECONDS = 30 * DAY  # for which a deleted object's id stays a position in lists
+JUDGED_SECONDS = 30 * DAY  # for which a verdict about an input file is remembered
 _MINUTE = 60
 _PRUNE_SECONDS = 3600  # between two looks for rows that have ended
 _MAX_IDS = 500  # in one statement; an SQLite build may limit parameters to 999
@@ -61,7 +62,7 @@ class FolderLedger(Database):
     schema = _SCHEMA
 
     def __init__(self, folder: str) -> None:
-        with disk_errors():
+        with disk_errors(self.name):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         super().__init__(folder)
         self._prune_at = 0.0  # by time.monotonic
@@ -69,6 +70,7 @@ class FolderLedger(Database):
     def owners(self, account: str, ids: Sequence[str]) -> list[Owned]:
         """What is known of these ids."""
         found: list[Owned] = []
+        ids = [each for each in ids if each.isascii() or each.encode("utf-8", "ignore").decode("utf-8") == each]
         with self._connection() as database:
             for start in range(0, len(ids), _MAX_IDS):
                 asked = ids[start : start + _MAX_IDS]
@@ -79,6 +81,7 @@ class FolderLedger(Database):
     def begin_upload(self, account: str, owner: str, key: str, size: int, allowance: Allowance, now: float) -> int:
         """Note an upload that begins and reserve its bytes, if the owner and the key may have one more."""
         with self._transaction(may_grow=True) as database:
+            self._prune_if_due(database, int(now))
             _since(database, account, now)
             if allowance.max_uploads_per_minute:
                 _check_rate(database, key, allowance.max_uploads_per_minute, int(now))
@@ -102,9 +105,7 @@ class FolderLedger(Database):
                 _insert(database, account, owner, key, each, int(now))
             if upload:
                 database.execute("UPDATE uploads SET is_over = 1 WHERE number = ?", (upload,))
-            if time.monotonic() >= self._prune_at:
-                self._prune_at = time.monotonic() + _PRUNE_SECONDS
-                _prune(database, int(now))
+            self._prune_if_due(database, int(now))
 
     def delete(self, account: str, item_id: str, now: float) -> None:
         """Remember that an object has been deleted, and for a while what it was."""
@@ -112,15 +113,11 @@ class FolderLedger(Database):
             update = "UPDATE objects SET deleted_at = ?, ends_at = ?, is_open = 0 WHERE account = ? AND id = ?"
             which = (int(now), int(now) + DELETED_SECONDS, account, item_id, item_id)
             database.execute(f"{update} AND +id = ? COLLATE BINARY AND deleted_at IS NULL", which)
-
-    def finish(self, account: str, item_id: str) -> None:
-        """A batch or job has no more results to come."""
-        with self._transaction() as database:
-            database.execute("UPDATE objects SET is_open = 0 WHERE account = ? AND id = ?", (account, item_id))
+            database.execute("DELETE FROM judged WHERE account = ? AND id = ?", (account, item_id))
 
     def unfinished(self, account: str, owner: str, limit: int) -> list[Owned]:
         """An owner's batches and jobs that are not finished, the newest first."""
-        where = "account = ? AND owner = ? AND is_open ORDER BY number DESC LIMIT ?"
+        where = "account = ? AND owner = ? AND is_open AND kind IN ('batch', 'job') ORDER BY number DESC LIMIT ?"
         return self._rows(f"SELECT {_COLUMNS} FROM objects WHERE {where}", account, owner, limit)
 
     def of_kind(self, account: str, owner: str, kind: str) -> list[Owned]:
@@ -202,6 +199,11 @@ class FolderLedger(Database):
         with self._transaction() as database:
             return _prune(database, int(now))
 
+    def _prune_if_due(self, database: sqlite3.Connection, now: int) -> None:
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + _PRUNE_SECONDS
+            _prune(database, now)
+
     def _rows(self, query: str, *values: Any) -> list[Owned]:
         with self._connection() as database:
             return list(map(_owned, database.execute(query, values)))
@@ -218,14 +220,14 @@ def _since(database: sqlite3.Connection, account: str, now: float) -> int:
 
 def _insert(database: sqlite3.Connection, account: str, owner: str, key: str, made: Made, now: int) -> None:
     """Insert an object. Of one that its owner has already, only whether more is to come of it may be new."""
-    query = "SELECT owner, number, deleted_at FROM objects WHERE account = ? AND id = ? AND +id = ? COLLATE BINARY"
-    known = database.execute(query, (account, made.id, made.id)).fetchone()
+    query = "SELECT owner, number, deleted_at, expires_at FROM objects WHERE account = ? AND id = ?"
+    known = database.execute(f"{query} AND +id = ? COLLATE BINARY", (account, made.id, made.id)).fetchone()
     if known and known[0] != owner:
         raise DuplicateId("The provider gave this object an id that it gave to another owner before.")
-    if known and known[2] is None:
+    if known and known[2] is None and (known[3] is None or known[3] > now):
         database.execute("UPDATE objects SET is_open = ? WHERE number = ?", (made.is_open, known[1]))
         return
-    if known:  # deleted, and made again: some hosts derive the id from the content
+    if known:  # deleted or expired, and made again: some hosts derive the id from the content
         database.execute("DELETE FROM objects WHERE number = ?", (known[1],))
     values = {name: value for name, value in made._asdict().items() if name != "ends_after"}
     values.update(account=account, owner=owner, key=key, recorded_at=now)
@@ -243,11 +245,13 @@ def _check_rate(database: sqlite3.Connection, key: str, limit: int, now: int) ->
 
 
 def _stored(database: sqlite3.Connection, owner: str, now: int) -> int:
-    """The bytes of an owner's files at all accounts, and of its uploads that have begun."""
+    """The bytes of an owner's files at all accounts, and of its uploads that have begun, in one part or in several."""
+    begun = now - RESERVED_SECONDS
     of_files = f"SELECT total(bytes) FROM objects WHERE owner = ? AND kind = 'file' AND {_IS_STORED}"
+    in_parts = "SELECT total(bytes) FROM objects WHERE owner = ? AND kind = 'upload' AND is_open AND recorded_at > ?"
     of_uploads = "SELECT total(bytes) FROM uploads WHERE owner = ? AND NOT is_over AND began_at > ?"
-    files = database.execute(of_files, (owner, now)).fetchone()[0]
-    return int(files + database.execute(of_uploads, (owner, now - RESERVED_SECONDS)).fetchone()[0])
+    sums = ((of_files, now), (in_parts, begun), (of_uploads, begun))
+    return int(sum(database.execute(query, (owner, since)).fetchone()[0] for query, since in sums))
 
 
 def _check_stored(stored: int, size: int, limit: int) -> None:
@@ -261,4 +265,5 @@ def _prune(database: sqlite3.Connection, now: int) -> int:
         "DELETE FROM uploads WHERE began_at < ? AND (is_over OR began_at < ?)",
         (now - 2 * _MINUTE, now - INTENT_SECONDS),
     )
+    database.execute("DELETE FROM judged WHERE at < ?", (now - JUDGED_SECONDS,))
     return database.execute("DELETE FROM objects WHERE ends_at <= ?", (now,)).rowcount
