@@ -6,14 +6,18 @@ What happens at the provider without the gateway is a test editing these dicts.
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import datetime, timezone
+from functools import lru_cache
 from itertools import count
+from pathlib import Path
 
 from configurations import hashed
 from fakes import FakeBody, form, form_type
 
 from filesproxy.calls import Answer
 from filesproxy.operations import OPERATIONS
+from filesproxy.transports.local.ledger import FolderLedger
 from filesproxy.wire import sse
 from filesproxy.wire.multipart import encode
 
@@ -280,6 +284,21 @@ class Owner:
         else:
             made = self.post(paths[kind], bodies[kind])
         return made.json["id"]
+
+
+@lru_cache(maxsize=1)
+def _empty_ledger():
+    with tempfile.TemporaryDirectory() as folder:
+        FolderLedger(folder).close()
+        return Path(folder, FolderLedger.file).read_bytes()
+
+
+def ready_ledger(folder):
+    """A folder with an empty ledger, unless something is there: sqlite syncs the disk for each table that it makes."""
+    if not folder.exists():
+        folder.mkdir(mode=0o700)
+        (folder / FolderLedger.file).write_bytes(_empty_ledger())
+    return str(folder)
 
 
 def batch_of(file_id, **more):

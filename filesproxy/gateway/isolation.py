@@ -19,7 +19,7 @@ from .input_files import InputFiles
 from .known_fields import check_fields
 from .object_ids import is_tuned, named_in
 from .owned_lists import OwnedLists, with_expiry
-from .ownership import Access, Guard, Owners, SideCalls
+from .ownership import Access, Guard, Owners, SideCalls, is_older
 from .recording import Recorder
 from .uploads import Uploads
 
@@ -139,14 +139,11 @@ class Isolation:
 
     def _only_own(self, models: list[Json], access: Access) -> list[Json]:
         named = [(each, str(each.get("id"))) for each in models if isinstance(each, dict)]
-        tuned = [name for _, name in named if is_tuned(name)]
-        mine = self._guard.may_see(tuned, access) if tuned else set()
+        owned = self._guard.owned([name for _, name in named], access)
+        before = self._guard.opened_before(access)
         return [
-            each for each, name in named if not is_tuned(name) or name in mine or self._is_foreign(each, name, access)
+            each for each, name in named if owned.get(name, not is_tuned(name) or is_older(each.get("created"), before))
         ]
-
-    def _is_foreign(self, model: Json, name: str, access: Access) -> bool:
-        return self._guard.is_old(model.get("created"), access) and not self._guard.owned([name], access)
 
 
 _IMAGE_URL = "messages[].content[].image_url.url"

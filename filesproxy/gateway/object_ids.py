@@ -109,8 +109,12 @@ def named_in(operation: str, body: Json) -> Iterator[tuple[str, str]]:
 
 
 def is_tuned(model: str) -> bool:
-    """Whether this names a fine-tuned model, which is somebody's own: `ft:gpt-4o-mini:acme::a1`."""
-    return normal(model).lower().startswith("ft:")
+    """Whether this names a fine-tuned model, which is somebody's own.
+
+    As OpenAI names them, `ft:gpt-4o-mini:acme::a1`, or Azure, `gpt-4o-mini-2024-07-18.ft-b044a9d3cf9c4228`.
+    """
+    name = normal(model).lower()
+    return name.startswith("ft:") or ".ft-" in name
 
 
 def _in_response(body: Json) -> Iterator[tuple[str, str]]:

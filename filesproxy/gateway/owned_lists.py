@@ -17,7 +17,7 @@ from ..operations import OPERATIONS
 from ..wire.json_fields import need
 from ..wire.lists import list_query, page
 from ..wire.strict_json import dumps, loads
-from .ownership import Access, Guard, SideCalls, another
+from .ownership import Access, Guard, SideCalls, another, is_older
 
 WALK_SECONDS = 5.0  # for which a walk is kept
 MAX_KEPT_BYTES = 16 << 20  # of the JSON of all walks of an application; a longer one serves one request
@@ -124,7 +124,8 @@ class OwnedLists:
             return found
         mine = {row.id for row in rows}
         others = {item_id: loads(text) for item_id, text in walk.objects.items() if item_id not in mine}
-        old = [each for each in others if self._guard.is_old(others[each].get("created_at"), access)]
+        before = self._guard.opened_before(access)
+        old = [each for each, value in others.items() if is_older(value.get("created_at"), before)]
         owned = self._guard.owned(old, access)
         return found + [_Listed(others[each], None) for each in old if each not in owned]
 

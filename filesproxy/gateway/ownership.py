@@ -135,23 +135,17 @@ class Guard:
                 raise no_such(item_id, _kind_in(place), place)
         self._refuse_others(may, found, access, False, [value])
 
-    def may_see(self, ids: Iterable[str], access: Access) -> set[str]:
-        """Those of these ids whose objects the caller may list and read."""
+    def owned(self, ids: Iterable[str], access: Access) -> dict[str, bool]:
+        """Those of these ids that somebody has → whether the caller may list and read the object."""
         ids = list(ids)
         found = self._found(ids, access, is_reading=True)
-        return {each for each in ids if self._own(each, found, access, is_reading=True)}
+        return {each: bool(self._own(each, found, access, True)) for each in ids if folded(each) in found}
 
-    def owned(self, ids: Iterable[str], access: Access) -> set[str]:
-        """Those of these ids that somebody has."""
-        ids = list(ids)
-        found = self._found(ids, access, is_reading=True)
-        return {each for each in ids if folded(each) in found}
-
-    def is_old(self, created_at: Any, access: Access) -> bool:
-        """Whether an object that nobody owns was made before the gateway came, and the caller may use such ones."""
-        if not access.opens_foreign or type(created_at) is not int:
-            return False
-        return bool(created_at < self._ledger.since(access.account, self._clock()) - FOREIGN_SECONDS)
+    def opened_before(self, access: Access) -> float:
+        """Before which time an object that nobody owns must have been made, so that the caller may use it."""
+        if not access.opens_foreign:
+            return float("-inf")
+        return self._ledger.since(access.account, self._clock()) - FOREIGN_SECONDS
 
     def refresh(self, access: Access, results: Callable[[Owned], None]) -> None:
         """Record what has come of the caller's unfinished batches and jobs, unless that was done lately."""
@@ -231,7 +225,12 @@ class Guard:
             if error.status == 404:
                 return False
             raise
-        return isinstance(made, dict) and self.is_old(made.get("created_at"), access)
+        return isinstance(made, dict) and is_older(made.get("created_at"), self.opened_before(access))
+
+
+def is_older(created_at: Any, before: float) -> bool:
+    """Whether a provider says that something was made before this time."""
+    return type(created_at) is int and created_at < before
 
 
 def retrieval(kind: str, item_id: str, call: Call) -> Call:
@@ -278,7 +277,10 @@ def _model_in(call: Call) -> str:
 def _parts_of(call: Call) -> list[Any]:
     """What of a call may hold ids beside its first one: its JSON, its query, and the rest of its path."""
     query = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in call.query.items()}
-    return [part for part in (call.json, query, [{"id": each} for each in call.path.split("/")[4:]]) if part]
+    rest = call.path.split("/")[4:]
+    if OPERATIONS[call.operation].names_model:
+        rest = [_model_in(call)]
+    return [part for part in (call.json, query, [{"id": each} for each in rest]) if part]
 
 
 def _kind_at(place: str, call: Call) -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..calls import Call, Json, Ledger, Made, Owned
-from ..errors import DuplicateId, FilesproxyError, InvalidAnswer, StoreError
+from ..errors import DuplicateId, FilesproxyError, InvalidAnswer, StoreError, UpstreamAnswered
 from ..operations import MADE_BY, MADE_BY_ITEM, OPERATIONS, ids_at
 from ..wire import sse
 from ..wire.strict_json import Unreadable, loads
@@ -22,6 +22,7 @@ _UNFINISHED_SECONDS = 8 * 86400  # for which a finished batch without a file of 
 _FINAL = frozenset({"completed", "failed", "expired", "cancelled", "succeeded"})
 _WITHOUT_RESULTS = frozenset({"failed"})
 MAX_NUMBER = 1 << 62
+_ENDS_UPLOAD = ("complete_upload", "cancel_upload")
 _ABOUT_ITEM = b"response.output_item."
 _RESULTS = ("output_file_id", "error_file_id", "fine_tuned_model")
 #: what undoes an operation whose object could not be recorded; the id is of the object that it made
@@ -67,7 +68,13 @@ class Recorder:
         """Ask the provider for a batch or job, and record what has come of it. Raises what `side` raises."""
         asked = retrieval(row.kind, row.id, call)
         access = Access(row.account, row.owner, row.owner, row.key)
-        self.record(asked, side(asked).json, access, side, row)
+        try:
+            answer = side(asked).json
+        except UpstreamAnswered as error:
+            if error.status == 404:  # it was deleted without us; nothing comes of it any more
+                self._commit(asked, [Made(row.id, row.kind, row.created_at)], access, side, row)
+            raise
+        self.record(asked, answer, access, side, row)
 
     def events(self, call: Call, access: Access, side: SideCalls, own: Owned | None) -> Callable[[bytes], None]:
         """A function that gets the events of a response, a block at a time, and records what they tell of.
@@ -100,7 +107,7 @@ class Recorder:
         self, call: Call, made: list[Made], access: Access, side: SideCalls, own: Owned | None, upload: int = 0
     ) -> None:
         owner, key = (own.owner, own.key) if own else (access.owner, access.key)
-        new = self._new(made, access.account, owner)
+        new = made if upload else self._new(made, access.account, owner)
         if not new and not upload:
             return
         try:
@@ -157,11 +164,12 @@ class Recorder:
             kind,
             now if created_at is None else created_at,
             parent="" if own is None or own.id == item_id else own.id,
-            is_open=_is_open(kind, around, now),
+            is_open=call.operation not in _ENDS_UPLOAD and _is_open(kind, around, now),
             ends_after=self._response_seconds if kind in _OF_RESPONSES else None,
         )
         if kind == "upload":
-            return made._replace(bytes=whole(around.get("bytes")))
+            announced = (call.json or {}).get("bytes")
+            return made._replace(bytes=whole(around.get("bytes", announced)))
         return _file(made, around, call) if kind == "file" and is_itself else made
 
 

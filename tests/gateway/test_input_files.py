@@ -7,7 +7,7 @@ import random
 
 import pytest
 from fakes import FakeBody
-from shared_account import LINE, START, Account, Owner, batch_of, json_answer, sections
+from shared_account import LINE, START, Account, Owner, batch_of, json_answer, ready_ledger, sections
 
 from filesproxy.calls import Answer
 from filesproxy.errors import TooLarge, UpstreamError
@@ -27,7 +27,7 @@ def make_owners(make_client, tmp_path):
 
     def make(*keys, **settings):
         config = sections(*keys)
-        client = make_client(config, ledger=str(tmp_path / "ledger"), default_provider="openai", **settings)
+        client = make_client(config, ledger=ready_ledger(tmp_path / "ledger"), default_provider="openai", **settings)
         return [Owner(client, section[len("key:") :]) for section in config if section.startswith("key:")]
 
     return make

@@ -9,12 +9,22 @@ import stat
 from contextlib import closing
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 import webtest
 from fakes import form
-from shared_account import LINE, START, Account, Anthropic, Owner, batch_of, json_answer, sections, seen_of
+from shared_account import (
+    LINE,
+    START,
+    Account,
+    Anthropic,
+    Owner,
+    batch_of,
+    json_answer,
+    ready_ledger,
+    sections,
+    seen_of,
+)
 from stores import Clock
 
 from filesproxy.errors import StoreError, StoreFull, UpstreamError
@@ -44,7 +54,9 @@ def make_owners(make_client, tmp_path, clock, monkeypatch):
 
     def make(*keys, settings=(), **more):
         config = sections(*keys, **more)
-        settings = {"ledger": str(tmp_path / "ledger"), "default_provider": "openai", **dict(settings)}
+        settings = {"ledger": None, "default_provider": "openai", **dict(settings)}
+        if settings["ledger"] is None:
+            settings["ledger"] = ready_ledger(tmp_path / "ledger")
         client = make_client(config, **settings)
         names = [section[len("key:") :] for section in config if section.startswith("key:")]
         return [Owner(client, name) for name in names]
@@ -612,7 +624,7 @@ def test_results_are_listed_before_their_owner_has_asked_for_the_batch(owners, u
     assert b.ids() == [] and a.ids()[:2] == results[::-1]
 
 
-def test_results_that_come_in_a_list_of_batches_are_recorded(owners, upstream, rows, monkeypatch):
+def test_results_that_come_in_a_list_of_batches_are_recorded(owners, upstream, rows):
     a, _ = owners
     batch = a.make("batch")
     a.get("/files/file-missing")  # the unfinished ones were looked at, and will not be for a while
@@ -1290,10 +1302,6 @@ def test_ledger_that_fails_on_the_way_lets_nothing_through(owners, upstream, tmp
     a, b = owners
     file_id = a.file()
     monkeypatch.setattr("filesproxy.gateway.ownership.REMEMBERED_SECONDS", 0.0)
-
-    def owners_of(*given):
-        raise sqlite3.OperationalError("disk I/O error")
-
     with sqlite3.connect(tmp_path / "ledger" / FolderLedger.file) as database:
         database.execute("ALTER TABLE objects RENAME TO lost")
     database.close()
@@ -1303,9 +1311,10 @@ def test_ledger_that_fails_on_the_way_lets_nothing_through(owners, upstream, tmp
     assert upstream.calls == []
 
 
-def test_ledger_is_its_owners_alone(owners, tmp_path):
-    owners[0].file()
-    folder = Path(tmp_path / "ledger")
+def test_ledger_is_its_owners_alone(make_owners, tmp_path):
+    folder = tmp_path / "new" / "ledger"
+    [a] = make_owners("a", settings={"ledger": str(folder)})
+    a.file()
     modes = [stat.S_IMODE(each.stat().st_mode) for each in (folder, folder / FolderLedger.file)]
     assert modes == [0o700, 0o600]
 
@@ -1345,3 +1354,14 @@ def test_without_isolation_owners_share_everything(make_owners, tmp_path):
     a, b = make_owners("a", "b", settings={"isolation": "no", "ledger": ""})
     file_id = a.file()
     assert b.get(f"/files/{file_id}").status_int == 200 and not (tmp_path / "ledger").exists()
+
+
+def test_batch_that_is_gone_at_the_provider_is_not_asked_for_again(owners, upstream, monkeypatch):
+    a, _ = owners
+    batch = a.make("batch")
+    del upstream.objects[batch]
+    monkeypatch.setattr("filesproxy.gateway.ownership.RESULTS_SECONDS", -1)
+    for expected in (1, 0):
+        upstream.calls.clear()
+        assert a.get("/files/file-that-nobody-has").status_int == 404
+        assert upstream.operations.count("retrieve_batch") == expected

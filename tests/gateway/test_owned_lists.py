@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from shared_account import START, Account, Owner, json_answer, sections
+from shared_account import START, Account, Owner, json_answer, ready_ledger, sections
 from stores import Clock
 
 from filesproxy.errors import InvalidAnswer
@@ -36,7 +36,7 @@ def make_owners(make_client, tmp_path, clock, monkeypatch):
 
     def make(*keys, provider="openai"):
         config = sections(*keys, **{"provider:azure": AZURE})
-        client = make_client(config, ledger=str(tmp_path / "ledger"), default_provider=provider)
+        client = make_client(config, ledger=ready_ledger(tmp_path / "ledger"), default_provider=provider)
         return [Owner(client, section[len("key:") :]) for section in config if section.startswith("key:")]
 
     return make

@@ -105,7 +105,7 @@ class Database:
                 if database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                     message = f"{self.name} needs a local disk: this one has no shared memory for sqlite's WAL."
                     raise StoreError(message)
-                database.executescript(f"{self.schema}; PRAGMA user_version = {self.version};")
+                database.executescript(f"BEGIN; {self.schema}; PRAGMA user_version = {self.version}; COMMIT;")
         return self.version
 
     def _update(self, database: sqlite3.Connection, may_grow: bool) -> None:

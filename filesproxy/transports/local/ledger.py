@@ -102,7 +102,7 @@ class FolderLedger(Database):
         with self._transaction(may_grow=True) as database:
             _since(database, account, now)
             for each in made:
-                _insert(database, account, owner, key, each, int(now))
+                _insert(database, account, owner, key, each, int(now), is_new=bool(upload))
             if upload:
                 database.execute("UPDATE uploads SET is_over = 1 WHERE number = ?", (upload,))
             self._prune_if_due(database, int(now))
@@ -218,17 +218,24 @@ def _since(database: sqlite3.Connection, account: str, now: float) -> int:
     return int(database.execute("SELECT since FROM accounts WHERE account = ?", (account,)).fetchone()[0])
 
 
-def _insert(database: sqlite3.Connection, account: str, owner: str, key: str, made: Made, now: int) -> None:
-    """Insert an object. Of one that its owner has already, only whether more is to come of it may be new."""
+def _insert(
+    database: sqlite3.Connection, account: str, owner: str, key: str, made: Made, now: int, is_new: bool
+) -> None:
+    """Insert an object. Of one that its owner has already, only whether more is to come of it may be new.
+
+    `is_new` says that it was made just now: then what its id stood for before is no more.
+    """
     query = "SELECT owner, number, deleted_at, expires_at FROM objects WHERE account = ? AND id = ?"
     known = database.execute(f"{query} AND +id = ? COLLATE BINARY", (account, made.id, made.id)).fetchone()
     if known and known[0] != owner:
         raise DuplicateId("The provider gave this object an id that it gave to another owner before.")
-    if known and known[2] is None and (known[3] is None or known[3] > now):
+    is_there = known and known[2] is None and (known[3] is None or known[3] > now)
+    if is_there and not is_new:
         database.execute("UPDATE objects SET is_open = ? WHERE number = ?", (made.is_open, known[1]))
         return
-    if known:  # deleted or expired, and made again: some hosts derive the id from the content
+    if known:  # made again: some hosts derive the id from the content or the name
         database.execute("DELETE FROM objects WHERE number = ?", (known[1],))
+        database.execute("DELETE FROM judged WHERE account = ? AND id = ?", (account, made.id))
     values = {name: value for name, value in made._asdict().items() if name != "ends_after"}
     values.update(account=account, owner=owner, key=key, recorded_at=now)
     values["ends_at"] = None if made.ends_after is None else now + made.ends_after
