@@ -18,6 +18,7 @@ from .config.load import Config, Sections, load
 from .errors import FilesproxyError
 from .exchange.events import EventStream
 from .exchange.run import run
+from .exchange.side_calls import SideCalls
 from .gateway.access_log import AccessLog
 from .gateway.admission import Admission, Gate
 from .gateway.auth import Caller, permit, require_this_machine
@@ -233,7 +234,7 @@ class Application:
     def _perform(self, call: Call, target: Target, admission: Admission, hold: Hold) -> Answer:
         """The answer to a call; where owners are kept apart, within what the caller's owner has."""
         caller = admission.caller
-        if caller.name in self.config.isolation.for_chats.get(target.name, ()) and target.is_saved:
+        if caller.name in self.config.shared.for_chats.get(target.name, ()) and target.is_saved:
             refuse_file_ids(call)
         is_counted = call.operation in UPLOADS and caller.key is not None and caller.key.has_limits
         if not (target.account or is_counted):
@@ -242,21 +243,12 @@ class Application:
         def perform(asked: Call, seen: Callable[[bytes], None] | None) -> Answer:
             return run(asked, target, self.transports, hold=hold, seen=seen)
 
-        aside, is_answered = Hold(self._answers, admission.sharer), False
-
-        def side(asked: Call) -> Answer:
-            aside.release()
-            try:
-                return run(asked, target, self.transports, hold=aside)
-            finally:
-                if is_answered:  # for the sake of a stream, of which nobody else would let go
-                    aside.release()
-
+        aside = Hold(self._answers, admission.sharer)
+        side = SideCalls(target, self.transports, aside, call.timeout)
         try:
             return self._isolation().answer(call, target, caller, perform, side, aside)
         finally:
-            is_answered = True
-            aside.release()
+            side.end()
 
     def _isolation(self) -> Isolation:
         """What keeps owners apart. Its ledger is opened by the first request that needs it: forking before is safe."""
@@ -264,7 +256,7 @@ class Application:
             return self._isolated
         with self._opening:
             if self._isolated is None:
-                ledger = FolderLedger(self.config.isolation.ledger)
+                ledger = FolderLedger(self.config.shared.ledger)
                 self._isolated = Isolation(ledger, self.config.settings, self._kept_bytes)
             return self._isolated
 

@@ -59,9 +59,24 @@ class Upload:
         self.size = 0
         self.is_begun = False  # if so, the upstream may have received some of its bytes
         self.sent_fields: Callable[[dict[str, str]], dict[str, str]] = dict  # which fields the provider gets
+        self._on_fields: list[Callable[[dict[str, str]], dict[str, str]]] = []
         self.sha256: str | None = None  # of the file, in hexadecimal, once it has been read and if it is computed
         self._hash: Any = None
         self._chunks = chunks
+
+    def on_fields(self, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Have the fields judged, or changed, before the provider chooses which of them it gets.
+
+        That is when they are sent, because those that follow the file are known only then.
+        """
+        self._on_fields.append(change)
+
+    def fields_to_send(self) -> dict[str, str]:
+        """The fields that are known by now, as the provider gets them."""
+        given = dict(self.fields)
+        for change in self._on_fields:
+            given = change(given)
+        return self.sent_fields(given)
 
     def hash(self) -> None:
         """Compute the SHA-256 while the file is read."""
@@ -251,7 +266,6 @@ class Made(NamedTuple):
     """An object at a provider, as the ledger is to remember it.
 
     - `kind` is one of `operations.KINDS`. Times are in seconds since the epoch, by the provider's clock.
-    - `parent` is the id of what it came of: a batch, a job, an upload, a response.
     - `is_open`: a batch or job whose results are still to come.
     - `ends_after` is how many seconds the ledger remembers it, None for as long as it exists.
     - The rest is known of files only: name, purpose, size in bytes, SHA-256, and when they expire.
@@ -260,7 +274,6 @@ class Made(NamedTuple):
     id: str
     kind: str
     created_at: int
-    parent: str = ""
     is_open: bool = False
     ends_after: int | None = None
     filename: str = ""
@@ -284,7 +297,6 @@ class Owned(NamedTuple):
     created_at: int
     number: int
     recorded_at: int
-    parent: str = ""
     is_open: bool = False
     expires_at: int | None = None
     deleted_at: int | None = None
@@ -325,10 +337,13 @@ class Ledger(Protocol):
     def end_upload(self, number: int) -> None:
         """Nothing came of an upload, or the store has recorded it itself: give its reservation back."""
 
-    def record(self, account: str, owner: str, key: str, made: Sequence[Made], now: float, upload: int = 0) -> None:
-        """Record objects, all or none; known ones of the same owner stay. `upload` is the one that has ended so.
+    def record(
+        self, account: str, owner: str, key: str, made: Sequence[Made], now: float, upload: int = 0, parent: str = ""
+    ) -> str:
+        """Record objects, all or none; known ones of the same owner stay. Returns whose they are.
 
-        DuplicateId if one of them belongs to another owner.
+        `upload` is the number of the upload that has ended so. `parent` is the id of an object that they came of, such
+        as a batch: they belong to whose it is by now. DuplicateId if one of them has exactly the id of another owner's.
         """
 
     def delete(self, account: str, item_id: str, now: float) -> None:
@@ -349,7 +364,7 @@ class Ledger(Protocol):
     def is_judged(self, account: str, owner: str, operation: str, file_id: str) -> bool:
         """Whether a file was found to name no object of others, as the input of this operation."""
 
-    def note_judged(self, account: str, owner: str, operation: str, file_id: str) -> None:
+    def note_judged(self, account: str, owner: str, operation: str, file_id: str, now: float) -> None:
         """Remember that it was."""
 
 

@@ -14,11 +14,9 @@ from ..calls import Provider, Setting
 from ..errors import ConfigError
 from ..providers.table import Scope, check_table, scope_of, settings_of
 from ..transports.https import tls
-from . import kept_files
+from . import accounts, kept_files
 from .credentials import NO_CREDENTIAL, is_saved
 from .ini import Source, read
-from .isolation import Isolation, isolation
-from .isolation import problems as isolation_problems
 from .settings import is_name, is_written_out, known_settings, parsed
 
 ENVIRONMENT_PREFIX = "FILESPROXY_"
@@ -56,6 +54,11 @@ class Key:
     max_uploads_per_minute: int = 0
 
     @property
+    def whose(self) -> str:
+        """The owner of what it makes."""
+        return self.owner or self.name
+
+    @property
     def has_limits(self) -> bool:
         """Whether its uploads are counted."""
         return bool(self.max_stored_bytes or self.max_uploads_per_minute)
@@ -74,7 +77,7 @@ class Config:
     """The settings of the application and of each provider, the gateway keys, and warnings for the operator.
 
     `scope` names the headers that a client must not send together with a saved provider. `stores` are the providers
-    that keep files, `inlined` for each provider those of them whose files may be put into its requests. `isolation`
+    that keep files, `inlined` for each provider those of them whose files may be put into its requests. `shared`
     says where owners are kept apart.
     """
 
@@ -85,7 +88,7 @@ class Config:
     scope: Scope
     stores: tuple[str, ...]
     inlined: Mapping[str, tuple[str, ...]]
-    isolation: Isolation = Isolation()
+    shared: accounts.SharedAccounts = accounts.SharedAccounts()
 
 
 def load(
@@ -108,15 +111,15 @@ def load(
     providers = _providers(found, settings, table, known, problems)
     keys = _keys(found, known, problems)
     problems += _problems_together(found, settings, providers, keys, table)
-    problems += isolation_problems(found, settings, providers, keys, table)
+    problems += accounts.problems(found, settings, providers, keys, table)
     if problems:
         raise ConfigError("\n".join(problems))
     stores = tuple(kept_files.stores(providers, table))
     inlined = kept_files.inlined(providers, stores)
     apart = kept_files.warnings(settings["default_files"], settings["default_chat"], providers, inlined, stores)
-    kept_apart = isolation(settings, providers, keys, table)
-    warnings = [*_warnings(providers, keys, kept_apart), *_exposed(found, known), *apart]
-    return Config(settings, providers, keys, tuple(warnings), scope_of(table), stores, inlined, kept_apart)
+    shared = accounts.shared_accounts(settings, providers, keys, table)
+    warnings = [*_warnings(providers, keys, shared), *_exposed(found, known), *apart]
+    return Config(settings, providers, keys, tuple(warnings), scope_of(table), stores, inlined, shared)
 
 
 def _section_problems(source: Source) -> Iterator[str]:
@@ -292,12 +295,14 @@ def _problems_together(
             yield f"{source.place('provider:' + name, 'credential')}: the credential is a gateway key."
 
 
-def _warnings(providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...], kept_apart: Isolation) -> list[str]:
+def _warnings(
+    providers: Mapping[str, Mapping[str, Any]], keys: tuple[Key, ...], shared: accounts.SharedAccounts
+) -> list[str]:
     found = []
     for name, own in providers.items():
         users = [key.name for key in keys if key.may_use(name)]
-        owners = {key.owner or key.name for key in keys if key.may_use(name)}
-        is_shared = name not in kept_apart.accounts and name not in kept_apart.for_chats
+        owners = {key.whose for key in keys if key.may_use(name)}
+        is_shared = name not in shared.accounts and name not in shared.for_chats
         if is_saved(own) and len(owners) > 1 and own["files"] in ("", kept_files.OWN) and is_shared:
             found.append(f"The keys {', '.join(users)} share the files of the saved provider {name}.")
         if own["credential"] and _PLAIN_HTTP.match(own["base_url"]):

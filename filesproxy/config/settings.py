@@ -34,7 +34,7 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _rate(text: str) -> int:
+def _positive(text: str) -> int:
     if _integer(text) < 1:
         raise ValueError("a whole number above 0")
     return int(text)
@@ -205,7 +205,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("answer_timeout", 120.0, _seconds, "seconds to the head of a provider's answer; then 504", *_BOTH),
     Setting("read_timeout", 60.0, _seconds, "seconds between two reads of an answer; then it is cut off", *_BOTH),
     Setting("total_timeout", 60.0, _seconds, "seconds per transfer, extended by `min_rate`; then 408 or 504", *_BOTH),
-    Setting("min_rate", 16384, _rate, "bytes per second that a transfer must reach, after `total_timeout`", *_BOTH),
+    Setting("min_rate", 16384, _positive, "bytes per second that a transfer must reach, after `total_timeout`", *_BOTH),
     Setting("generation_timeout", 600.0, _seconds, "seconds a model may be silent, before or in its answer", *_BOTH),
     Setting("generation_total", 3600.0, _seconds, "seconds for the whole answer of a model", *_BOTH),
     Setting("max_json_bytes", 32 << 20, _integer, "largest JSON request, in bytes; more is a 413"),
@@ -231,11 +231,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("via_name", "", _via_name, "name in `Via` by which this deployment detects loops; generated if empty"),
     Setting("log_metadata", False, _yes, "does the access log have the clients' x-portkey-metadata: `yes`, `no`"),
     Setting("open_access", False, _yes, "saved providers without a gateway key, for this machine only: `yes` or `no`"),
-    Setting("ledger", "", _folder, "folder that remembers whose objects at providers are; empty: that of `local`"),
+    Setting(
+        "ledger", "", _folder, "folder of the ledger, which remembers who owns what at providers; empty: `local`'s"
+    ),
     Setting("isolation", True, _yes, "are owners kept apart at the saved providers that they share: `yes`, `no`"),
-    Setting("response_days", 90, _rate, "days for which the ledger remembers whose a response is"),
-    Setting("allow_fields", (), _fields, "fields and tool types that isolation lets pass though unknown here", *_BOTH),
-    Setting("account", "", _word, "whose identity the credential is at the provider; empty: the section's", *_PROVIDER),
+    Setting("response_days", 90, _positive, "days for which the ledger remembers whose a response is"),
+    Setting("allow_fields", (), _fields, "unknown fields and tool types that isolation lets through", *_BOTH),
+    Setting("account", "", _word, "name of the account that the credential leads to; empty: the section's", *_PROVIDER),
     Setting("kind", "", _word, "which built-in provider this is, if the section's name does not say so", *_PROVIDER),
     Setting("base_url", "", base_url, "URL of an OpenAI-compatible host, with its version path", *_PROVIDER),
     Setting(
@@ -261,13 +263,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("providers", (), _words, "saved providers this key may use, or `*`", *_KEY),
     Setting("operations", ("*",), _operations, "operations this key may use, or `*`", *_KEY),
     Setting("owner", "", _word, "whose the key's files are, so that keys can share them; empty: the key's name", *_KEY),
-    Setting("sees", "own", _sees, "what it may list and read: `own` or `all`, which is that of every owner", *_KEY),
-    Setting("foreign_ids", False, _yes, "may it use what nobody owns and is older than the ledger: `yes`, `no`", *_KEY),
+    Setting("sees", "own", _sees, "what it may list and read: `own`, or `all` for what every owner has", *_KEY),
+    Setting(
+        "foreign_ids",
+        False,
+        _yes,
+        "may it use objects that nobody owns and that are older than the ledger: `yes`, `no`",
+        *_KEY,
+    ),
     Setting(
         "max_file_bytes", 0, _integer, "largest file that it may upload, in bytes; more is a 413; 0: no rule", *_KEY
     ),
     Setting("max_stored_bytes", 0, _integer, "bytes that the files of its owner may have together; 0: no rule", *_KEY),
-    Setting("max_uploads_per_minute", 0, _integer, "uploads that it may begin in a minute; more is a 429", *_KEY),
+    Setting(
+        "max_uploads_per_minute", 0, _integer, "uploads that it may begin in a minute; more is a 429; 0: no rule", *_KEY
+    ),
     Setting("allowed_purposes", (), _purposes, "purposes of its uploads; others are a 403; empty: all", *_KEY),
     Setting("allowed_types", (), _media_types, "media types of its uploads, such as `text/*`; empty: all", *_KEY),
     Setting(

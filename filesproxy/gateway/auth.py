@@ -42,7 +42,7 @@ class Caller(NamedTuple):
     @property
     def owner(self) -> str:
         """Whose the caller's files are; "" if no keys are configured."""
-        return (self.key.owner or self.key.name) if self.key else ""
+        return self.key.whose if self.key else ""
 
 
 def authenticate(head: Head, keys: Sequence[Key]) -> Caller:

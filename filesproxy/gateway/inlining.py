@@ -127,8 +127,7 @@ def _looked_up(ids: Sequence[str], stores: Iterator[KeptFiles]) -> dict[str, tup
 def _refuse_elsewhere(call: Call, store: str, may_be_in_json: bool) -> None:
     """BadRequest for a kept id where no file can be put in. `store` is where the provider's own files are kept."""
     if call.upload:
-        fields = call.upload.sent_fields  # which are complete only at the end of the form
-        call.upload.sent_fields = lambda given: fields(_without_kept_id(given, store))
+        call.upload.on_fields(lambda given: _without_kept_id(given, store))
     place = next((name for name, value in call.query.items() if _is_or_has_kept_id(value)), None)
     if call.json and not place:
         is_model = _is_or_has_kept_id(call.json.get("model"))  # which a header may have named

@@ -19,7 +19,7 @@ from .input_files import InputFiles
 from .known_fields import check_fields
 from .object_ids import is_tuned, named_in
 from .owned_lists import OwnedLists, with_expiry
-from .ownership import Access, Guard, Owners, SideCalls, is_older
+from .ownership import Access, Guard, Judge, Owners, SideCall, is_older
 from .recording import Recorder
 from .uploads import Uploads
 
@@ -54,11 +54,11 @@ class Isolation:
         self._guard = Guard(ledger, self._owners, clock)
         self._recorder = Recorder(ledger, self._owners, settings["response_days"] * 86400, clock)
         self._lists = OwnedLists(ledger, self._guard, clock)
-        self._inputs = InputFiles(ledger, self._guard)
+        self._inputs = InputFiles(ledger, clock)
         self._uploads = Uploads(ledger, kept_bytes, clock)
 
     def answer(
-        self, call: Call, target: Target, caller: Caller, perform: Perform, side: SideCalls, hold: Hold
+        self, call: Call, target: Target, caller: Caller, perform: Perform, side: SideCall, hold: Hold
     ) -> Answer:
         """The answer to a call, within what the caller's owner has.
 
@@ -71,23 +71,19 @@ class Isolation:
         access = access_of(target, caller)
         allowed = target.settings["allow_fields"]
 
-        def results(row: Owned) -> None:
+        def record_results(row: Owned) -> None:
             self._recorder.record_results(row, call, side)
 
         if call.json is not None:
             check_fields(call.operation, call.json, allowed)
-        own = self._guard.check(call, access, side, results)
+        judge = self._guard.judge(call, access, side, record_results)
+        own = judge.call()
         if OPERATIONS[call.operation].is_top_list:
-            return self._list(call, access, side, results)
-        self._inputs.check(call, access, side, results, hold, allowed)
+            self._guard.look_at_results(access, record_results)
+            return self._list(call, access, side)
+        self._inputs.check(call, access, side, judge, hold, allowed)
         if call.upload:
-            fields = call.upload.sent_fields  # which are complete only at the end of the form
-
-            def checked(given: dict[str, str]) -> dict[str, str]:
-                self._guard.check_texts(given, call.operation, access, results)
-                return fields(given)
-
-            call.upload.sent_fields = checked
+            call.upload.on_fields(lambda given: _judged(judge, given, call.operation))
         if call.operation in UPLOADS:
             return self._uploads.answer(
                 call, target, caller, lambda asked: self._performed(asked, access, perform, side, None),
@@ -99,7 +95,7 @@ class Isolation:
         """The models of a target's list without the fine-tuned ones of other owners."""
         return self._only_own(models, access_of(target, caller))
 
-    def _performed(self, call: Call, access: Access, perform: Perform, side: SideCalls, own: Owned | None) -> Answer:
+    def _performed(self, call: Call, access: Access, perform: Perform, side: SideCall, own: Owned | None) -> Answer:
         route = OPERATIONS[call.operation]
         is_foreign = ":id" in route.path and own is None
         is_recorded = not is_foreign and call.operation != "upload_file"  # which is recorded with its upload
@@ -123,8 +119,7 @@ class Isolation:
             answer = answer._replace(json={**answer.json, "data": data})
         return answer
 
-    def _list(self, call: Call, access: Access, side: SideCalls, results: Callable[[Owned], None]) -> Answer:
-        self._guard.refresh(access, results)
+    def _list(self, call: Call, access: Access, side: SideCall) -> Answer:
         answer, shown = self._lists.answer(call, access, side)
         for value, row in shown:
             if row is not None:
@@ -150,6 +145,12 @@ _IMAGE_URL = "messages[].content[].image_url.url"
 _DELETIONS = ("delete_file", "delete_response", "delete_container", "delete_vector_store", "delete_model")
 
 
+def _judged(judge: Judge, fields: dict[str, str], operation: str) -> dict[str, str]:
+    """The fields of a form, none of which is another owner's id."""
+    judge.texts(fields, operation)
+    return fields
+
+
 def refuse_file_ids(call: Call) -> None:
     """Forbidden for a chat that names a file, by a key for chats alone where no ledger says whose it is."""
     if call.json is None:
@@ -159,6 +160,6 @@ def refuse_file_ids(call: Call) -> None:
     for place in named:
         message = (
             "A chat with this gateway key cannot name files of this provider: other owners share it, and the gateway "
-            "does not remember whose they are. What helps: send the file's content; the operator can set `ledger`."
+            "does not remember whose they are. Send the file's content instead, or ask the operator to set `ledger`."
         )
         raise Forbidden(message, param=place)

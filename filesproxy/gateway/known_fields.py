@@ -17,7 +17,7 @@ from ..wire.json_fields import at, objects, optional, required
 
 MAX_QUOTED = 64  # characters of a client's name that a message repeats
 _QUOTABLE = re.compile(r"[A-Za-z0-9_.-]+")
-_OPENS = "The operator's setting allow_fields can open it."
+_OPENS = "because it could name another owner's object. The operator can let it through with `allow_fields`."
 
 _RESPONSE = frozenset({
     "access_programs", "background", "background_options", "context_management", "conversation", "image", "include",
@@ -107,15 +107,15 @@ def _check_tools(holder: Json, place: str, allowed: Collection[str]) -> None:
 
 def _unknown_field(name: str) -> BadRequest:
     quoted = _quotable(name)
-    what = f"The field '{quoted}'" if quoted else "A field"
-    message = f"{what} is not known here, so it is refused. {_OPENS}"
+    what = f"the field '{quoted}'" if quoted else "a field"
+    message = f"The gateway does not know {what} of this request and refuses it, {_OPENS}"
     return BadRequest(message, param=quoted, code="unknown_field")
 
 
 def _unknown_tool(kind: str, place: str) -> BadRequest:
     quoted = _quotable(kind)
-    what = f"'{quoted}'" if quoted else "of a tool"
-    message = f"The type {what} in '{place}' is not known here, so it is refused. {_OPENS}"
+    what = f"'{quoted}' in '{place}'" if quoted else f"in '{place}'"
+    message = f"The gateway does not know the type of tool {what} and refuses it, {_OPENS}"
     return BadRequest(message, param=place, code="unknown_tool")
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..calls import Json
+from ..errors import TooLarge
 from ..operations import OPERATIONS, ids_at
 from ..wire.json_fields import MAX_NAME_IN_PLACE, at, place_of
 
 MAX_ID = 256  # characters of an id that the ledger can have
+MAX_TEXTS = 50_000  # of a request or a line, which may be ids; together they take a few MiB
 _SPACE = re.compile(r"\s")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Words of the contract, which are no ids. They need not be looked up for every chat.
@@ -38,8 +40,12 @@ _AUTO = "auto"  # in the place of a container's id: the provider makes one
 
 
 def normal(text: str) -> str:
-    """A text as ids are compared: without spaces around it, compatibility forms of characters as these themselves."""
-    return text.strip() if text.isascii() else unicodedata.normalize("NFKC", text).strip()
+    """A text as ids are compared: without spaces around it, compatibility forms of characters as these themselves.
+
+    A text that is too long to be an id stays so: those forms can be eighteen times as long.
+    """
+    text = text.strip()
+    return text if len(text) > MAX_ID or text.isascii() else unicodedata.normalize("NFKC", text).strip()
 
 
 def folded(text: str) -> str:
@@ -48,7 +54,10 @@ def folded(text: str) -> str:
 
 
 def texts_in(value: Any) -> set[str]:
-    """Each text of a JSON value that can be an id, names of fields included, as `normal` has it. Prose has spaces."""
+    """Each text of a JSON value that can be an id, names of fields included, as `normal` has it. Prose has spaces.
+
+    TooLarge if there are more than MAX_TEXTS of them.
+    """
     found: set[str] = set()
     left = [value]
     while left:
@@ -61,10 +70,12 @@ def texts_in(value: Any) -> set[str]:
         for inner in inside:
             kind = type(inner)
             if kind is str:
-                if len(inner) <= MAX_ID or _is_padded(inner):
+                if len(inner) <= MAX_ID or len(inner.strip()) <= MAX_ID:
                     found.add(inner)
             elif kind is dict or kind is list:
                 left.append(inner)
+        if len(found) > MAX_TEXTS:
+            raise TooLarge(f"The request has more than {MAX_TEXTS} different texts of one word, too many to judge.")
     return {text for text in map(normal, found - _WORDS) if can_be_id(text)}
 
 
@@ -79,11 +90,6 @@ def place_in(value: Any, text: str) -> str:
             if isinstance(inner, (dict, list)):
                 left.append((inner, (path, key)))
     return ""
-
-
-def _is_padded(text: str) -> bool:
-    """Whether a long text begins or ends with space, so that it may be shorter without."""
-    return text[0].isspace() or text[-1].isspace()
 
 
 def can_be_id(text: str) -> bool:

@@ -6,28 +6,32 @@ several owners, need one walk.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from copy import copy
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ..calls import Answer, Call, Json, Ledger, Owned
-from ..errors import BadRequest, InvalidAnswer, UpstreamAnswered, UpstreamError
+from ..errors import BadRequest, FilesproxyError, InvalidAnswer, UpstreamAnswered, UpstreamError
 from ..operations import OPERATIONS
 from ..wire.json_fields import need
 from ..wire.lists import list_query, page
 from ..wire.strict_json import dumps, loads
-from .ownership import Access, Guard, SideCalls, another, is_older
+from .ownership import Access, Guard, SideCall, another, is_older
 
 WALK_SECONDS = 5.0  # for which a walk is kept
 MAX_KEPT_BYTES = 16 << 20  # of the JSON of all walks of an application; a longer one serves one request
 MAX_PAGES = 100  # of a walk
+MAX_WALK_BYTES = 64 << 20  # of the JSON of a walk: more than 200,000 files
 MAX_LIMIT, DEFAULT_LIMIT = 100, 20  # of lists of other objects than files, as in OpenAI's contract
 _PAGE = {"file": "10000"}  # what one page of a walk may have, the contract's most
 _OWN_PARAMETERS = ("limit", "after", "order", "purpose")
-_OTHER_CURSORS = frozenset(
-    {"before", "before_id", "after_id", "cursor", "page", "offset", "page_token", "starting_after"}
-)
+_FILTERS = {"list_fine_tuning_jobs": re.compile(r"metadata(\[[^\]]{1,64}\])?"), "list_containers": re.compile("name")}
+_NO_FILTER = re.compile("(?!)")
+_SHOWABLE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 class Walk(NamedTuple):
@@ -49,20 +53,36 @@ class Walks:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: dict[Hashable, Walk] = {}
-        self._locks: dict[Hashable, threading.Lock] = {}
+        self._turns: dict[Hashable, _Turn] = {}
 
     def walk(self, key: Hashable, is_enough: Callable[[Walk], bool], make: Callable[[], Mapping[str, bytes]]) -> Walk:
-        """The list as it was lately, if that `is_enough`, else as it is now."""
+        """The list as it was lately, if that `is_enough`, else as it is now. Raises what `make` raises.
+
+        Who waits for another's walk that fails gets its failure, and does not walk again.
+        """
         with self._lock:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            kept = self._kept.get(key)
-            now = self._clock()
-            if kept and now - WALK_SECONDS < kept.began <= now and is_enough(kept):
-                return kept
-            made = Walk(now, make())
-            self._keep(key, made)
-            return made
+            turn = self._turns.setdefault(key, _Turn())
+            turn.count += 1
+        failures = turn.failures
+        try:
+            with turn.lock:
+                kept, now = self._kept.get(key), self._clock()
+                if kept and now - WALK_SECONDS < kept.began <= now and is_enough(kept):
+                    return kept
+                if turn.failure and turn.failures > failures:
+                    raise copy(turn.failure)
+                try:
+                    made = Walk(now, make())
+                except FilesproxyError as error:
+                    turn.failure, turn.failures = error, turn.failures + 1
+                    raise
+                self._keep(key, made)
+                return made
+        finally:
+            with self._lock:
+                turn.count -= 1
+                if not turn.count:
+                    self._turns.pop(key, None)
 
     def _keep(self, key: Hashable, made: Walk) -> None:
         with self._lock:
@@ -71,9 +91,17 @@ class Walks:
                 for each, walk in self._kept.items()
                 if walk.began > made.began - WALK_SECONDS and each != key
             }
-            self._locks = {each: lock for each, lock in self._locks.items() if each in self._kept or lock.locked()}
             if sum(walk.size for walk in self._kept.values()) + made.size <= MAX_KEPT_BYTES:
                 self._kept[key] = made
+
+
+class _Turn:
+    """Whose turn it is to walk through a list: its lock, how many want it, and how often and why walks have failed."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = self.failures = 0
+        self.failure: FilesproxyError | None = None
 
 
 class OwnedLists:
@@ -85,30 +113,28 @@ class OwnedLists:
         self._clock = clock
         self._walks = Walks(clock)
 
-    def answer(self, call: Call, access: Access, side: SideCalls) -> tuple[Answer, list[tuple[Json, Owned | None]]]:
+    def answer(self, call: Call, access: Access, side: SideCall) -> tuple[Answer, list[tuple[Json, Owned | None]]]:
         """The page that a call asks for, and its objects with their rows; None for one that nobody owns.
 
         Objects follow each other by time, those of one owner after those of another, by the owners' names. BadRequest
         for a parameter that is invalid or that this list cannot honour.
         """
         kind = OPERATIONS[call.operation].kind
-        query = _query(call, kind)
+        query, filters = _query(call, kind), _filters(call)
         rows = self._rows(access, kind)
-        filters = {name: value for name, value in call.query.items() if name not in _OWN_PARAMETERS}
-        key = (access.account, kind, tuple(sorted((name, str(value)) for name, value in filters.items())))
+        key = (access.account, kind, tuple(sorted(filters.items())))
         walk = self._walks.walk(key, lambda kept: _has_seen(kept, rows), lambda: walked(call, kind, filters, side))
-        found = self._found(rows, walk, access)
         newest_first = query.get("order", "desc") == "desc"
-        ordered = sorted(found, key=lambda each: _position(each.row, each.value), reverse=newest_first)
-        ordered = sorted(ordered, key=lambda each: each.row.owner if each.row else "")
+        ordered = sorted(self._listed(rows, walk, access), key=lambda each: each.position, reverse=newest_first)
+        ordered = sorted(ordered, key=lambda each: each.owner)
         if after := query.get("after"):
             ordered = self._after(ordered, after, access, newest_first)
-        if purpose := query.get("purpose"):
-            ordered = [each for each in ordered if each.value.get("purpose") == purpose]
-        limit = int(query["limit"])
-        shown = ordered[:limit]
-        made = page([each.value for each in shown], len(ordered) > limit)
-        return Answer(200, json=made), [(each.value, each.row) for each in shown]
+        limit, purpose = int(query["limit"]), query.get("purpose")
+        parsed = ((with_expiry(loads(walk.objects[each.id]), each.row), each.row) for each in ordered)
+        wanted = ((value, row) for value, row in parsed if purpose in (None, value.get("purpose")))
+        shown = list(islice(wanted, limit))
+        has_more = next(wanted, None) is not None
+        return Answer(200, json=page([value for value, _ in shown], has_more)), shown
 
     def _rows(self, access: Access, kind: str) -> list[Owned]:
         """The rows of all objects that the caller may list."""
@@ -118,42 +144,49 @@ class OwnedLists:
             row for name in names for row in self._ledger.of_kind(access.account, name, kind) if not row.is_gone(now)
         ]
 
-    def _found(self, rows: list[Owned], walk: Walk, access: Access) -> list[_Listed]:
-        found = [_Listed(with_expiry(loads(walk.objects[row.id]), row), row) for row in rows if row.id in walk.objects]
+    def _listed(self, rows: list[Owned], walk: Walk, access: Access) -> list[_Listed]:
+        """What the caller may list and the provider has."""
+        found = [_Listed(row.id, (row.created_at, row.number), row) for row in rows if row.id in walk.objects]
         if not access.opens_foreign:
             return found
-        mine = {row.id for row in rows}
-        others = {item_id: loads(text) for item_id, text in walk.objects.items() if item_id not in mine}
-        before = self._guard.opened_before(access)
-        old = [each for each, value in others.items() if is_older(value.get("created_at"), before)]
+        mine, before = {row.id for row in rows}, self._guard.opened_before(access)
+        others = {each: loads(walk.objects[each]).get("created_at") for each in walk.objects if each not in mine}
+        old = [each for each, created_at in others.items() if is_older(created_at, before)]
         owned = self._guard.owned(old, access)
-        return found + [_Listed(others[each], None) for each in old if each not in owned]
+        return found + [_Listed(each, (others[each], 0), None) for each in old if each not in owned]
 
     def _after(self, found: list[_Listed], after: str, access: Access, newest_first: bool) -> list[_Listed]:
         """What follows this position. Its object may be gone: then its row says where it was."""
         for number, each in enumerate(found):
-            if each.value["id"] == after:
+            if each.id == after:
                 return found[number + 1 :]
         row = next((row for row in self._ledger.owners(access.account, [after]) if row.id == after), None)
         if row is None:
             raise BadRequest("The list has no object with the id in 'after'.", param="after")
-        here = _position(row, {})
+        here = row.created_at, row.number
         return [
             each
             for each in found
-            if (owner := each.row.owner if each.row else "") > row.owner
-            or (owner == row.owner and (_position(each.row, each.value) < here) == newest_first)
+            if each.owner > row.owner or (each.owner == row.owner and (each.position < here) == newest_first)
         ]
+
+
+class _Listed(NamedTuple):
+    """An object in a list: where it stands, which is by its row if it has one, also once it is gone."""
+
+    id: str
+    position: tuple[int, int]
+    row: Owned | None
+
+    @property
+    def owner(self) -> str:
+        """Whose it is; "" if nobody's."""
+        return self.row.owner if self.row else ""
 
 
 def _has_seen(walk: Walk, rows: list[Owned]) -> bool:
     """Whether a walk began after all these objects were there, the second of their record included."""
     return all(row.id in walk.objects or row.recorded_at + 1 < walk.began for row in rows)
-
-
-class _Listed(NamedTuple):
-    value: Json
-    row: Owned | None
 
 
 def with_expiry(value: Json, row: Owned | None) -> Json:
@@ -163,19 +196,8 @@ def with_expiry(value: Json, row: Owned | None) -> Json:
     return {**value, "expires_at": row.expires_at}
 
 
-def _position(row: Owned | None, value: Json) -> tuple[int, int]:
-    """Where an object stands: by its row, because the position of one that is gone must be the same."""
-    if row is not None:
-        return row.created_at, row.number
-    created_at = value.get("created_at")
-    return (created_at if type(created_at) is int else 0), 0
-
-
 def _query(call: Call, kind: str) -> dict[str, str]:
-    """The parameters of a list. BadRequest for an invalid one, and for a cursor that is not `after`."""
-    for name in call.query:
-        if name in _OTHER_CURSORS or name.startswith("after["):
-            raise BadRequest(f"'{name}' is not known here: 'after' is the position in a list.", param=name)
+    """The parameters of a list. BadRequest for an invalid one."""
     query = list_query(call.query)
     if kind == "file":
         return {"limit": "10000", **query}
@@ -184,15 +206,33 @@ def _query(call: Call, kind: str) -> dict[str, str]:
     return {"limit": str(DEFAULT_LIMIT), **query}
 
 
-def walked(call: Call, kind: str, filters: Mapping[str, Any], side: SideCalls) -> dict[str, bytes]:
+def _filters(call: Call) -> dict[str, str]:
+    """The parameters by which the provider chooses what it lists. BadRequest for one that is not known here."""
+    filters = {}
+    for name, value in call.query.items():
+        if name in _OWN_PARAMETERS or name == "api-version":  # which Azure's SDKs send with everything
+            continue
+        if not _FILTERS.get(call.operation, _NO_FILTER).fullmatch(name) or not isinstance(value, str):
+            shown = name if _SHOWABLE.fullmatch(name) else "A parameter"
+            message = f"'{shown}' is not supported in this list; 'after' is its cursor."
+            raise BadRequest(message, param=shown if shown == name else None)
+        filters[name] = value
+    return filters
+
+
+def walked(call: Call, kind: str, filters: Mapping[str, Any], side: SideCall) -> dict[str, bytes]:
     """Id → JSON of every object of the provider's list that these filters leave."""
     found: dict[str, bytes] = {}
+    size = 0
     query: dict[str, Any] = {**filters, "limit": _PAGE.get(kind, str(MAX_LIMIT))}
     for number in range(MAX_PAGES):
         listed = side(another(call.operation, call)._replace(query=query)).json if number else _first(call, query, side)
         items, before = need(listed, "data", list), len(found)
         for item in items:
-            found[need(item, "id", str)] = dumps(item)
+            text = found[need(item, "id", str)] = dumps(item)
+            size += len(text)
+        if size > MAX_WALK_BYTES:
+            break
         has_more, is_new = listed.get("has_more"), len(found) > before
         if has_more is False or not (has_more or is_new):
             return found
@@ -202,7 +242,7 @@ def walked(call: Call, kind: str, filters: Mapping[str, Any], side: SideCalls) -
     raise UpstreamError("The provider's list is too long to walk.", code="upstream_answer_too_large")
 
 
-def _first(call: Call, query: dict[str, Any], side: SideCalls) -> Json:
+def _first(call: Call, query: dict[str, Any], side: SideCall) -> Json:
     """The first page. A host that refuses the length of the page is asked for one of its own."""
     asked = another(call.operation, call)
     try:

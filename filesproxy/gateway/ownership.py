@@ -7,19 +7,21 @@ same answer in the same time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ..calls import Answer, Call, Ledger, Owned
+from ..calls import Answer, Call, Json, Ledger, Owned
 from ..errors import BadRequest, FilesproxyError, NotFound, UpstreamAnswered
-from ..operations import KINDS, OPERATIONS, is_id
-from .object_ids import folded, is_tuned, named_in, normal, place_in, texts_in
+from ..operations import OPERATIONS, is_id
+from .object_ids import can_be_id, folded, is_tuned, named_in, normal, place_in, texts_in
 
 REMEMBERED_SECONDS = 60.0  # for which an owner is; so long may an adoption take to have its effect
 MAX_REMEMBERED = 4096  # ids, at a few hundred bytes each
 RESULTS_SECONDS = 30.0  # between two looks at an owner's unfinished batches and jobs
 MAX_UNFINISHED = 20  # that are looked at
+LOOK_SECONDS = 5.0  # for a look, after which no further one is asked for
+MAX_SHOWN = 128  # characters of an id in a message
 FOREIGN_SECONDS = 86400  # by which a foreign object must be older than the account's first sight here
 _TITLES = {"vector_store": "vector store"}
 
@@ -52,9 +54,7 @@ class Access(NamedTuple):
         return row.owner == self.owner if not is_reading else self.view is None or row.owner == self.view
 
 
-#: performs other calls to the same target, one after the other, for the sake of a request; the JSON of an answer is
-#: counted until the next call
-SideCalls = Callable[[Call], Answer]
+SideCall = Callable[[Call], Answer]  # performs another call to the same target, for the sake of a request
 
 
 class Owners:
@@ -95,7 +95,12 @@ class Owners:
         if len(self._known) + len(found) > MAX_REMEMBERED:
             self._known.clear()
         if len(found) <= MAX_REMEMBERED:
-            self._known.update({(account, each): (until, rows) for each, rows in found.items()})
+            self._known.update({(account, each): (until, list(map(_short, rows))) for each, rows in found.items()})
+
+
+def _short(row: Owned) -> Owned:
+    """A row without what only an audit asks, which may be long."""
+    return row._replace(filename="", purpose="", sha256=None)
 
 
 class Guard:
@@ -107,39 +112,19 @@ class Guard:
         self._clock = clock
         self._looked: dict[tuple[str, str], float] = {}  # (account, owner) → when its batches and jobs were looked at
 
-    def check(self, call: Call, access: Access, side: SideCalls, results: Callable[[Owned], None]) -> Owned | None:
-        """The object that the path names, None if it names none. NotFound for an id that the caller may not use.
-
-        `results(row)` records what has come of an unfinished batch or job: that is looked at before an id is refused.
-        """
-        is_reading = call.method == "GET"
-        must, parts = list(_must_own(call)), _parts_of(call)
-        may = set[str]().union(*map(texts_in, parts))
-        found = self._found([*(normal(each) for _, each in must), *may], access, is_reading)
-        own = None
-        for place, item_id in must:
-            row = self._judge(place, item_id, found, access, is_reading, results, is_position=place == "after")
-            if row is None and not self._is_foreign(item_id, place, call, access, side, found):
-                raise no_such(item_id, _kind_at(place, call), place)
-            own = row if place == "id" else own
-        self._refuse_others(may, found, access, is_reading, parts)
-        return own
-
-    def check_texts(self, value: Any, operation: str, access: Access, results: Callable[[Owned], None]) -> None:
-        """NotFound for an id in a JSON value, of a form or a line of a file, that the caller may not use."""
-        must = list(named_in(operation, value)) if isinstance(value, dict) else []
-        may = texts_in(value)
-        found = self._found([*(normal(each) for _, each in must), *may], access)
-        for place, item_id in must:
-            if self._judge(place, item_id, found, access, False, results) is None:
-                raise no_such(item_id, _kind_in(place), place)
-        self._refuse_others(may, found, access, False, [value])
+    def judge(self, call: Call, access: Access, side: SideCall, record_results: Callable[[Owned], None]) -> Judge:
+        """What judges one call. `record_results(row)` records what has come of an unfinished batch or job."""
+        return Judge(self, self._owners, call, access, side, record_results, self._clock)
 
     def owned(self, ids: Iterable[str], access: Access) -> dict[str, bool]:
         """Those of these ids that somebody has → whether the caller may list and read the object."""
         ids = list(ids)
-        found = self._found(ids, access, is_reading=True)
-        return {each: bool(self._own(each, found, access, True)) for each in ids if folded(each) in found}
+        found = self._owners.of(access.account, ids, lambda row: access.has(row, is_reading=True))
+        return {
+            each: any(row.id == each and access.has(row, is_reading=True) for row in found[folded(each)])
+            for each in ids
+            if folded(each) in found
+        }
 
     def opened_before(self, access: Access) -> float:
         """Before which time an object that nobody owns must have been made, so that the caller may use it."""
@@ -147,53 +132,8 @@ class Guard:
             return float("-inf")
         return self._ledger.since(access.account, self._clock()) - FOREIGN_SECONDS
 
-    def refresh(self, access: Access, results: Callable[[Owned], None]) -> None:
-        """Record what has come of the caller's unfinished batches and jobs, unless that was done lately."""
-        self._look_at_results(access, results)
-
-    def _found(self, ids: Iterable[str], access: Access, is_reading: bool = False) -> dict[str, list[Owned]]:
-        return self._owners.of(access.account, ids, lambda row: access.has(row, is_reading))
-
-    def _judge(
-        self,
-        place: str,
-        item_id: str,
-        found: Mapping[str, list[Owned]],
-        access: Access,
-        is_reading: bool,
-        results: Callable[[Owned], None],
-        is_position: bool = False,
-    ) -> Owned | None:
-        """The row of an object that the caller may use; for a position in a list, it may be gone."""
-        row = self._own(item_id, found, access, is_reading)
-        if row is None and self._look_at_results(access, results):
-            row = self._own(item_id, self._found([normal(item_id)], access, is_reading), access, is_reading)
-        return row if row and (is_position or not row.is_gone(self._clock())) else None
-
-    def _own(self, item_id: str, found: Mapping[str, list[Owned]], access: Access, is_reading: bool) -> Owned | None:
-        rows = found.get(folded(normal(item_id)), ())
-        return next((row for row in rows if row.id == item_id and access.has(row, is_reading)), None)
-
-    def _refuse_others(
-        self,
-        texts: Iterable[str],
-        found: Mapping[str, list[Owned]],
-        access: Access,
-        is_reading: bool,
-        parts: Iterable[Any],
-    ) -> None:
-        """NotFound for a text that is the id of another owner's object, wherever in these parts it stands."""
-        if not found:
-            return
-        for text in texts:
-            rows = found.get(folded(text), [])
-            rows = [row for row in rows if row.id == text] or rows  # a provider may tell ids apart by case, or not
-            if rows and not any(access.has(row, is_reading) for row in rows):
-                place = next(filter(None, (place_in(part, text) for part in parts)), "id")
-                raise no_such(text, _kind_in(place), place)
-
-    def _look_at_results(self, access: Access, results: Callable[[Owned], None]) -> bool:
-        """Whether the owner's unfinished batches and jobs were looked at: not if that was done lately."""
+    def look_at_results(self, access: Access, record_results: Callable[[Owned], None]) -> bool:
+        """Whether what has come of the owner's batches and jobs was recorded: not if that was done lately."""
         key, now = (access.account, access.owner), time.monotonic()
         if now < self._looked.get(key, float("-inf")) + RESULTS_SECONDS:
             return False
@@ -202,30 +142,110 @@ class Guard:
         self._looked[key] = now
         unfinished = self._ledger.unfinished(access.account, access.owner, MAX_UNFINISHED)
         for row in unfinished:
+            if time.monotonic() > now + LOOK_SECONDS:
+                break
             with suppress(FilesproxyError):  # the provider's trouble with one is not about this request
-                results(row)
+                record_results(row)
         return bool(unfinished)
 
-    def _is_foreign(
+
+class Judge:
+    """Judges one call. Made by `Guard.judge`."""
+
+    def __init__(
         self,
-        item_id: str,
-        place: str,
+        guard: Guard,
+        owners: Owners,
         call: Call,
         access: Access,
-        side: SideCalls,
-        found: Mapping[str, list[Owned]],
-    ) -> bool:
+        side: SideCall,
+        record_results: Callable[[Owned], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._guard = guard
+        self._owners = owners
+        self._call = call
+        self._access = access
+        self._side = side
+        self._record_results = record_results
+        self._clock = clock
+        self._is_reading = call.method == "GET"
+
+    def call(self) -> Owned | None:
+        """The object that the call's path names, None if it names none.
+
+        NotFound for an id that the caller may not use, wherever it is; foreign objects are allowed.
+        """
+        named, parts = list(_must_own(self._call)), _parts_of(self._call)
+        found = self._found(named, parts)
+        own = None
+        for place, item_id in named:
+            row = self._own(place, item_id, found)
+            if row is None and not self._is_foreign(place, item_id, found):
+                raise no_such(item_id, _kind_at(place, self._call), place)
+            own = row if place == "id" else own
+        self._refuse_others(parts, found)
+        return own
+
+    def texts(self, value: Json, operation: str) -> None:
+        """NotFound for an id in other JSON, of a form or a line of a file, that the caller may not use."""
+        named = list(named_in(operation, value))
+        found = self._found(named, [value])
+        for place, item_id in named:
+            if self._own(place, item_id, found) is None:
+                raise no_such(item_id, _kind_in(place), place)
+        self._refuse_others([value], found)
+
+    def _found(self, named: Sequence[tuple[str, str]], parts: Sequence[Any]) -> dict[str, list[Owned]]:
+        """What the ledger has of all ids: those that are named, of which each must be one, and those that may be."""
+        ids = [normal(item_id) for _, item_id in named]
+        for each, (place, item_id) in zip(ids, named):
+            if not can_be_id(each):
+                raise no_such(item_id, _kind_at(place, self._call), place)
+        return self._look_up(set(ids).union(*map(texts_in, parts)))
+
+    def _look_up(self, ids: Iterable[str]) -> dict[str, list[Owned]]:
+        return self._owners.of(self._access.account, ids, self._is_mine)
+
+    def _is_mine(self, row: Owned) -> bool:
+        return self._access.has(row, self._is_reading)
+
+    def _own(self, place: str, item_id: str, found: Mapping[str, list[Owned]]) -> Owned | None:
+        """The object, if the caller may use it and it is still there; as a position in a list it need not be."""
+        row = self._row(item_id, found)
+        if row is None and self._guard.look_at_results(self._access, self._record_results):
+            row = self._row(item_id, self._look_up([normal(item_id)]))
+        return row if row and (place == "after" or not row.is_gone(self._clock())) else None
+
+    def _row(self, item_id: str, found: Mapping[str, list[Owned]]) -> Owned | None:
+        rows = found.get(folded(normal(item_id)), ())
+        return next((row for row in rows if row.id == item_id and self._is_mine(row)), None)
+
+    def _refuse_others(self, parts: Sequence[Any], found: Mapping[str, list[Owned]]) -> None:
+        """NotFound for a text that is the id of another owner's object, wherever in these parts it stands."""
+        if not found:
+            return
+        for text in set[str]().union(*map(texts_in, parts)):
+            rows = found.get(folded(text), [])
+            rows = [row for row in rows if row.id == text] or rows  # a provider may tell ids apart by case, or not
+            if rows and not any(map(self._is_mine, rows)):
+                place = next(filter(None, (place_in(part, text) for part in parts)), "id")
+                raise no_such(text, _kind_in(place), place)
+
+    def _is_foreign(self, place: str, item_id: str, found: Mapping[str, list[Owned]]) -> bool:
         """Whether nobody owns this object, and it was made before the gateway came, which the provider is asked."""
-        kind = _kind_at(place, call)
-        if not access.opens_foreign or folded(normal(item_id)) in found or kind not in RETRIEVES or not is_id(item_id):
+        kind = _kind_at(place, self._call)
+        is_owned = folded(normal(item_id)) in found
+        if not self._access.opens_foreign or is_owned or kind not in RETRIEVES or not is_id(item_id):
             return False
         try:
-            made = side(retrieval(kind, item_id, call)).json
+            answer = self._side(retrieval(kind, item_id, self._call)).json
         except UpstreamAnswered as error:
             if error.status == 404:
                 return False
             raise
-        return isinstance(made, dict) and is_older(made.get("created_at"), self.opened_before(access))
+        before = self._guard.opened_before(self._access)
+        return isinstance(answer, dict) and is_older(answer.get("created_at"), before)
 
 
 def is_older(created_at: Any, before: float) -> bool:
@@ -250,8 +270,8 @@ def another(operation: str, call: Call, item_id: str = "") -> Call:
 def no_such(item_id: str, kind: str, place: str) -> NotFound:
     """The 404 of an id that nobody has, or somebody else."""
     title = _TITLES.get(kind, kind).capitalize()
-    shown = item_id if is_id(item_id) or is_tuned(item_id) and len(item_id) <= 128 else "no object can have this id."
-    return NotFound(f"No such {title} object: {shown}", param=place or "id")
+    is_shown = is_id(item_id) or (is_tuned(item_id) and can_be_id(item_id) and len(item_id) <= MAX_SHOWN)
+    return NotFound(f"No such {title} object{f': {item_id}' if is_shown else '.'}", param=place or "id")
 
 
 def _must_own(call: Call) -> Iterator[tuple[str, str]]:
@@ -292,5 +312,4 @@ def _kind_in(place: str) -> str:
     kind = next((kind for start, kind in _KIND_AT.items() if name.startswith(start)), "file")
     if ".container" in place and name.startswith("file_ids"):
         kind = "file"
-    is_item = name == "id" and place.startswith("input[")
-    return "item" if is_item and kind in KINDS else kind
+    return "item" if name == "id" and place.startswith("input[") else kind

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-from ..calls import Call, Json, Ledger, Made, Owned
+from ..calls import Call, Json, Ledger, Made, Owned, Upload
 from ..errors import DuplicateId, FilesproxyError, InvalidAnswer, StoreError, UpstreamAnswered
 from ..operations import MADE_BY, MADE_BY_ITEM, OPERATIONS, ids_at
 from ..wire import sse
 from ..wire.strict_json import Unreadable, loads
 from .object_ids import can_be_id, folded
-from .ownership import Access, Owners, SideCalls, another, retrieval
+from .ownership import Access, Owners, SideCall, another, no_such, retrieval
 
 _log = logging.getLogger("filesproxy")
 _OF_RESPONSES = frozenset({"response", "item", "conversation"})
@@ -40,8 +39,9 @@ UNDOES = {
 
 
 class Recorder:
-    """Records objects of accounts that several owners share. Thread-safe. `response_seconds` is how long responses are
-    remembered.
+    """Records objects of accounts that several owners share. Thread-safe.
+
+    `response_seconds` is how long responses are remembered.
     """
 
     def __init__(
@@ -53,18 +53,19 @@ class Recorder:
         self._clock = clock
 
     def record(
-        self, call: Call, answer: Any, access: Access, side: SideCalls, own: Owned | None, upload: int = 0
+        self, call: Call, answer: Any, access: Access, side: SideCall, own: Owned | None, upload: int = 0
     ) -> None:
         """Record what an answer tells of. `own` is the object in the path, to whose owner that then belongs.
 
         `upload` is the number of the upload that made it. DuplicateId (502) if an id is another owner's. StoreError if
         it cannot be recorded; then what the operation has made is deleted or cancelled at the provider.
         """
-        made = self._made(call, answer, own)
+        made = self._made(call, answer)
+        self._check_made(call, made)
         if made:
             self._commit(call, made, access, side, own, upload)
 
-    def record_results(self, row: Owned, call: Call, side: SideCalls) -> None:
+    def record_results(self, row: Owned, call: Call, side: SideCall) -> None:
         """Ask the provider for a batch or job, and record what has come of it. Raises what `side` raises."""
         asked = retrieval(row.kind, row.id, call)
         access = Access(row.account, row.owner, row.owner, row.key)
@@ -76,7 +77,7 @@ class Recorder:
             raise
         self.record(asked, answer, access, side, row)
 
-    def events(self, call: Call, access: Access, side: SideCalls, own: Owned | None) -> Callable[[bytes], None]:
+    def events(self, call: Call, access: Access, side: SideCall, own: Owned | None) -> Callable[[bytes], None]:
         """A function that gets the events of a response, a block at a time, and records what they tell of.
 
         It raises what `record` raises. An event that it has not returned for is not sent on.
@@ -92,10 +93,11 @@ class Recorder:
                 if has_response and _ABOUT_ITEM not in frame:
                     continue
                 event = _event(frame)
-                made = self._made_at(call, event.get("item"), MADE_BY_ITEM, own)
+                made = self._made_at(call, event.get("item"), MADE_BY_ITEM)
                 if isinstance(event.get("response"), dict) and not has_response:
                     has_response = True
-                    made += self._made(call, event["response"], own)
+                    made += self._made(call, event["response"])
+                    self._check_made(call, made)
                 made = [each for each in made if each.id not in known]
                 if made:
                     known.update(each.id for each in made)
@@ -104,22 +106,26 @@ class Recorder:
         return seen
 
     def _commit(
-        self, call: Call, made: list[Made], access: Access, side: SideCalls, own: Owned | None, upload: int = 0
+        self, call: Call, made: list[Made], access: Access, side: SideCall, own: Owned | None, upload: int = 0
     ) -> None:
         owner, key = (own.owner, own.key) if own else (access.owner, access.key)
         new = made if upload else self._new(made, access.account, owner)
         if not new and not upload:
             return
+        parent = own.id if own else ""
         try:
-            self._ledger.record(access.account, owner, key, new, self._clock(), upload)
+            actual = self._ledger.record(access.account, owner, key, new, self._clock(), upload, parent)
         except DuplicateId:
-            _log.error("%s: %s got an id from the provider that another owner has", call.operation, owner)
+            _log.error("%s: the provider's answer to %s names an object of another owner", call.operation, owner)
             raise
         except StoreError:
             self._undo(call, made, side)
             raise
         finally:
             self._owners.forget(access.account, [each.id for each in new])
+        if own and actual != owner:  # it was given to another owner after this process had looked
+            self._owners.forget(access.account, [own.id])
+            raise no_such(own.id, own.kind, "id")
 
     def _new(self, made: list[Made], account: str, owner: str) -> list[Made]:
         """What the ledger does not have yet, or not so."""
@@ -131,31 +137,31 @@ class Recorder:
                 new.append(each)
         return new
 
-    def _undo(self, call: Call, made: list[Made], side: SideCalls) -> None:
+    def _undo(self, call: Call, made: list[Made], side: SideCall) -> None:
         operation = UNDOES.get(call.operation)
-        kind = "file" if call.operation == "complete_upload" else OPERATIONS[call.operation].kind
         for each in made:
-            if operation and each.kind == kind:
-                with suppress(FilesproxyError):  # it is left, and `files orphans` finds it
+            if operation and each.kind == _made_by(call.operation):
+                try:
                     side(another(operation, call, each.id))
+                except FilesproxyError:
+                    _log.error("%s: %s could neither be recorded nor be removed again", call.operation, each.id)
 
-    def _made(self, call: Call, answer: Any, own: Owned | None) -> list[Made]:
-        return self._made_at(call, answer, MADE_BY.get(call.operation, ()), own)
+    def _made(self, call: Call, answer: Any) -> list[Made]:
+        return self._made_at(call, answer, MADE_BY.get(call.operation, ()))
 
-    def _made_at(self, call: Call, answer: Any, places: tuple[tuple[str, str], ...], own: Owned | None) -> list[Made]:
-        is_stored = not (call.json and call.json.get("store") is False)
+    def _made_at(self, call: Call, answer: Any, places: tuple[tuple[str, str], ...]) -> list[Made]:
         found: dict[str, Made] = {}
         for place, kind in places:
-            if not is_stored and kind in _OF_RESPONSES:
+            if kind in _OF_RESPONSES and not _is_stored(call):
                 continue
             for exact, item_id in ids_at(answer, place):
                 if not can_be_id(item_id):
                     raise InvalidAnswer("The provider's answer has an id that the ledger cannot have.")
-                found.setdefault(item_id, self._described(call, answer, exact, item_id, kind, own))
+                found.setdefault(item_id, self._described(call, _around(answer, exact), exact, item_id, kind))
         return list(found.values())
 
-    def _described(self, call: Call, answer: Json, place: str, item_id: str, kind: str, own: Owned | None) -> Made:
-        around = _around(answer, place)
+    def _described(self, call: Call, around: Json, place: str, item_id: str, kind: str) -> Made:
+        """An object by its id, and by the JSON around that, which is the object itself if the id is in `id`."""
         now = int(self._clock())
         is_itself = place.rpartition(".")[2] == "id"
         created_at = whole(around.get("created_at")) if is_itself else None
@@ -163,14 +169,55 @@ class Recorder:
             item_id,
             kind,
             now if created_at is None else created_at,
-            parent="" if own is None or own.id == item_id else own.id,
             is_open=call.operation not in _ENDS_UPLOAD and _is_open(kind, around, now),
             ends_after=self._response_seconds if kind in _OF_RESPONSES else None,
         )
         if kind == "upload":
             announced = (call.json or {}).get("bytes")
             return made._replace(bytes=whole(around.get("bytes", announced)))
-        return _file(made, around, call) if kind == "file" and is_itself else made
+        if kind != "file" or not is_itself:
+            return made
+        upload = call.upload if call.operation == "upload_file" else None
+        return _uploaded(described(made, around), upload) if upload else described(made, around)
+
+    def _check_made(self, call: Call, made: list[Made]) -> None:
+        """InvalidAnswer if an operation that makes an object has answered without a usable id."""
+        kind = _made_by(call.operation)
+        is_recorded = kind not in _OF_RESPONSES or _is_stored(call)
+        if kind and is_recorded and not any(each.kind == kind for each in made):
+            raise InvalidAnswer("The provider's answer has no usable id.")
+
+
+def _made_by(operation: str) -> str:
+    """The kind of the object that an operation makes; "" if it makes none."""
+    if operation not in UNDOES:
+        return ""
+    return "file" if operation == "complete_upload" else OPERATIONS[operation].kind
+
+
+def _is_stored(call: Call) -> bool:
+    """Whether the provider keeps the response that a call asks for."""
+    return not (call.json and call.json.get("store") is False)
+
+
+def described(made: Made, file: Json) -> Made:
+    """A file with what the provider's object says of it, as far as that can be stored."""
+    return made._replace(
+        filename=text(file.get("filename")),
+        purpose=text(file.get("purpose")),
+        bytes=whole(file.get("bytes")),
+        expires_at=whole(file.get("expires_at")),
+    )
+
+
+def _uploaded(made: Made, upload: Upload) -> Made:
+    """A file with what its upload says of it."""
+    return made._replace(
+        filename=made.filename or text(upload.filename),
+        purpose=made.purpose or text(upload.fields.get("purpose")),
+        bytes=upload.size,
+        sha256=upload.sha256,
+    )
 
 
 def _event(frame: bytes) -> Json:
@@ -209,23 +256,11 @@ def _is_open(kind: str, answer: Json, now: int) -> bool:
     return type(created_at) is int and created_at > now - _UNFINISHED_SECONDS
 
 
-def _file(made: Made, file: Json, call: Call) -> Made:
-    """What is known of a file: by the provider's answer and, where that says nothing, by the upload."""
-    upload = call.upload if call.operation == "upload_file" else None
-    return made._replace(
-        filename=_text(file.get("filename")) or (_text(upload.filename) if upload else ""),
-        purpose=_text(file.get("purpose")) or (_text(upload.fields.get("purpose", "")) if upload else ""),
-        bytes=upload.size if upload else whole(file.get("bytes")),
-        sha256=upload.sha256 if upload else None,
-        expires_at=whole(file.get("expires_at")),
-    )
-
-
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """Text that can be stored: what is not Unicode is replaced."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""
 
 
 def whole(value: Any) -> int | None:
-    """A whole number that can be stored."""
+    """A whole number that can be stored; None for anything else."""
     return value if type(value) is int and 0 <= value < MAX_NUMBER else None

@@ -63,7 +63,7 @@ def resolve(
             raise Forbidden(_NO_DEFAULT_CREDENTIAL)
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
     credentials = single_credential(secret)
-    account = config.isolation.accounts.get(name, "") if uses_saved else ""
+    account = config.shared.accounts.get(name, "") if uses_saved else ""
     return _addressed(
         Target(
             name,
@@ -103,7 +103,7 @@ def saved_target(name: str, config: Config, providers: Mapping[str, Provider]) -
     """A saved provider as a target, for the operator's own commands."""
     settings = config.providers[name]
     credentials = single_credential(settings["credential"])
-    provider, account = providers[settings["kind"]], config.isolation.accounts.get(name, "")
+    provider, account = providers[settings["kind"]], config.shared.accounts.get(name, "")
     return _addressed(
         Target(
             name,

@@ -17,9 +17,13 @@ _EXPIRY = (ANCHOR, SECONDS)
 
 def form_fields(target: Target) -> Sequence[str]:
     """The form fields that the target's provider knows, and with a ledger the expiry, which it then has here."""
-    fields = target.provider.get("form_fields", ())
-    known = fields(target) if callable(fields) else fields
+    known = _of_provider(target)
     return (*known, *_EXPIRY) if target.account and SECONDS not in known else known
+
+
+def _of_provider(target: Target) -> Sequence[str]:
+    fields = target.provider.get("form_fields", ())
+    return fields(target) if callable(fields) else fields
 
 
 class Uploads:
@@ -46,9 +50,12 @@ class Uploads:
         """
         upload = call.upload
         if upload is None:  # in parts: its JSON says how large it will be
-            size = whole((call.json or {}).get("bytes")) or 0
-            self._ledger.end_upload(self._begin(target, caller, size))
-            return perform(call)  # whose object counts, with this size, until it is complete
+            number = self._begin(target, caller, whole((call.json or {}).get("bytes")) or 0)
+            try:
+                return perform(call)  # which records the upload: from then on that counts, until it is complete
+            finally:
+                with suppress(StoreError):
+                    self._ledger.end_upload(number)
         number = self._begin(target, caller, self._reserved(upload, target, caller))
         if target.account:
             if target.settings["file_sha256"]:
@@ -92,15 +99,13 @@ class Uploads:
 
 
 def _is_emulated(target: Target) -> bool:
-    fields = target.provider.get("form_fields", ())
-    return bool(target.account) and SECONDS not in (fields(target) if callable(fields) else fields)
+    return bool(target.account) and SECONDS not in _of_provider(target)
 
 
 def _keep_expiry_back(upload: Upload, target: Target) -> None:
     """Where the provider has no expiry, the ledger has it: the provider is not told."""
     if _is_emulated(target):
-        fields = upload.sent_fields
-        upload.sent_fields = lambda given: fields(_without_expiry(given))
+        upload.on_fields(_without_expiry)
 
 
 def _without_expiry(fields: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ..errors import ConfigError, FilesproxyError, UpstreamAnswered
 from ..exchange.run import run as exchange
 from ..gateway.owned_lists import walked
 from ..gateway.ownership import another
+from ..gateway.recording import described, text, whole
 from ..gateway.target import saved_target
 from ..operations import is_id
 from ..providers import PROVIDERS
@@ -34,8 +35,8 @@ class Account:
     """An account at a provider, by a saved provider that leads there. Raises ConfigError, StoreError, UpstreamError."""
 
     def __init__(self, config: Config, provider: str) -> None:
-        self.name = config.isolation.accounts[provider]
-        self.ledger = FolderLedger(config.isolation.ledger)
+        self.name = config.shared.accounts[provider]
+        self.ledger = FolderLedger(config.shared.ledger)
         self._target = saved_target(provider, config, PROVIDERS)
         self._transports = make_transports()
         self._now = time.time()
@@ -51,7 +52,7 @@ class Account:
     def at_provider(self) -> dict[str, Json]:
         """Id → file object of every file that the provider lists."""
         call = Call("list_files", "GET", "/files", now=self._now)
-        return {file_id: json.loads(text) for file_id, text in walked(call, "file", {}, self.send).items()}
+        return {file_id: json.loads(listed) for file_id, listed in walked(call, "file", {}, self.send).items()}
 
     def delete(self, file_id: str) -> bool:
         """Delete a file at the provider and in the ledger. False if the provider does not have it."""
@@ -67,9 +68,9 @@ class Account:
         return True
 
 
-def names(config: Config) -> dict[str, str]:
+def provider_of_account(config: Config) -> dict[str, str]:
     """Account → a saved provider that leads there."""
-    return {account: provider for provider, account in reversed(list(config.isolation.accounts.items()))}
+    return {account: provider for provider, account in reversed(list(config.shared.accounts.items()))}
 
 
 def list_files(account: Account, arguments: argparse.Namespace) -> int:
@@ -114,8 +115,8 @@ def orphans(account: Account, arguments: argparse.Namespace) -> int:
     unowned = _unowned(account)
     if not (arguments.to or arguments.delete):
         for file_id, file in unowned.items():
-            created_at = _whole(file.get("created_at"))
-            shown = lines.line(file_id, "", _whole(file.get("bytes")), created_at, None, str(file.get("filename", "")))
+            created_at = whole(file.get("created_at")) or 0
+            shown = lines.line(file_id, "", whole(file.get("bytes")), created_at, None, text(file.get("filename")))
             print(shown + _maybe(account, created_at))
         print(f"{lines.files(len(unowned))} at {account.name} that nobody owns")
         return 0
@@ -129,9 +130,12 @@ def orphans(account: Account, arguments: argparse.Namespace) -> int:
         return _deleted(account, found) or bool(missing)
     if not is_name(arguments.to):
         raise ConfigError("--to must be a name of lower-case letters, digits, - and _.")
-    account.ledger.record(
-        account.name, arguments.to, "", [_made(file_id, unowned[file_id]) for file_id in found], time.time()
-    )
+    now = time.time()
+    made = [
+        described(Made(file_id, "file", whole(unowned[file_id].get("created_at")) or int(now)), unowned[file_id])
+        for file_id in found
+    ]
+    account.ledger.record(account.name, arguments.to, "", made, now)
     print(f"{lines.files(len(found))} now belong to {arguments.to}")
     return bool(missing)
 
@@ -150,22 +154,6 @@ def _maybe(account: Account, created_at: int) -> str:
         if began_at - 60 <= created_at <= began_at + _NEAR_SECONDS
     ]
     return f"  perhaps of {', '.join(dict.fromkeys(near))}" if near else ""
-
-
-def _made(file_id: str, file: Json) -> Made:
-    return Made(
-        file_id,
-        "file",
-        _whole(file.get("created_at")),
-        filename=str(file.get("filename", "")),
-        purpose=str(file.get("purpose", "")),
-        bytes=_whole(file.get("bytes")),
-        expires_at=file["expires_at"] if type(file.get("expires_at")) is int else None,
-    )
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _deleted(account: Account, ids: list[str], when: str = "") -> int:

@@ -273,7 +273,7 @@ def _rules_of(key: Key) -> str:
 
 def _isolation(config: Config) -> list[str]:
     """Where owners are kept apart, and by what."""
-    kept = config.isolation
+    kept = config.shared
     if not kept.ledger:
         return []
     apart = f"keeps owners apart at the accounts {', '.join(sorted(set(kept.accounts.values())))}"

@@ -56,56 +56,51 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     """Run a verb. 0 if all was well, 1 if something is wrong with the files. Raises ConfigError."""
     if arguments.verb == "adopt" and not is_name(arguments.new):
         raise ConfigError("--to must be a name of lower-case letters, digits, - and _.")
-    named, at_providers = arguments.provider, accounts.names(config)
-    if named in config.isolation.accounts:
-        return _at_provider(config, named, arguments)
-    is_for_all = named is None and arguments.verb in ("list", "adopt", "sweep")
-    is_for_one = arguments.verb == "orphans"
-    status = 0
-    if not (is_for_one or (is_for_all and at_providers and not _folders(config))):
-        status = _in_folder(_folder(config, named), arguments)
-    if is_for_one and not (named is None and len(at_providers) == 1):
-        raise ConfigError(f"--provider must be one of {', '.join(sorted(config.isolation.accounts)) or 'none here'}.")
-    for provider in at_providers.values() if is_for_all or is_for_one else ():
-        status = _at_provider(config, provider, arguments) or status
-    return status
+    return max([_run_at(name, arguments, config) for name in _places(config, arguments)], default=0)
 
 
-def _in_folder(folder: str, arguments: argparse.Namespace) -> int:
+#: verbs that mean every place where there are files, if no provider is named
+_EVERYWHERE = ("list", "adopt", "sweep")
+
+
+def _places(config: Config, arguments: argparse.Namespace) -> list[str]:
+    """The providers that a verb means: those that keep files here, and for each account at a provider one of it.
+
+    ConfigError if it is not clear which one is meant, or the verb does not fit it.
+    """
+    verb, named = arguments.verb, arguments.provider
+    here = list(_folders(config)) if verb in _VERBS else []
+    elsewhere = list(accounts.provider_of_account(config).values()) if verb in accounts.VERBS else []
+    known = {*here, *(config.shared.accounts if verb in accounts.VERBS else ())}
+    if named in known:
+        return [named]
+    if not known:
+        also = ", and there is no ledger of files at providers" if verb in accounts.VERBS else ""
+        raise ConfigError(f"no provider keeps files here{also}.")
+    if named is None and verb in _EVERYWHERE and len(here) <= 1:
+        return [*here, *elsewhere]
+    only = here or elsewhere  # ids of files that are kept here are the gateway's own
+    if named is None and len(only) == 1:
+        return only
+    raise ConfigError(f"--provider must be one of {', '.join(sorted(known))}.")
+
+
+def _run_at(name: str, arguments: argparse.Namespace, config: Config) -> int:
+    folder = _folders(config).get(name)
     try:
-        return _VERBS[arguments.verb](folder, arguments)
-    except StoreError as error:
-        print(f"filesproxy: {folder}: {error.message}", file=sys.stderr)
-        return 1
-
-
-def _at_provider(config: Config, name: str, arguments: argparse.Namespace) -> int:
-    verb = accounts.VERBS.get(arguments.verb)
-    if verb is None:
-        raise ConfigError(f"{arguments.verb} is for providers that keep files here.")
-    try:
-        return verb(accounts.Account(config, name), arguments)
+        if folder is not None:
+            return _VERBS[arguments.verb](folder, arguments)
+        return accounts.VERBS[arguments.verb](accounts.Account(config, name), arguments)
     except ConfigError:
         raise
     except FilesproxyError as error:
-        print(f"filesproxy: {name}: {error.message}", file=sys.stderr)
+        print(f"filesproxy: {folder or name}: {error.message}", file=sys.stderr)
         return 1
-
-
-def _folder(config: Config, name: str | None) -> str:
-    folders = _folders(config)
-    if name is None and len(folders) == 1:
-        return next(iter(folders.values()))
-    if name in folders:
-        return folders[name]
-    if not folders:
-        raise ConfigError("no provider keeps files here: there is no `folder` in the configuration.")
-    raise ConfigError(f"--provider must be one of {', '.join(sorted(folders))}.")
 
 
 def unusable(config: Config) -> list[str]:
     """Why folders in which files or the ledger are to be kept cannot be used, each with its path."""
-    ledger, folders = config.isolation.ledger, _folders(config).values()
+    ledger, folders = config.shared.ledger, _folders(config).values()
     found = [maintenance.unusable_for_ledger(ledger)] if ledger and ledger not in folders else []
     return list(filter(None, [*map(maintenance.unusable, folders), *found]))
 
@@ -113,7 +108,7 @@ def unusable(config: Config) -> list[str]:
 def warnings(config: Config) -> list[str]:
     """What stands in the stores that no key reaches: files of owners that have been renamed, or of nobody."""
     found = []
-    known = {key.owner or key.name for key in config.keys} or {""}
+    known = {key.whose for key in config.keys} or {""}
     for folder in _folders(config).values():
         with suppress(StoreError):  # `unusable` says why
             strangers = [name for name in maintenance.owners(folder) if name not in known]
@@ -124,10 +119,12 @@ def warnings(config: Config) -> list[str]:
                 adopt = "`files adopt --from ''` gives them to an owner"
                 found.append(f"{folder} has files from a time without gateway keys: {adopt}.")
     with suppress(StoreError):
-        strangers = [name for name in maintenance.ledger_owners(config.isolation.ledger) if name not in known]
-        if named := ", ".join(strangers):
-            adopt = "`files adopt` gives it to another owner"
-            found.append(f"{named} has objects at providers by the ledger, and no gateway key has that owner: {adopt}.")
+        strangers = [name for name in maintenance.ledger_owners(config.shared.ledger) if name not in known]
+        if strangers:
+            adopt = "`files adopt` gives them to another owner"
+            found.append(
+                f"The ledger has objects of {' and '.join(strangers)}, but no gateway key has that owner: {adopt}."
+            )
     return found
 
 

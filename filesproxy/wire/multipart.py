@@ -297,10 +297,10 @@ def encode(upload: Upload, boundary: str) -> Iterator[bytes]:
     Only parsed values are sent, so the upstream's parser cannot see other parts than the gateway did. `boundary` must
     be random, from 16 bytes or more. The closing delimiter is sent only after the whole upload was read.
     """
-    early = upload.sent_fields(upload.fields)
+    early = upload.fields_to_send()
     yield _encoded_fields(early, boundary) + _file_headers(upload, boundary)
     yield from upload
-    late = {field: value for field, value in upload.sent_fields(upload.fields).items() if field not in early}
+    late = {field: value for field, value in upload.fields_to_send().items() if field not in early}
     yield b"\r\n" + _encoded_fields(late, boundary) + f"--{boundary}--\r\n".encode("ascii")
 
 

@@ -25,7 +25,7 @@ TWO = {**key("retail"), **key("bank")}
 
 def found(*parts, **sections):
     """The isolation of a configuration from these parts."""
-    return config({name: section for part in (*parts, sections) for name, section in part.items()}).isolation
+    return config({name: section for part in (*parts, sections) for name, section in part.items()}).shared
 
 
 def refused(*parts, **sections):
@@ -45,16 +45,16 @@ def both(first, second):
 
 
 def test_without_providers_and_keys_nothing_is_kept_apart():
-    isolation = config().isolation
+    isolation = config().shared
     assert (isolation.ledger, isolation.accounts, isolation.for_chats) == ("", {}, {})
 
 
 def test_owners_who_share_files_without_a_ledger_stop_the_start_and_three_lines_that_help_are_named():
     assert refused({"provider:x": OPENAI}, TWO) == (
-        "[provider:x]: the owners bank and retail may have files and other objects there, and nothing remembers "
-        "whose they are. One of these lines helps: `ledger = FOLDER` in [filesproxy], which keeps them apart; "
-        "`isolation = no` there, if they may share everything; the same `owner = NAME` in their [key:…] sections, if "
-        "they are one."
+        "[provider:x]: the owners bank and retail may have files and other objects at x, and nothing remembers whose "
+        "they are. One of these lines helps: `ledger = FOLDER` in [filesproxy], which keeps them apart; `isolation = "
+        "no` in [filesproxy], if they may share everything; the same `owner = NAME` in their [key:…] sections, if they "
+        "are one."
     )
 
 
@@ -65,9 +65,10 @@ def test_refusal_names_file_and_line_of_the_section(tmp_path):
     assert refusal(path).startswith(f"{path}, line 1: [provider:x]: the owners bank and retail ")
 
 
-def test_each_account_that_owners_share_is_named():
+def test_each_account_that_owners_share_is_named_in_one_refusal():
     message = refused(both(OPENAI, {**ANTHROPIC, "credential": "sk-another-0456"}), TWO)
-    assert [line.split(":")[1] for line in message.splitlines()] == ["x]", "y]"]
+    assert message.startswith("[provider:x]: the owners bank and retail may have files and other objects at x and y, ")
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -87,11 +88,11 @@ def test_each_line_of_the_advice_helps(advice):
 
 def test_ledger_may_come_from_the_environment_or_a_keyword():
     sections = {"provider:x": OPENAI, **TWO}
-    assert config(sections, {"FILESPROXY_LEDGER": "/srv/of-the-environment"}).isolation.ledger == (
+    assert config(sections, {"FILESPROXY_LEDGER": "/srv/of-the-environment"}).shared.ledger == (
         "/srv/of-the-environment"
     )
-    assert config(sections, ledger="/srv/of-a-keyword").isolation.ledger == "/srv/of-a-keyword"
-    assert config(sections, isolation=False).isolation.accounts == {}
+    assert config(sections, ledger="/srv/of-a-keyword").shared.ledger == "/srv/of-a-keyword"
+    assert config(sections, isolation=False).shared.accounts == {}
 
 
 @pytest.mark.parametrize(
@@ -344,9 +345,15 @@ LIMITS = ["max_stored_bytes", "max_uploads_per_minute"]
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_limit_without_a_ledger_is_refused(limit):
-    for more in ({}, {"filesproxy": {"isolation": "no"}}):
-        message = refused({"provider:x": OPENAI}, key("retail", **{limit: "5"}), more)
-        assert message == f"[key:retail]: {limit} needs `ledger = FOLDER` in [filesproxy]."
+    message = refused({"provider:x": OPENAI}, key("retail", **{limit: "5"}))
+    assert message == f"[key:retail]: {limit} needs `ledger = FOLDER` in [filesproxy]."
+
+
+def test_stored_bytes_at_providers_cannot_be_limited_where_nothing_counts_them():
+    shared, limited = {"filesproxy": {"isolation": "no", "ledger": "/srv/l"}}, key("retail", max_stored_bytes="5")
+    message = refused({"provider:x": OPENAI}, limited, shared)
+    assert message == "[key:retail]: with isolation = no, nothing counts the files that the key has at providers."
+    assert found(LOCAL, {**limited}, {"filesproxy": {"isolation": "no"}}).ledger == "/srv/files"
 
 
 @pytest.mark.parametrize("limit", LIMITS)
@@ -354,9 +361,8 @@ def test_limit_is_counted_by_the_ledger_of_one_owner_too(limit):
     limited = key("retail", **{limit: "5"})
     assert found({"provider:x": OPENAI}, limited, LEDGER).accounts == {"x": "x"}
     of_local = found({"provider:x": OPENAI}, limited, LOCAL)
-    assert (of_local.ledger, of_local.accounts) == ("/srv/files", {})
-    switched_off = {"filesproxy": {"ledger": "/srv/ledger", "isolation": "no"}}
-    assert found({"provider:x": OPENAI}, limited, switched_off).ledger == "/srv/ledger"
+    # Bytes are counted by the rows of files, uploads alone need none.
+    assert (of_local.ledger, of_local.accounts) == ("/srv/files", {"x": "x"} if limit == "max_stored_bytes" else {})
     (only,) = config({**LOCAL, **limited}).keys
     assert getattr(only, limit) == 5 and only.has_limits
 

@@ -56,7 +56,7 @@ WHOLE = [b'\xef\xbb\xbf{"a":1}', b'{"b":2}', b'{"c":3}', b'{"d":4}']
 @pytest.mark.parametrize("size", range(1, len(TEXT) + 1))
 def test_lines_are_the_same_however_they_are_cut(size):
     chunks = [TEXT[start : start + size] for start in range(0, len(TEXT), size)]
-    assert list(lines(iter(chunks))) == WHOLE
+    assert list(lines(iter(chunks), "file")) == WHOLE
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\n", b"\r\n\r\n", b"\n\r"])
@@ -64,7 +64,7 @@ def test_lines_are_the_same_however_they_are_cut(size):
 def test_lines_are_the_same_whatever_ends_them(end, last):
     text = end.join(WHOLE) + end * last
     for place in range(len(text) + 1):
-        assert list(lines(iter([text[:place], b"", text[place:]]))) == WHOLE
+        assert list(lines(iter([text[:place], b"", text[place:]]), "file")) == WHOLE
 
 
 def test_lines_of_random_files_are_those_that_python_splits():
@@ -74,12 +74,12 @@ def test_lines_of_random_files_are_those_that_python_splits():
         cuts = sorted(random_.choices(range(len(text) + 1), k=4))
         chunks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
         expected = [each for each in text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n") if each.strip()]
-        assert list(lines(iter(chunks))) == expected
+        assert list(lines(iter(chunks), "file")) == expected
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"\r\n\r\n", b"   \n\t\r"])
 def test_file_without_anything_has_no_lines(text):
-    assert list(lines(iter([text]))) == []
+    assert list(lines(iter([text]), "file")) == []
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
@@ -90,9 +90,9 @@ def test_line_has_a_length_at_most(size, end, monkeypatch):
     def cut(text):
         return iter([text[start : start + size] for start in range(0, len(text), size)])
 
-    assert list(lines(cut(b"x" * 10 + b"\n" + b"y" * 10 + end))) == [b"x" * 10, b"y" * 10]
+    assert list(lines(cut(b"x" * 10 + b"\n" + b"y" * 10 + end), "file")) == [b"x" * 10, b"y" * 10]
     with pytest.raises(TooLarge, match="a line of more than 10 bytes"):
-        list(lines(cut(b"x" * 10 + b"\n" + b"y" * 11 + end)))
+        list(lines(cut(b"x" * 10 + b"\n" + b"y" * 11 + end), "file"))
 
 
 def test_line_without_end_is_refused_before_it_has_come_whole(monkeypatch):
@@ -100,13 +100,13 @@ def test_line_without_end_is_refused_before_it_has_come_whole(monkeypatch):
     read = []
     chunks = (read.append(number) or b"xxxx" for number in range(1000))
     with pytest.raises(TooLarge):
-        list(lines(chunks))
+        list(lines(chunks, "file"))
     assert len(read) == 3
 
 
 def test_file_has_a_size_at_most(monkeypatch):
     monkeypatch.setattr("filesproxy.gateway.input_files.MAX_BYTES", 20)
-    assert len(list(lines(iter([b"x\n"] * 10)))) == 10
+    assert len(list(lines(iter([b"x\n"] * 10), "file"))) == 10
     with pytest.raises(TooLarge, match="more than 20 bytes") as caught:
         list(lines(iter([b"x\n"] * 11), "input_file_id"))
     assert caught.value.param == "input_file_id"
@@ -203,7 +203,6 @@ ANYWHERE = {
     "metadata": lambda item_id: line(chat(metadata={"k": item_id})),
     "custom id": lambda item_id: line(chat(), custom_id=item_id),
     "field beside the body": lambda item_id: line(chat(), extra={"deep": [item_id]}),
-    "no address": lambda item_id: json.dumps({"custom_id": "1", "body": {"file": item_id}}).encode() + b"\n",
     "other spelling": lambda item_id: line(chat(user=item_id.upper())),
     "fullwidth letters": lambda item_id: line(chat(user="".join(chr(ord(each) + 0xFEE0) for each in item_id))),
     "escaped": lambda item_id: LINE.replace(b'"m"', f'"{escaped(item_id)}"'.encode()),
@@ -222,7 +221,7 @@ def test_line_that_names_what_is_anothers_is_refused_before_the_batch_is_made(ho
     answer = a.post("/batches", batch_of(a.file(b"".join(content))))
     error = answer.json["error"]
     assert (answer.status_int, error["code"], error["param"]) == (404, "not_found", "input_file_id")
-    assert f"line {place + 1} of the file" in error["message"]
+    assert f"Line {place + 1} of the file" in error["message"]
     assert "create_batch" not in upstream.operations
 
 
@@ -255,6 +254,11 @@ UNREADABLE = {
     "key that comes twice": b'{"custom_id":"1","body":{"a":1},"body":{"b":2}}\n',
     "key that comes twice inside": b'{"custom_id":"1","body":{"a":1,"a":2}}\n',
     "no body": b'{"custom_id":"1","url":"/v1/chat/completions"}\n',
+    "no address": b'{"custom_id":"1","body":{"a":1}}\n',
+    "address in capitals": b'{"url":"/V1/responses","body":{"a":1}}\n',
+    "address with an empty segment": b'{"url":"/v1//responses","body":{"a":1}}\n',
+    "address with a query": b'{"url":"/v1/responses?a=1","body":{"a":1}}\n',
+    "address elsewhere": b'{"url":"https://a.example/v1/responses","body":{"a":1}}\n',
     "body that is no object": b'{"custom_id":"1","url":"/v1/chat/completions","body":"x"}\n',
     "not UTF-8": b'{"body":{"a":"\xff"}}\n',
     "another encoding": '{"body":{}}\n'.encode("utf-16"),
@@ -269,7 +273,7 @@ def test_line_that_cannot_be_judged_is_refused(how, owners, upstream):
     answer = a.post("/batches", batch_of(a.file(LINE + UNREADABLE[how])))
     error = answer.json["error"]
     assert (answer.status_int, error["code"], error["param"]) == (400, "invalid_input_file", "input_file_id")
-    assert "line 2 of the file" in error["message"] and "create_batch" not in upstream.operations
+    assert "Line 2 of the file" in error["message"] and "create_batch" not in upstream.operations
 
 
 def test_field_of_a_line_that_is_not_known_is_refused_unless_it_is_open(make_owners, upstream):

@@ -433,7 +433,7 @@ def test_text_that_no_id_can_be_is_a_missing_one_where_an_id_must_be_and_passes_
 def test_position_that_no_id_can_be_is_a_missing_one(text, owners, upstream):
     a, _ = owners
     assert [a.get(f"{path}?after={text}").status_int for path in ("/files", "/batches")] == [404] * 2
-    assert a.get(f"/files?other={text}").status_int == 200
+    assert a.get(f"/files?purpose={text}").status_int == 400
 
 
 def test_prose_that_quotes_an_id_passes(owners):
@@ -592,7 +592,7 @@ def test_upload_in_parts_completes_to_a_file_of_the_same_owner(owners, upstream,
     assert a.post(f"/uploads/{upload}/parts", PART).status_int == 200
     file_id = a.post(f"/uploads/{upload}/complete", {"part_ids": ["part_1"]}).json["file"]["id"]
     row = rows()[file_id]
-    assert (row.owner, row.kind, row.parent, row.filename, row.bytes) == ("a", "file", upload, "a.jsonl", 5)
+    assert (row.owner, row.kind, row.filename, row.bytes) == ("a", "file", "a.jsonl", 5)
     assert [a.get(f"/files/{file_id}").status_int, b.get(f"/files/{file_id}").status_int] == [200, 404]
 
 
@@ -631,7 +631,7 @@ def test_results_that_come_in_a_list_of_batches_are_recorded(owners, upstream, r
     results = upstream.finish_batch(batch)
     listed = a.get("/batches").json["data"]
     assert listed[0]["output_file_id"] == results[0]
-    assert {rows()[each].parent for each in results} == {batch}
+    assert {rows()[each].owner for each in results} == {"a"}
 
 
 def test_unfinished_batches_are_looked_at_only_every_half_minute(owners, upstream):
@@ -1365,3 +1365,85 @@ def test_batch_that_is_gone_at_the_provider_is_not_asked_for_again(owners, upstr
         upstream.calls.clear()
         assert a.get("/files/file-that-nobody-has").status_int == 404
         assert upstream.operations.count("retrieve_batch") == expected
+
+
+# What a review found.
+
+
+def test_batch_that_was_given_away_brings_its_results_to_its_new_owner(owners, upstream, rows, tmp_path, no_wait):
+    a, b = owners
+    batch = a.make("batch")
+    assert a.get(f"/batches/{batch}").status_int == 200  # this process remembers whose it is
+    results = upstream.finish_batch(batch)
+    FolderLedger(str(tmp_path / "ledger")).give("a", "b", "openai")
+    assert a.get(f"/batches/{batch}").status_int == 404
+    assert {rows()[each].owner for each in results} == {"b"}
+    assert [each.get(f"/batches/{batch}").status_int for each in owners] == [404, 200]
+    assert b.get(f"/files/{results[0]}/content").status_int == 200
+
+
+def test_uploads_in_parts_that_begin_at_the_same_time_share_one_limit(make_owners, upstream):
+    [a] = make_owners(("a", {"max_stored_bytes": "600"}))
+    body = {"filename": "a", "purpose": "batch", "mime_type": "text/plain", "bytes": 400}
+    second = []
+
+    def begin_another(call):
+        del upstream.instead["create_upload"]
+        second.append(a.post("/uploads", body).status_int)
+        return upstream._answer(call, b"")
+
+    upstream.instead["create_upload"] = begin_another
+    assert a.post("/uploads", body).status_int == 200 and second == [413]
+
+
+@pytest.mark.parametrize("operation", sorted(set(UNDOES) - {"complete_upload"}))
+@pytest.mark.parametrize("answer", [{"object": "x"}, {"id": 5}, {"id": None}, {"id": ""}, {"id": "a b"}])
+def test_object_without_a_usable_id_is_an_error_and_not_shown(operation, answer, owners, upstream):
+    a, _ = owners
+    path, body = OPERATIONS[operation].path[len("/v1") :], BODIES[operation]
+    if isinstance(body, dict):
+        body = json.loads(json.dumps(body).replace("{file}", a.file()))
+    upstream.instead[operation] = lambda call: json_answer(answer)
+    assert a.post(path, body).status_int == 502
+
+
+def test_object_that_can_neither_be_recorded_nor_be_removed_is_in_the_log(owners, upstream, monkeypatch, caplog):
+    def fail(*args, **more):
+        raise StoreError("no")
+
+    monkeypatch.setattr(FolderLedger, "record", fail)
+    upstream.instead["delete_vector_store"] = lambda call: json_answer({"error": {"message": "no"}}, 500)
+    made = owners[0].post("/vector_stores", {"name": "v"})
+    assert made.status_int == 500
+    (lost,) = [item_id for item_id in upstream.objects if item_id.startswith("vs_")]
+    assert f"{lost} could neither be recorded nor be removed again" in caplog.text
+
+
+def test_declared_place_that_holds_a_long_text_is_a_missing_object_at_once(owners, upstream):
+    for text in ("x" * 300, "\ufdfa" * 20_000, "x" * 100_000 + " "):
+        upstream.calls.clear()
+        assert owners[0].post("/responses", {**HELLO, "previous_response_id": text}).status_int == 404
+        assert upstream.calls == []
+
+
+def test_request_of_very_many_words_cannot_be_judged(owners, upstream, monkeypatch):
+    monkeypatch.setattr("filesproxy.gateway.object_ids.MAX_TEXTS", 50)
+    answer = owners[0].post("/embeddings", {"model": "m", "input": [f"w{number}" for number in range(60)]})
+    assert (answer.status_int, upstream.calls) == (413, [])
+
+
+def test_what_the_provider_must_be_asked_has_the_time_that_the_client_gave(owners, upstream):
+    a, _ = owners
+    a.make("batch")
+    upstream.calls.clear()
+    a.get("/files", x_portkey_request_timeout="7000")
+    assert upstream.calls and all(0 < call.timeout <= 7 for call in upstream.calls)
+
+
+def test_id_of_another_owner_in_a_form_is_refused_whatever_the_provider_sends_of_it(make_owners, clock):
+    upstream = Anthropic(clock)
+    claude = {"provider:claude": {"kind": "anthropic", "credential": "sk-ant-saved"}}
+    settings = {"default_provider": "claude", "transports": {"https": upstream}}
+    a, b = make_owners("a", "b", settings=settings, **claude)
+    upstream.calls.clear()
+    assert b.upload(purpose=a.upload().json["id"]).status_int == 404

@@ -149,14 +149,14 @@ def test_no_tools_are_no_fault() -> None:
 def test_a_hostile_name_of_a_field_is_not_quoted(name: str) -> None:
     error = refused({name: 1})
     assert (error.param, error.code) == (None, "unknown_field")
-    assert error.message.startswith("A field is not known here")
+    assert error.message.startswith("The gateway does not know a field of this request")
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=list(HOSTILE))
 def test_a_hostile_type_of_a_tool_is_not_quoted(name: str) -> None:
     error = refused({"tools": [{"type": name}]})
     assert error.param == "tools[0].type"
-    assert error.message.startswith("The type of a tool in 'tools[0].type' is not known here")
+    assert error.message.startswith("The gateway does not know the type of tool in 'tools[0].type'")
 
 
 def test_of_a_long_name_only_the_beginning_is_quoted() -> None:

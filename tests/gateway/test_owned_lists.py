@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 from shared_account import START, Account, Owner, json_answer, ready_ledger, sections
+from sockets import WAIT, until
 from stores import Clock
 
 from filesproxy.errors import InvalidAnswer
@@ -182,9 +185,21 @@ def test_cursor_that_is_not_after_is_refused_in_every_list(query, kind, owners, 
 
 
 def test_other_filters_are_for_the_provider(owners, upstream):
-    owners[0].make("batch")
-    owners[0].get("/batches?status=in_progress")
-    assert upstream.calls[-1].query["status"] == "in_progress"
+    owners[0].make("job")
+    owners[0].get("/fine_tuning/jobs?metadata[team]=blue")
+    assert upstream.calls[-1].query["metadata[team]"] == "blue"
+
+
+@pytest.mark.parametrize(
+    "path", ["/files?x=1", "/batches?status=failed", "/vector_stores?metadata[a]=b", "/files?<b>=1"]
+)
+def test_parameter_that_no_list_of_this_kind_has_costs_no_walk(path, owners, upstream):
+    answer = owners[0].get(path)
+    assert (answer.status_int, upstream.calls) == (400, []) and "<b>" not in answer.text
+
+
+def test_versions_that_azure_sdks_send_with_everything_are_no_filter(owners):
+    assert owners[0].get("/files?api-version=2024-10-21").status_int == 200
 
 
 # Positions.
@@ -306,13 +321,14 @@ def test_file_that_is_gone_does_not_cost_a_walk_each_time(owners, upstream, cloc
 
 def test_lists_with_other_filters_have_walks_of_their_own(owners, upstream, clock):
     a, _ = owners
-    a.make("batch")
+    a.make("job")
     clock.runs(10)
-    a.get("/batches")
+    a.get("/fine_tuning/jobs")
     upstream.calls.clear()
-    a.get("/batches?status=failed")
-    a.get("/batches?limit=1")
-    assert [call.query.get("status") for call in upstream.calls if call.operation == "list_batches"] == ["failed"]
+    a.get("/fine_tuning/jobs?metadata[a]=b")
+    a.get("/fine_tuning/jobs?limit=1")
+    asked = [call.query for call in upstream.calls if call.operation == "list_fine_tuning_jobs"]
+    assert [query.get("metadata[a]") for query in asked] == ["b"]
 
 
 def test_walk_sends_only_the_parameters_that_the_provider_must_know(owners, upstream):
@@ -508,3 +524,36 @@ def test_walks_are_bounded_in_memory(monkeypatch):
 def test_each_row_that_a_list_shows_is_its_owners(owners, files, tmp_path):
     rows = {row.id: row.owner for row in FolderLedger(str(tmp_path / "ledger")).every()}
     assert {rows[item_id] for item_id in owners[0].ids()} == {"a"}
+
+
+def test_whoever_waits_for_a_walk_that_fails_gets_its_failure_and_walks_no_more():
+    walks, began, go, made = Walks(Clock(100.0)), threading.Event(), threading.Event(), []
+
+    def fail():
+        made.append("walk")
+        began.set()
+        assert go.wait(WAIT)
+        raise InvalidAnswer("no")
+
+    def walk():
+        with pytest.raises(InvalidAnswer):
+            walks.walk("key", lambda kept: True, fail)
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(walk)
+        assert began.wait(WAIT)
+        others = [pool.submit(walk) for _ in range(3)]
+        assert until(lambda: walks._turns["key"].count == 4)
+        go.set()
+        for each in (first, *others):
+            each.result(WAIT)
+    assert made == ["walk"] and walks._turns == {}
+
+
+def test_walk_through_a_list_without_end_is_refused(owners, upstream, monkeypatch):
+    monkeypatch.setattr("filesproxy.gateway.owned_lists.MAX_WALK_BYTES", 1000)
+    for _ in range(20):
+        upstream.make("file")
+    owners[0].file()
+    answer = owners[0].get("/files")
+    assert (answer.status_int, answer.json["error"]["code"]) == (502, "upstream_answer_too_large")

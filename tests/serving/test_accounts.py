@@ -166,8 +166,9 @@ def test_orphan_may_be_of_whoever_had_begun_an_upload(client, files, provider, l
 
 
 @pytest.mark.parametrize("words,said", [
-    (("verify", "--provider", "openai"), "verify is for providers that keep files here"),
-    (("delete", "--provider", "nobody", "file-1"), "no provider keeps files here"),
+    (("verify", "--provider", "openai"), "no provider keeps files here."),
+    (("delete", "--provider", "nobody", "file-1"), "--provider must be one of openai"),
+    (("verify",), "no provider keeps files here."),
     (("orphans", "--provider", "nobody"), "--provider must be one of openai"),
 ])  # fmt: skip
 def test_verb_that_does_not_fit_is_refused(words, said, files):
@@ -186,7 +187,7 @@ def test_check_names_owners_in_the_ledger_that_no_key_has(client, files, config,
     upload(client, "retail")
     config.write_text(config.read_text().replace("[key:retail]", "[key:shops]"))
     assert cli.main(("check", "--config", str(config))) == 0
-    assert "retail has objects at providers by the ledger, and no gateway key has that owner" in capsys.readouterr().out
+    assert "The ledger has objects of retail, but no gateway key has that owner" in capsys.readouterr().out
 
 
 def test_check_says_that_the_ledgers_folder_cannot_be_used(config, tmp_path, capsys):
@@ -197,4 +198,23 @@ def test_check_says_that_the_ledgers_folder_cannot_be_used(config, tmp_path, cap
 
 def test_saved_provider_is_named_once_for_each_account(config):
     found = create_app(str(config)).config
-    assert accounts.names(found) == {"openai": "openai"}
+    assert accounts.provider_of_account(found) == {"openai": "openai"}
+
+
+@pytest.mark.parametrize("strange", [
+    {"created_at": 2**70, "bytes": -5, "filename": "\ud800", "purpose": 7, "expires_at": True},
+    {"created_at": None, "bytes": 2**63, "filename": None},
+])  # fmt: skip
+def test_orphan_of_which_the_provider_says_strange_things_is_adopted(strange, client, files, provider):
+    (orphan,) = provider.seed(1)
+    provider.files[orphan][0].update(strange)
+    assert files("orphans")[0] == 0
+    assert files("orphans", "--to", "retail", orphan) == (0, ["1 file now belong to retail"], "")
+    assert files("list")[1][-1] == "1 file (0 bytes) at openai"
+
+
+def test_folder_that_others_can_write_to_is_no_place_for_a_ledger(config, tmp_path, capsys):
+    (tmp_path / "ledger").mkdir(mode=0o777)
+    (tmp_path / "ledger").chmod(0o777)
+    assert cli.main(("check", "--config", str(config))) == 1
+    assert "The ledger's folder must belong to this user" in capsys.readouterr().err

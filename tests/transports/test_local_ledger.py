@@ -62,14 +62,14 @@ def count(folder, table):
 
 
 def test_row_says_all_that_was_recorded_and_when_and_through_which_key(ledger):
-    file = Made("file-1", "file", NOW - 5, "batch_1", True, None, "a.jsonl", "batch", 7, "ab" * 32, NOW + 3600)
+    file = Made("file-1", "file", NOW - 5, True, None, "a.jsonl", "batch", 7, "ab" * 32, NOW + 3600)
     ledger.record("acme", "retail", "till", [file], NOW + 0.9)
     (row,) = ledger.owners("acme", ["file-1"])
     told = row._asdict()
     assert told.pop("number") > 0 and told.pop("deleted_at") is None
     assert told == {
         "account": "acme", "id": "file-1", "owner": "retail", "key": "till", "kind": "file", "created_at": NOW - 5,
-        "recorded_at": NOW, "parent": "batch_1", "is_open": True, "expires_at": NOW + 3600, "filename": "a.jsonl",
+        "recorded_at": NOW, "is_open": True, "expires_at": NOW + 3600, "filename": "a.jsonl",
         "purpose": "batch", "bytes": 7, "sha256": "ab" * 32,
     }  # fmt: skip
     assert [row.is_gone(now) for now in (NOW, NOW + 3599, NOW + 3600)] == [False, False, True]
@@ -359,8 +359,8 @@ def test_upload_that_is_refused_does_not_say_when_an_account_came(ledger):
 def test_verdict_is_of_one_account_owner_operation_and_file(ledger):
     verdict = ("acme", "retail", "create_batch", "file-1")
     assert not ledger.is_judged(*verdict)
-    ledger.note_judged(*verdict)
-    ledger.note_judged(*verdict)
+    ledger.note_judged(*verdict, NOW)
+    ledger.note_judged(*verdict, NOW)
     assert ledger.is_judged(*verdict)
     for place, other in enumerate(("other", "bank", "create_fine_tuning_job", "FILE-1")):
         assert not ledger.is_judged(*verdict[:place], other, *verdict[place + 1 :])
@@ -370,7 +370,7 @@ def test_verdict_is_of_one_account_owner_operation_and_file(ledger):
 def test_adoption_forgets_every_verdict_of_the_account(old, new, ledger):
     """What a file names may be another's now, or somebody's for the first time."""
     for account in ("acme", "other"):
-        ledger.note_judged(account, "retail", "create_batch", "file-1")
+        ledger.note_judged(account, "retail", "create_batch", "file-1", NOW)
     record(ledger, "bank", "file-2")
     ledger.give(old, new, "acme")
     assert not ledger.is_judged("acme", "retail", "create_batch", "file-1")
@@ -647,7 +647,7 @@ def refused(folder):
     return caught.value.message
 
 
-DAMAGED = "The ledger's index is damaged: restore it from a backup."
+DAMAGED = "The ledger is damaged: restore it from a backup."
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
@@ -723,7 +723,7 @@ def test_ledger_on_a_read_only_disk_is_read_and_says_why_it_records_nothing(fold
         lambda: record(ledger, "retail", "file-2"),
         lambda: begin(ledger),
         lambda: ledger.delete("acme", "file-1", NOW),
-        lambda: ledger.note_judged("acme", "retail", "create_batch", "file-1"),
+        lambda: ledger.note_judged("acme", "retail", "create_batch", "file-1", NOW),
     ):
         with pytest.raises(StoreError) as caught:
             work()
@@ -761,7 +761,7 @@ def test_ledger_that_another_process_holds_for_too_long_is_an_error_and_records_
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError) as caught:
             record(ledger, "retail", "file-1")
-        assert caught.value.message == "The ledger's index cannot be used."
+        assert caught.value.message == "The ledger cannot be used."
         assert owners(ledger, "file-1") == []  # readers do not wait
         other.execute("ROLLBACK")
     record(ledger, "retail", "file-1")

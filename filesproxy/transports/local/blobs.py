@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -25,7 +24,7 @@ from hashlib import sha256
 from ...calls import Json
 from ...errors import StoreError
 from . import sidecars
-from .disk import disk_errors, sync_folder, write_all
+from .disk import check_folder, disk_errors, status, sync_folder, write_all
 
 BLOCK_BYTES = 1 << 18  # read at a time for a download
 PLACES = ("incoming", "blobs", "trash", "lost")
@@ -53,18 +52,8 @@ class Blobs:
 
     def _check(self) -> bool:
         """Whether all folders are there. StoreError for one that others could write to."""
-        found = [self.check_folder(path) for path in self._paths()]  # each is looked at
+        found = [check_folder(path) for path in self._paths()]  # each is looked at
         return all(found)
-
-    @staticmethod
-    def check_folder(path: str) -> bool:
-        """Whether this folder is there. StoreError for one that others could write to, and for what is not a folder."""
-        with disk_errors():
-            found = _status(path)
-        if found and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022):
-            message = "The local store's folder must belong to this user, and nobody else may be able to write to it."
-            raise StoreError(message, detail=path)
-        return found is not None
 
     def make(self) -> None:
         """Make the folders that are not there yet."""
@@ -152,8 +141,8 @@ class Blobs:
     def is_unanswered(self, name: str, place: str) -> bool:
         """Whether a blob's sidecar is empty: its upload was killed, and no client was ever told an id."""
         with disk_errors():
-            status = _status(self.path(name, place) + sidecars.SUFFIX)
-        return status is not None and status.st_size == 0
+            found = status(self.path(name, place) + sidecars.SUFFIX)
+        return found is not None and found.st_size == 0
 
     def describe(self, name: str, row: Json) -> None:
         """Give a kept blob the sidecar that it lacks. It appears whole, but may not survive a power failure."""
@@ -256,8 +245,8 @@ class Blobs:
         """The kept blobs without a sidecar, or with an empty one; also those that are just being committed."""
         for name in self.names("blobs"):
             with disk_errors():
-                status = _status(self.path(name) + sidecars.SUFFIX)
-            if not (status and status.st_size):
+                found = status(self.path(name) + sidecars.SUFFIX)
+            if not (found and found.st_size):
                 yield name
 
     @contextmanager
@@ -322,13 +311,6 @@ class BlobBody:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None
 
 
 def _lock(path: str) -> int | None:

@@ -28,13 +28,13 @@ _Result = TypeVar("_Result")
 class Database:
     """Connections, transactions and the schema. Each operation borrows a connection. Raises StoreError and StoreFull.
 
-    A subclass says what it is called, in `name` (as in "The local store is read-only"), and what helps if it is
-    damaged; its file, its schema, the version of that, and what an older one becomes. `holds_files` says whether the
-    folder holds what an empty database would contradict: then none is made. `make_room` frees space on a full disk,
-    for what must work there.
+    A subclass says what it belongs to, in `name` (as in "The local store has no space left"), `what` it is itself, and
+    what helps if it is damaged; its file, its schema, the version of that, and what an older one becomes. `holds_files`
+    says whether the folder holds what an empty database would contradict: then none is made. `make_room` frees space on
+    a full disk, for what must work there.
     """
 
-    name = "The database"
+    name = what = "The database"
     remedy = "restore it from a backup"
     file = ""
     schema = ""
@@ -60,7 +60,7 @@ class Database:
 
     def damaged(self, detail: str = "") -> StoreError:
         """The error of a database that holds what nobody can have written."""
-        return StoreError(f"{self.name}'s index is damaged: {self.remedy}.", detail=detail)
+        return StoreError(f"{self.what} is damaged: {self.remedy}.", detail=detail)
 
     def check(self) -> None:
         """StoreError if sqlite finds the index damaged. Reads all of it: 0.3 s for 50,000 files.
@@ -168,7 +168,7 @@ class Database:
         # Before Python 3.11, a message that quotes what is not text is empty.
         if not text or re.search("malformed|not a database|decode|no such (table|column|index)", text):
             return self.damaged()
-        return StoreError(f"{self.name}'s index cannot be used.")
+        return StoreError(f"{self.what} cannot be used.")
 
     def _with_room(self, work: Callable[[], _Result]) -> _Result:
         try:

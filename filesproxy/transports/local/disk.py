@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,24 @@ def _raise(error: OSError, name: str) -> NoReturn:
     if error.errno == errno.EROFS:
         raise StoreError(f"{name}'s disk is read-only.", detail=detail) from None
     raise StoreError(f"{name} cannot use its folder ({code}).", detail=detail) from None
+
+
+def status(path: str) -> os.stat_result | None:
+    """The status of what is at this path, links not followed; None if there is nothing."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def check_folder(path: str, name: str = "The local store") -> bool:
+    """Whether this folder is there. StoreError for one that others could write to, and for what is not a folder."""
+    with disk_errors(name):
+        found = status(path)
+    if found and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022):
+        message = f"{name}'s folder must belong to this user, and nobody else may be able to write to it."
+        raise StoreError(message, detail=path)
+    return found is not None
 
 
 def write_all(handle: int, block: bytes) -> None:

@@ -39,7 +39,7 @@ _CLOCK = "CREATE TABLE IF NOT EXISTS clock (wall INTEGER, boot TEXT, ticks INTEG
 class Index(Database):
     """The table of files, and of what the sweeps saw of the clock. Raises StoreError and StoreFull."""
 
-    name = "The local store"
+    name, what = "The local store", "The local store's index"
     remedy = "`python3 -m filesproxy files rebuild` makes a new one from the files"
     file = FILE
     schema = _SCHEMA + _CLOCK

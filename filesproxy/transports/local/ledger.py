@@ -15,7 +15,8 @@ from typing import Any
 from ...calls import Allowance, Made, Owned
 from ...errors import DuplicateId, TooLarge, TooMany
 from .database import Database
-from .disk import disk_errors
+from .disk import check_folder, disk_errors
+from .reserve import Reserve
 
 DAY = 86400
 RESERVED_SECONDS = DAY  # for which an upload of which nothing more was heard counts as stored
@@ -31,7 +32,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
     number INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, id TEXT NOT NULL COLLATE NOCASE,
     owner TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, created_at INTEGER NOT NULL,
-    recorded_at INTEGER NOT NULL, parent TEXT NOT NULL, is_open INTEGER NOT NULL, expires_at INTEGER,
+    recorded_at INTEGER NOT NULL, is_open INTEGER NOT NULL, expires_at INTEGER,
     deleted_at INTEGER, ends_at INTEGER, filename TEXT NOT NULL, purpose TEXT NOT NULL, bytes INTEGER, sha256 TEXT
 );
 CREATE INDEX IF NOT EXISTS by_id ON objects (account, id);
@@ -57,14 +58,15 @@ _IS_STORED = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?)"
 class FolderLedger(Database):
     """A ledger in this folder, which is made if it is missing. Raises StoreError and StoreFull."""
 
-    name = "The ledger"
+    name = what = "The ledger"
     file = "ledger.sqlite3"
     schema = _SCHEMA
 
     def __init__(self, folder: str) -> None:
         with disk_errors(self.name):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-        super().__init__(folder)
+        check_folder(folder, self.name)
+        super().__init__(folder, make_room=Reserve(folder).release)  # of a store in the same folder
         self._prune_at = 0.0  # by time.monotonic
 
     def owners(self, account: str, ids: Sequence[str]) -> list[Owned]:
@@ -94,21 +96,33 @@ class FolderLedger(Database):
 
     def end_upload(self, number: int) -> None:
         """Give an upload's reservation back."""
+        self._with_room(lambda: self._end_upload(number))
+
+    def _end_upload(self, number: int) -> None:
         with self._transaction() as database:
             database.execute("UPDATE uploads SET is_over = 1 WHERE number = ?", (number,))
 
-    def record(self, account: str, owner: str, key: str, made: Sequence[Made], now: float, upload: int = 0) -> None:
-        """Record objects in one transaction. DuplicateId if one belongs to another owner; then none is recorded."""
+    def record(
+        self, account: str, owner: str, key: str, made: Sequence[Made], now: float, upload: int = 0, parent: str = ""
+    ) -> str:
+        """Record objects in one transaction; returns whose they are. DuplicateId if one is another owner's."""
         with self._transaction(may_grow=True) as database:
+            self._prune_if_due(database, int(now))
             _since(database, account, now)
+            if parent:
+                query = "SELECT owner, key FROM objects WHERE account = ? AND id = ? AND +id = ? COLLATE BINARY"
+                owner, key = database.execute(query, (account, parent, parent)).fetchone() or (owner, key)
             for each in made:
                 _insert(database, account, owner, key, each, int(now), is_new=bool(upload))
             if upload:
                 database.execute("UPDATE uploads SET is_over = 1 WHERE number = ?", (upload,))
-            self._prune_if_due(database, int(now))
+        return owner
 
     def delete(self, account: str, item_id: str, now: float) -> None:
-        """Remember that an object has been deleted, and for a while what it was."""
+        """Remember that an object has been deleted, and for a while what it was. Works on a full disk."""
+        self._with_room(lambda: self._delete(account, item_id, now))
+
+    def _delete(self, account: str, item_id: str, now: float) -> None:
         with self._transaction() as database:
             update = "UPDATE objects SET deleted_at = ?, ends_at = ?, is_open = 0 WHERE account = ? AND id = ?"
             which = (int(now), int(now) + DELETED_SECONDS, account, item_id, item_id)
@@ -152,10 +166,10 @@ class FolderLedger(Database):
         with self._connection() as database:
             return database.execute(query, (account, owner, operation, file_id)).fetchone() is not None
 
-    def note_judged(self, account: str, owner: str, operation: str, file_id: str) -> None:
+    def note_judged(self, account: str, owner: str, operation: str, file_id: str, now: float) -> None:
         """Remember that it was."""
         with self._transaction(may_grow=True) as database:
-            row = (account, owner, operation, file_id, int(time.time()))
+            row = (account, owner, operation, file_id, int(now))
             database.execute("INSERT OR REPLACE INTO judged VALUES (?, ?, ?, ?, ?)", row)
 
     # For the operator's commands.
@@ -228,7 +242,7 @@ def _insert(
     query = "SELECT owner, number, deleted_at, expires_at FROM objects WHERE account = ? AND id = ?"
     known = database.execute(f"{query} AND +id = ? COLLATE BINARY", (account, made.id, made.id)).fetchone()
     if known and known[0] != owner:
-        raise DuplicateId("The provider gave this object an id that it gave to another owner before.")
+        raise DuplicateId("The provider's answer names an object that belongs to another owner.")
     is_there = known and known[2] is None and (known[3] is None or known[3] > now)
     if is_there and not is_new:
         database.execute("UPDATE objects SET is_open = ? WHERE number = ?", (made.is_open, known[1]))

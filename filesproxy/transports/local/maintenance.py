@@ -19,7 +19,7 @@ from ...errors import FilesproxyError, StoreError
 from . import sidecars
 from .blobs import READ, Blobs
 from .database import LOG_SUFFIXES
-from .disk import FolderLock, disk_errors, sync_folder
+from .disk import FolderLock, check_folder, disk_errors, sync_folder
 from .index import FILE, Index
 from .ledger import FolderLedger
 from .reserve import Reserve
@@ -57,7 +57,7 @@ def unusable(folder: str) -> str:
     try:
         if not os.path.lexists(folder):
             return _unmakeable(folder)
-        Blobs.check_folder(folder)
+        check_folder(folder)
         _try_to_write(folder)
         owners(folder)  # the index can be opened and read
         return ""
@@ -70,6 +70,7 @@ def unusable_for_ledger(folder: str) -> str:
     try:
         if not os.path.lexists(folder):
             return _unmakeable(folder)
+        check_folder(folder, FolderLedger.name)
         _try_to_write(folder)
         ledger_owners(folder)
         return ""

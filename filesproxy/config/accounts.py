@@ -6,7 +6,7 @@ An *account* is one identity at one provider: whatever saved providers lead ther
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..calls import Provider, Target
 from ..errors import FilesproxyError
@@ -16,11 +16,14 @@ from .credentials import is_saved
 from .ini import Source
 from .kept_files import OWN
 
+if TYPE_CHECKING:
+    from .load import Key
+
 Providers = Mapping[str, Mapping[str, Any]]
 Table = Mapping[str, Provider]
 
 
-class Isolation(NamedTuple):
+class SharedAccounts(NamedTuple):
     """Where owners are kept apart.
 
     `ledger` is the folder of the ledger, "" if nothing needs one. `accounts` maps the saved providers where owners are
@@ -36,25 +39,32 @@ class Isolation(NamedTuple):
 class _Account(NamedTuple):
     name: str
     providers: list[str]
-    with_objects: list[Any]  # keys that may make objects there or use them
-    for_chats: list[Any]  # keys that may not
+    with_objects: list[Key]  # keys that may make objects there or use them
+    for_chats: list[Key]  # keys that may not
 
     @property
     def owners(self) -> list[str]:
         """Whose keys may make objects there or use them."""
-        return sorted({key.owner or key.name for key in self.with_objects})
+        return sorted({key.whose for key in self.with_objects})
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether what an owner has there counts towards a limit."""
+        return any(key.max_stored_bytes for key in self.with_objects)
 
     @property
     def is_shared(self) -> bool:
         """Whether an owner could reach objects of another."""
-        others = {key.owner or key.name for key in self.for_chats}
+        others = {key.whose for key in self.for_chats}
         return len({*self.owners, *others}) > 1 and bool(self.with_objects)
 
 
-def isolation(settings: Mapping[str, Any], providers: Providers, keys: Sequence[Any], table: Table) -> Isolation:
+def shared_accounts(
+    settings: Mapping[str, Any], providers: Providers, keys: Sequence[Key], table: Table
+) -> SharedAccounts:
     """Where owners are kept apart, in a configuration without problems."""
     folder = _folder(settings, providers, table)
-    has_limits = any(key.max_stored_bytes or key.max_uploads_per_minute for key in keys)
+    has_limits = any(key.has_limits for key in keys)
     found = _accounts(providers, keys, table) if settings["isolation"] else []
     if not folder:
         for_chats = {
@@ -63,14 +73,15 @@ def isolation(settings: Mapping[str, Any], providers: Providers, keys: Sequence[
             if account.is_shared
             for name in account.providers
         }
-        return Isolation(for_chats=for_chats)
-    kept = [account for account in found if account.is_shared or (settings["ledger"] and account.with_objects)]
+        return SharedAccounts(for_chats=for_chats)
+    kept = [account for account in found if account.is_shared or account.is_counted or settings["ledger"]]
+    kept = [account for account in kept if account.with_objects]
     accounts = {name: account.name for account in kept for name in account.providers}
-    return Isolation(folder if accounts or has_limits else "", accounts)
+    return SharedAccounts(folder if accounts or has_limits else "", accounts)
 
 
 def problems(
-    source: Source, settings: Mapping[str, Any], providers: Providers, keys: Sequence[Any], table: Table
+    source: Source, settings: Mapping[str, Any], providers: Providers, keys: Sequence[Key], table: Table
 ) -> Iterator[str]:
     """Why owners could not be kept apart; limits that nothing could count."""
     folder = _folder(settings, providers, table)
@@ -78,23 +89,29 @@ def problems(
         for name in ("max_stored_bytes", "max_uploads_per_minute"):
             if getattr(key, name) and not folder:
                 yield f"{source.place(f'key:{key.name}', name)}: {name} needs `ledger = FOLDER` in [filesproxy]."
-    if not settings["isolation"]:
-        return
     accounts = _accounts(providers, keys, table)
-    for account in accounts:
-        if len(account.owners) > 1 and not folder:
-            yield (
-                f"{source.place(f'provider:{account.providers[0]}')}: the owners {_all(account.owners)} may have "
-                "files and other objects there, and nothing remembers whose they are. One of these lines "
-                "helps: `ledger = FOLDER` in [filesproxy], which keeps them apart; `isolation = no` there, if they may "
-                "share everything; the same `owner = NAME` in their [key:…] sections, if they are one."
-            )
+    if not settings["isolation"]:
+        for key in keys:
+            if key.max_stored_bytes and any(key in account.with_objects for account in accounts):
+                place = source.place(f"key:{key.name}", "max_stored_bytes")
+                yield f"{place}: with isolation = no, nothing counts the files that the key has at providers."
+        return
+    apart = [account for account in accounts if len(account.owners) > 1 and not folder]
+    if apart:
+        names = sorted({name for account in apart for name in account.providers})
+        owners = sorted({owner for account in apart for owner in account.owners})
+        yield (
+            f"{source.place(f'provider:{names[0]}')}: the owners {_all(owners)} may have files and other objects at "
+            f"{_all(names)}, and nothing remembers whose they are. One of these lines helps: `ledger = FOLDER` in "
+            "[filesproxy], which keeps them apart; `isolation = no` in [filesproxy], if they may share everything; the "
+            "same `owner = NAME` in their [key:…] sections, if they are one."
+        )
     yield from _same_identity(source, providers, accounts, table)
 
 
 def _all(names: Sequence[str]) -> str:
     *others, last = names
-    return f"{', '.join(others)} and {last}"
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _same_identity(source: Source, providers: Providers, accounts: Sequence[_Account], table: Table) -> Iterator[str]:
@@ -106,7 +123,7 @@ def _same_identity(source: Source, providers: Providers, accounts: Sequence[_Acc
             found.setdefault(identity, {})[name] = account
     for named in found.values():
         keys = [key for account in named.values() for key in (*account.with_objects, *account.for_chats)]
-        is_shared = len({key.owner or key.name for key in keys}) > 1
+        is_shared = len({key.whose for key in keys}) > 1
         if is_shared and any(account.with_objects for account in named.values()):
             first, *others = named
             for name in others:
@@ -127,7 +144,7 @@ def _identity(name: str, own: Mapping[str, Any], kind: Provider) -> Any:
     return scheme, (host or "").rstrip("."), port, own["credential"] or own["client_cert"]
 
 
-def _accounts(providers: Providers, keys: Sequence[Any], table: Table) -> list[_Account]:
+def _accounts(providers: Providers, keys: Sequence[Key], table: Table) -> list[_Account]:
     """The accounts of all saved providers, by the keys that may use them."""
     named: dict[str, list[str]] = {}
     for name, own in providers.items():
