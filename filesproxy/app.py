@@ -237,7 +237,8 @@ class Application:
         if caller.name in self.config.shared.for_chats.get(target.name, ()) and target.is_saved:
             refuse_file_ids(call)
         is_counted = call.operation in UPLOADS and caller.key is not None and caller.key.has_limits
-        if not (target.account or is_counted):
+        is_isolated = bool(target.account or is_counted)
+        if not is_isolated or (target.account and self._isolation().is_plainly_own(call, target)):
             return run(call, target, self.transports, hold=hold)
 
         def perform(asked: Call, seen: Callable[[bytes], None] | None) -> Answer:

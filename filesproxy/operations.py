@@ -194,7 +194,6 @@ MADE_BY: dict[str, _Made] = {
     "create_upload": (("id", "upload"),),
     "complete_upload": (("id", "upload"), ("file.id", "file")),
     "cancel_upload": (("id", "upload"),),
-    "list_response_input_items": (("data[].id", "item"),),
     "create_container": (("id", "container"),),
     "create_vector_store": (("id", "vector_store"),),
     "list_batches": tuple((f"data[].{place}", kind) for place, kind in _BY_BATCH),

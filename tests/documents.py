@@ -161,6 +161,7 @@ INLINE_RUN_BY = {
     "python3 tests/bench/compare.py": BENCHMARK,
     "python3 tests/bench/events.py": BENCHMARK,
     "python3 tests/bench/inline.py": BENCHMARK,
+    "python3 tests/bench/ownership.py": BENCHMARK,
     "python3 tests/bench/stress.py": BENCHMARK,
 }
 

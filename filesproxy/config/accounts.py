@@ -138,10 +138,11 @@ def _identity(name: str, own: Mapping[str, Any], kind: Provider) -> Any:
     address = kind["base_url"]
     try:
         address = address(Target(name, kind, own["base_url"], own)) if callable(address) else own["base_url"]
-        scheme, host, port = urls.origin(address)
+        _, host, port = urls.origin(address)
     except FilesproxyError:  # it depends on the client
         return name
-    return scheme, (host or "").rstrip("."), port, own["credential"] or own["client_cert"]
+    is_usual = port in (80, 443)  # of http and https: the same host answers at both
+    return (host or "").rstrip("."), None if is_usual else port, own["credential"] or own["client_cert"]
 
 
 def _accounts(providers: Providers, keys: Sequence[Key], table: Table) -> list[_Account]:

@@ -13,7 +13,8 @@ from contextlib import closing
 from ..budget import Hold
 from ..calls import Call, Json, Ledger
 from ..errors import BadRequest, InvalidAnswer, NotFound, TooLarge
-from ..operations import ROUTES, is_id
+from ..operations import ROUTES
+from ..wire.json_fields import optional
 from ..wire.strict_json import Unreadable, cost, loads
 from .known_fields import check_fields
 from .ownership import Access, Judge, SideCall, another
@@ -22,8 +23,9 @@ MAX_BYTES = 200 << 20  # of an input file, OpenAI's limit for batches
 MAX_LINE_BYTES = 8 << 20
 #: operation → the fields that name its input files
 INPUTS = {"create_batch": ("input_file_id",), "create_fine_tuning_job": ("training_file", "validation_file")}
+_JOB = "create_chat_completion"  # what a line of a job's input is like
+MAX_PLACE = 200  # characters of a place in a message
 _URL = re.compile(r"(/[a-z0-9_]+)+/?")
-# Azure's lines have paths without the version.
 _BY_PATH = {
     path: route.operation
     for route in ROUTES
@@ -47,17 +49,26 @@ class InputFiles:
         TooLarge for a file or a line that is too long. The line that is being judged is counted in `hold`; `allowed`
         are the unknown fields and types of tools that the operator lets through.
         """
+        body = call.json or {}
         for field in INPUTS.get(call.operation, ()):
-            file_id = (call.json or {}).get(field)
-            if not isinstance(file_id, str) or not is_id(file_id):
+            file_id = optional(body, field, str)
+            which = (access.account, access.owner, call.operation, file_id or "")
+            if not file_id or self._ledger.is_judged(*which):
                 continue
-            which = (access.account, access.owner, call.operation, file_id)
-            if not self._ledger.is_judged(*which):
-                for number, line in enumerate(
-                    _lines_at(another("retrieve_file_content", call, file_id), side, field), 1
-                ):
-                    _judge(line, f"Line {number} of the file in '{field}'", field, call.operation, judge, hold, allowed)
-                self._ledger.note_judged(*which, self._clock())
+            meant = _JOB if call.operation != "create_batch" else _operation_at(body.get("endpoint"))
+            found = _lines_at(another("retrieve_file_content", call, file_id), side, field)
+            for number, line in enumerate(found, 1):
+                hold.take(cost(line))
+                try:
+                    _judge(line, call.operation == "create_batch", meant, judge, allowed)
+                except (BadRequest, NotFound, TooLarge) as error:
+                    place = f", {error.param[:MAX_PLACE]}" if error.param else ""
+                    error.message = f"Line {number} of the file in '{field}'{place}: {error.message}"
+                    error.args, error.param = (error.message,), field
+                    raise
+                finally:
+                    hold.release()
+            self._ledger.note_judged(*which, self._clock())
 
 
 def _lines_at(call: Call, side: SideCall, field: str) -> Iterator[bytes]:
@@ -72,26 +83,26 @@ def _lines_at(call: Call, side: SideCall, field: str) -> Iterator[bytes]:
         yield from lines(counted, field)
 
 
-def _judge(
-    line: bytes, where: str, field: str, operation: str, judge: Judge, hold: Hold, allowed: Sequence[str]
-) -> None:
-    """Judge a line like the request that it is. Errors say where it is."""
-    hold.take(cost(line))
-    try:
-        value = _object_in(line)
-        if operation == "create_batch":
-            named, body = _request_in(value)
-            judge.texts({name: each for name, each in value.items() if name != "body"}, "")
-        else:
-            named, body = "create_chat_completion", value
-        check_fields(named, body, allowed)
-        judge.texts(body, named)
-    except (BadRequest, NotFound, TooLarge) as error:
-        error.message = f"{where}{f', {error.param[:200]}' if error.param else ''}: {error.message}"
-        error.args, error.param = (error.message,), field
-        raise
-    finally:
-        hold.release()
+def _judge(line: bytes, is_of_batch: bool, meant: str, judge: Judge, allowed: Sequence[str]) -> None:
+    """Judge a line like the request that it is: of the operation that it names, or else of the one that is `meant`."""
+    value = _object_in(line)
+    if not is_of_batch:
+        judge.texts(value, meant)
+        return
+    url, body = value.get("url"), value.get("body")
+    if not isinstance(body, dict):
+        raise BadRequest("It has no object 'body'.", param="body", code="invalid_input_file")
+    if not isinstance(url, str) or not _URL.fullmatch(url):  # a spelling that the provider may know, and we do not
+        raise BadRequest("'url' must be a path such as /v1/chat/completions.", param="url", code="invalid_input_file")
+    for operation in dict.fromkeys((_operation_at(url) or meant, meant)):
+        check_fields(operation, body, allowed)
+        judge.texts(body, operation)
+    judge.texts({name: each for name, each in value.items() if name != "body"}, "")
+
+
+def _operation_at(path: object) -> str:
+    """The operation at a path, with or without the version, as Azure has it; "" if it is none that is served here."""
+    return _BY_PATH.get(path.rstrip("/"), "") if isinstance(path, str) else ""
 
 
 def _object_in(line: bytes) -> Json:
@@ -102,16 +113,6 @@ def _object_in(line: bytes) -> Json:
     if not isinstance(value, dict):
         raise BadRequest("It is not a JSON object.", code="invalid_input_file")
     return value
-
-
-def _request_in(line: Json) -> tuple[str, Json]:
-    """The operation that a line of a batch names, "" for one that is not served here, and its body."""
-    url, body = line.get("url"), line.get("body")
-    if not isinstance(body, dict):
-        raise BadRequest("It has no object 'body'.", param="body", code="invalid_input_file")
-    if not isinstance(url, str) or not _URL.fullmatch(url):  # a spelling that the provider may know, and we do not
-        raise BadRequest("'url' must be a path such as /v1/chat/completions.", param="url", code="invalid_input_file")
-    return _BY_PATH.get(url.rstrip("/"), ""), body
 
 
 class _Counted:

@@ -18,7 +18,7 @@ _SPACE = re.compile(r"\s")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Words of the contract, which are no ids. They need not be looked up for every chat.
 _WORDS = frozenset({
-    "", "assistant", "auto", "body", "content", "custom_id", "detail", "developer", "effort", "file", "file_id",
+    "", "assistant", "auto", "body", "content", "custom_id", "detail", "developer", "effort", "file",
     "filename", "format", "function", "high", "id", "image_url", "include", "input", "input_file", "input_image",
     "input_text", "instructions", "json_object", "json_schema", "low", "max_completion_tokens", "max_output_tokens",
     "max_tokens", "medium", "message", "messages", "metadata", "method", "model", "n", "name", "none", "object",
@@ -36,6 +36,8 @@ _IN_TOOL = (
     "input_image_mask.file_id",
     "vector_store_ids[]",
 )
+# Where an item of the input names objects.
+_IN_ITEM = ("container_id", "environment.container_id", "approval_request_id")
 _AUTO = "auto"  # in the place of a container's id: the provider makes one
 
 
@@ -131,10 +133,12 @@ def _in_response(body: Json) -> Iterator[tuple[str, str]]:
     for number, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict):
             place = at("input", number)
-            if item.get("type") == "item_reference" or item.keys() <= {"id", "type"}:
-                yield from ((at(place, name), text) for name, text in ids_at(item, "id"))
+            kind = item.get("type")
+            is_reference = isinstance(kind, str) and normal(kind).lower() == "item_reference"
+            inner = ("id", *_IN_ITEM) if is_reference or item.keys() <= {"id", "type", "status"} else _IN_ITEM
+            for each in inner:
+                yield from ((at(place, name), text) for name, text in ids_at(item, each))
             yield from _in_tools(item, place)
-            yield from ((at(place, name), text) for name, text in ids_at(item, "environment.container_id"))
     prompt = body.get("prompt")
     variables = prompt.get("variables") if isinstance(prompt, dict) else None
     for name, part in variables.items() if isinstance(variables, dict) else ():

@@ -1,7 +1,8 @@
 """Lists of accounts that several owners share: the ledger says whose, the provider what is still there, and how.
 
-The provider's list is walked to its end and kept for a few seconds, so that the pages of one listing, and the lists of
-several owners, need one walk.
+The provider's list is walked for that and kept for a few seconds, so that the pages of one listing, and the lists of
+several owners, need one walk. A list that is too long to walk to its end ends early: older objects are then retrieved
+one by one, as far as the page that is asked for needs them.
 """
 
 from __future__ import annotations
@@ -10,22 +11,21 @@ import re
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
-from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
 
 from ..calls import Answer, Call, Json, Ledger, Owned
-from ..errors import BadRequest, FilesproxyError, InvalidAnswer, UpstreamAnswered, UpstreamError
+from ..errors import BadRequest, InvalidAnswer, UpstreamAnswered, UpstreamError, UpstreamTimeout
 from ..operations import OPERATIONS
 from ..wire.json_fields import need
 from ..wire.lists import list_query, page
 from ..wire.strict_json import dumps, loads
-from .ownership import Access, Guard, SideCall, another, is_older
+from .ownership import Access, Guard, SideCall, another, is_older, retrieval
 
 WALK_SECONDS = 5.0  # for which a walk is kept
 MAX_KEPT_BYTES = 16 << 20  # of the JSON of all walks of an application; a longer one serves one request
-MAX_PAGES = 100  # of a walk
-MAX_WALK_BYTES = 64 << 20  # of the JSON of a walk: more than 200,000 files
+MAX_PAGES = 20  # of a walk
+MAX_WALK_BYTES = 32 << 20  # of the JSON of a walk: more than 100,000 files
 MAX_LIMIT, DEFAULT_LIMIT = 100, 20  # of lists of other objects than files, as in OpenAI's contract
 _PAGE = {"file": "10000"}  # what one page of a walk may have, the contract's most
 _OWN_PARAMETERS = ("limit", "after", "order", "purpose")
@@ -35,10 +35,14 @@ _SHOWABLE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 class Walk(NamedTuple):
-    """A provider's whole list: when it began, and id → the object's JSON."""
+    """A provider's list: when it was walked (seconds since the epoch), id → the object's JSON, and whether it is whole.
 
-    began: float  # seconds since the epoch
+    The newest objects come first, so one that is not whole lacks old ones.
+    """
+
+    began: float
     objects: Mapping[str, bytes]
+    is_whole: bool = True
 
     @property
     def size(self) -> int:
@@ -55,10 +59,10 @@ class Walks:
         self._kept: dict[Hashable, Walk] = {}
         self._turns: dict[Hashable, _Turn] = {}
 
-    def walk(self, key: Hashable, is_enough: Callable[[Walk], bool], make: Callable[[], Mapping[str, bytes]]) -> Walk:
+    def walk(self, key: Hashable, is_enough: Callable[[Walk], bool], make: Callable[[float], Walk]) -> Walk:
         """The list as it was lately, if that `is_enough`, else as it is now. Raises what `make` raises.
 
-        Who waits for another's walk that fails gets its failure, and does not walk again.
+        Who waits for another's walk that the provider fails gets that failure, and does not walk again.
         """
         with self._lock:
             turn = self._turns.setdefault(key, _Turn())
@@ -70,11 +74,12 @@ class Walks:
                 if kept and now - WALK_SECONDS < kept.began <= now and is_enough(kept):
                     return kept
                 if turn.failure and turn.failures > failures:
-                    raise copy(turn.failure)
+                    raise _again(turn.failure)
                 try:
-                    made = Walk(now, make())
-                except FilesproxyError as error:
-                    turn.failure, turn.failures = error, turn.failures + 1
+                    made = make(now)
+                except UpstreamError as error:
+                    if not isinstance(error, UpstreamTimeout):  # the time was that of the one who walked
+                        turn.failure, turn.failures = error, turn.failures + 1
                     raise
                 self._keep(key, made)
                 return made
@@ -101,7 +106,14 @@ class _Turn:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.count = self.failures = 0
-        self.failure: FilesproxyError | None = None
+        self.failure: UpstreamError | None = None
+
+
+def _again(error: UpstreamError) -> UpstreamError:
+    """The same failure for another request, which may change it."""
+    fresh = Exception.__new__(type(error), *error.args)
+    fresh.__dict__.update(error.__dict__, headers=dict(error.headers))
+    return fresh
 
 
 class OwnedLists:
@@ -123,15 +135,17 @@ class OwnedLists:
         query, filters = _query(call, kind), _filters(call)
         rows = self._rows(access, kind)
         key = (access.account, kind, tuple(sorted(filters.items())))
-        walk = self._walks.walk(key, lambda kept: _has_seen(kept, rows), lambda: walked(call, kind, filters, side))
+        walk = self._walks.walk(
+            key, lambda kept: _has_seen(kept, rows), lambda now: walked(call, kind, filters, side, now)
+        )
         newest_first = query.get("order", "desc") == "desc"
         ordered = sorted(self._listed(rows, walk, access), key=lambda each: each.position, reverse=newest_first)
         ordered = sorted(ordered, key=lambda each: each.owner)
         if after := query.get("after"):
             ordered = self._after(ordered, after, access, newest_first)
         limit, purpose = int(query["limit"]), query.get("purpose")
-        parsed = ((with_expiry(loads(walk.objects[each.id]), each.row), each.row) for each in ordered)
-        wanted = ((value, row) for value, row in parsed if purpose in (None, value.get("purpose")))
+        values = ((_value(each, walk, call, kind, side), each.row) for each in ordered)
+        wanted = ((value, row) for value, row in values if value and purpose in (None, value.get("purpose")))
         shown = list(islice(wanted, limit))
         has_more = next(wanted, None) is not None
         return Answer(200, json=page([value for value, _ in shown], has_more)), shown
@@ -146,7 +160,8 @@ class OwnedLists:
 
     def _listed(self, rows: list[Owned], walk: Walk, access: Access) -> list[_Listed]:
         """What the caller may list and the provider has."""
-        found = [_Listed(row.id, (row.created_at, row.number), row) for row in rows if row.id in walk.objects]
+        there = [row for row in rows if row.id in walk.objects or not walk.is_whole]
+        found = [_Listed(row.id, (row.created_at, row.number), row) for row in there]
         if not access.opens_foreign:
             return found
         mine, before = {row.id for row in rows}, self._guard.opened_before(access)
@@ -182,6 +197,18 @@ class _Listed(NamedTuple):
     def owner(self) -> str:
         """Whose it is; "" if nobody's."""
         return self.row.owner if self.row else ""
+
+
+def _value(listed: _Listed, walk: Walk, call: Call, kind: str, side: SideCall) -> Json | None:
+    """The provider's object; None if it has been deleted without us."""
+    if listed.id in walk.objects:
+        return with_expiry(loads(walk.objects[listed.id]), listed.row)
+    try:  # the walk ended before it came to this one
+        return with_expiry(side(retrieval(kind, listed.id, call)).json, listed.row)
+    except UpstreamAnswered as error:
+        if error.status != 404:
+            raise
+        return None
 
 
 def _has_seen(walk: Walk, rows: list[Owned]) -> bool:
@@ -220,8 +247,8 @@ def _filters(call: Call) -> dict[str, str]:
     return filters
 
 
-def walked(call: Call, kind: str, filters: Mapping[str, Any], side: SideCall) -> dict[str, bytes]:
-    """Id → JSON of every object of the provider's list that these filters leave."""
+def walked(call: Call, kind: str, filters: Mapping[str, Any], side: SideCall, now: float) -> Walk:
+    """The provider's list as far as it can be walked, of the objects that these filters leave."""
     found: dict[str, bytes] = {}
     size = 0
     query: dict[str, Any] = {**filters, "limit": _PAGE.get(kind, str(MAX_LIMIT))}
@@ -231,15 +258,15 @@ def walked(call: Call, kind: str, filters: Mapping[str, Any], side: SideCall) ->
         for item in items:
             text = found[need(item, "id", str)] = dumps(item)
             size += len(text)
-        if size > MAX_WALK_BYTES:
-            break
         has_more, is_new = listed.get("has_more"), len(found) > before
         if has_more is False or not (has_more or is_new):
-            return found
+            return Walk(now, found)
         if not is_new:
             raise InvalidAnswer("The provider says that its list goes on, but repeats it.")
+        if size > MAX_WALK_BYTES:
+            break
         query["after"] = items[-1]["id"]
-    raise UpstreamError("The provider's list is too long to walk.", code="upstream_answer_too_large")
+    return Walk(now, found, is_whole=False)
 
 
 def _first(call: Call, query: dict[str, Any], side: SideCall) -> Json:

@@ -7,7 +7,7 @@ same answer in the same time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -25,12 +25,16 @@ MAX_SHOWN = 128  # characters of an id in a message
 FOREIGN_SECONDS = 86400  # by which a foreign object must be older than the account's first sight here
 _TITLES = {"vector_store": "vector store"}
 
+# Objects that only the declared places name. Some hosts number them, or let clients do so: elsewhere that is no id.
+_IN_THEIR_PLACES = frozenset({"item"})
+
 #: what retrieves an object of a kind
 RETRIEVES = {
     OPERATIONS[name].kind: name
     for name in ("retrieve_file", "retrieve_batch", "retrieve_fine_tuning_job", "retrieve_response",
                  "retrieve_container", "retrieve_vector_store")
 }  # fmt: skip
+RETRIEVES["model"] = "retrieve_model"
 # The beginnings of the last name in a place, and what kind of id is there; else it is a file's.
 _KIND_AT = {"previous_response": "response", "comparison_response": "response", "container": "container",
             "vector_store": "vector_store", "model": "model", "conversation": "conversation"}  # fmt: skip
@@ -57,6 +61,9 @@ class Access(NamedTuple):
 SideCall = Callable[[Call], Answer]  # performs another call to the same target, for the sake of a request
 
 
+_UNKNOWN: tuple[float, list[Owned]] = (0.0, [])
+
+
 class Owners:
     """Look-ups in a ledger. Only what was found is remembered, for a minute at most. Thread-safe.
 
@@ -73,7 +80,7 @@ class Owners:
         """Each id in lower case, as far as the ledger has it → its rows: more than one only if they differ in case."""
         now, found, left = self._clock(), dict[str, list[Owned]](), list[str]()
         for each in dict.fromkeys(map(folded, ids)):
-            until, rows = self._known.get((account, each), (0.0, []))
+            until, rows = self._known.get((account, each), _UNKNOWN)
             if until > now and all(map(is_mine, rows)):
                 found[each] = rows
             else:
@@ -82,9 +89,15 @@ class Owners:
             looked_up: dict[str, list[Owned]] = {}
             for row in self._ledger.owners(account, left):
                 looked_up.setdefault(folded(row.id), []).append(row)
-            self._remember(account, looked_up, now + REMEMBERED_SECONDS)
+            mine = {each: rows for each, rows in looked_up.items() if all(map(is_mine, rows))}
+            self._remember(account, mine, now + REMEMBERED_SECONDS)
             found.update(looked_up)
         return found
+
+    def remembered(self, account: str, item_id: str) -> Owned | None:
+        """The row of exactly this id, if it is remembered."""
+        until, rows = self._known.get((account, item_id.lower()), _UNKNOWN)
+        return next((row for row in rows if row.id == item_id), None) if until > self._clock() else None
 
     def forget(self, account: str, ids: Iterable[str]) -> None:
         """Look these ids up anew when they are asked for."""
@@ -176,67 +189,74 @@ class Judge:
 
         NotFound for an id that the caller may not use, wherever it is; foreign objects are allowed.
         """
-        named, parts = list(_must_own(self._call)), _parts_of(self._call)
-        found = self._found(named, parts)
+        plan = _PLANS[self._call.operation]
+        named, parts = _ids_in(self._call, plan)
+        keys = self._keys(named, plan.kind)
+        found = self._found(keys, parts)
         own = None
-        for place, item_id in named:
-            row = self._own(place, item_id, found)
-            if row is None and not self._is_foreign(place, item_id, found):
-                raise no_such(item_id, _kind_at(place, self._call), place)
-            own = row if place == "id" else own
-        self._refuse_others(parts, found)
+        for (place, item_id), key in zip(named, keys):
+            row = self._own(place, item_id, key, found)
+            if row is None and not self._is_foreign(plan, place, item_id, key in found):
+                raise no_such(item_id, _kind_in(place, plan.kind), place)
+            if place == "id":
+                own = row
+        if found and parts:
+            self._refuse_others(parts, found)
         return own
 
     def texts(self, value: Json, operation: str) -> None:
         """NotFound for an id in other JSON, of a form or a line of a file, that the caller may not use."""
         named = list(named_in(operation, value))
-        found = self._found(named, [value])
+        keys = self._keys(named, "")
+        found = self._found(keys, [value])
+        for (place, item_id), key in zip(named, keys):
+            if self._own(place, item_id, key, found) is None:
+                raise no_such(item_id, _kind_in(place, ""), place)
+        if found:
+            self._refuse_others([value], found)
+
+    def _keys(self, named: Sequence[tuple[str, str]], kind: str) -> list[str]:
+        """The ids as they are compared. NotFound for a text that can be none: it would be looked up in vain."""
+        keys = []
         for place, item_id in named:
-            if self._own(place, item_id, found) is None:
-                raise no_such(item_id, _kind_in(place), place)
-        self._refuse_others([value], found)
+            key = normal(item_id)
+            if not can_be_id(key):
+                raise no_such(item_id, _kind_in(place, kind), place)
+            keys.append(folded(key))
+        return keys
 
-    def _found(self, named: Sequence[tuple[str, str]], parts: Sequence[Any]) -> dict[str, list[Owned]]:
-        """What the ledger has of all ids: those that are named, of which each must be one, and those that may be."""
-        ids = [normal(item_id) for _, item_id in named]
-        for each, (place, item_id) in zip(ids, named):
-            if not can_be_id(each):
-                raise no_such(item_id, _kind_at(place, self._call), place)
-        return self._look_up(set(ids).union(*map(texts_in, parts)))
-
-    def _look_up(self, ids: Iterable[str]) -> dict[str, list[Owned]]:
+    def _found(self, keys: Sequence[str], parts: Sequence[Any]) -> dict[str, list[Owned]]:
+        """What the ledger has of all ids: of those that are named, and of the texts that may be some."""
+        ids = set(keys).union(*map(texts_in, parts)) if parts else keys
         return self._owners.of(self._access.account, ids, self._is_mine)
 
     def _is_mine(self, row: Owned) -> bool:
         return self._access.has(row, self._is_reading)
 
-    def _own(self, place: str, item_id: str, found: Mapping[str, list[Owned]]) -> Owned | None:
+    def _own(self, place: str, item_id: str, key: str, found: Mapping[str, list[Owned]]) -> Owned | None:
         """The object, if the caller may use it and it is still there; as a position in a list it need not be."""
-        row = self._row(item_id, found)
+        row = self._row(item_id, found.get(key, ()))
         if row is None and self._guard.look_at_results(self._access, self._record_results):
-            row = self._row(item_id, self._look_up([normal(item_id)]))
+            row = self._row(item_id, self._owners.of(self._access.account, [key], self._is_mine).get(key, ()))
         return row if row and (place == "after" or not row.is_gone(self._clock())) else None
 
-    def _row(self, item_id: str, found: Mapping[str, list[Owned]]) -> Owned | None:
-        rows = found.get(folded(normal(item_id)), ())
+    def _row(self, item_id: str, rows: Sequence[Owned]) -> Owned | None:
         return next((row for row in rows if row.id == item_id and self._is_mine(row)), None)
 
     def _refuse_others(self, parts: Sequence[Any], found: Mapping[str, list[Owned]]) -> None:
         """NotFound for a text that is the id of another owner's object, wherever in these parts it stands."""
-        if not found:
-            return
         for text in set[str]().union(*map(texts_in, parts)):
-            rows = found.get(folded(text), [])
+            rows = [row for row in found.get(folded(text), ()) if row.kind not in _IN_THEIR_PLACES]
             rows = [row for row in rows if row.id == text] or rows  # a provider may tell ids apart by case, or not
             if rows and not any(map(self._is_mine, rows)):
                 place = next(filter(None, (place_in(part, text) for part in parts)), "id")
-                raise no_such(text, _kind_in(place), place)
+                raise no_such(text, _kind_in(place, ""), place)
 
-    def _is_foreign(self, place: str, item_id: str, found: Mapping[str, list[Owned]]) -> bool:
+    def _is_foreign(self, plan: _Plan, place: str, item_id: str, is_owned: bool) -> bool:
         """Whether nobody owns this object, and it was made before the gateway came, which the provider is asked."""
-        kind = _kind_at(place, self._call)
-        is_owned = folded(normal(item_id)) in found
-        if not self._access.opens_foreign or is_owned or kind not in RETRIEVES or not is_id(item_id):
+        kind = _kind_in(place, plan.kind)
+        is_fit = is_tuned(item_id) if kind == "model" else is_id(item_id)
+        if not self._access.opens_foreign or is_owned or kind not in RETRIEVES or not is_fit:
             return False
         try:
             answer = self._side(retrieval(kind, item_id, self._call)).json
@@ -245,7 +265,7 @@ class Judge:
                 return False
             raise
         before = self._guard.opened_before(self._access)
-        return isinstance(answer, dict) and is_older(answer.get("created_at"), before)
+        return isinstance(answer, dict) and is_older(answer.get("created_at", answer.get("created")), before)
 
 
 def is_older(created_at: Any, before: float) -> bool:
@@ -262,7 +282,7 @@ def another(operation: str, call: Call, item_id: str = "") -> Call:
     """A call of another operation on the same request's time, with none of the client's own headers but `via`."""
     route = OPERATIONS[operation]
     headers = {name: text for name, text in call.headers.items() if name == "via"}
-    path = route.path[len("/v1") :].replace(":id", item_id, 1)
+    path = route.path[len("/v1") :].replace(":model" if route.names_model else ":id", item_id, 1)
     return Call(operation, route.method, path, headers=headers, expects=route.answer, file_id=item_id,
                 watch=call.watch, now=call.now)  # fmt: skip
 
@@ -274,42 +294,68 @@ def no_such(item_id: str, kind: str, place: str) -> NotFound:
     return NotFound(f"No such {title} object{f': {item_id}' if is_shown else '.'}", param=place or "id")
 
 
-def _must_own(call: Call) -> Iterator[tuple[str, str]]:
-    """(place, id) of what the caller must own: what the path, a list's cursor and the declared places name."""
-    route = OPERATIONS[call.operation]
-    if ":id" in route.path:
-        yield "id", call.path.split("/")[route.path.split("/").index(":id") - 1]
-    if route.names_model and is_tuned(_model_in(call)):
-        yield "model", _model_in(call)
-    after = call.query.get("after")
-    if route.is_top_list and after:
-        if not isinstance(after, str):
-            raise BadRequest("Name one position in 'after'.", param="after")
-        yield "after", after
-    if call.json is not None:
-        yield from named_in(call.operation, call.json)
+class _Plan(NamedTuple):
+    """Where a call of an operation has ids: which step of its path, counted from 1; 0 if none.
+
+    In a vector store, files have the ids that they have everywhere; they are `below` it.
+    """
+
+    kind: str
+    step: int
+    is_top_list: bool
+    names_model: bool
+    has_file_below: bool
+    lists_files_below: bool
 
 
-def _model_in(call: Call) -> str:
-    return call.path[len("/models/") :]
+_PLANS = {
+    name: _Plan(
+        route.kind,
+        route.path.split("/").index(":id") - 1 if ":id" in route.path else 0,
+        route.is_top_list,
+        route.names_model,
+        route.path.startswith("/v1/vector_stores/:id/files/:id"),
+        name in ("list_vector_store_files", "list_vector_store_file_batch_files"),
+    )
+    for name, route in OPERATIONS.items()
+}
+_BELOW = 4  # the first step of a path that can have an id below another: /containers/ID/files/ID
 
 
-def _parts_of(call: Call) -> list[Any]:
-    """What of a call may hold ids beside its first one: its JSON, its query, and the rest of its path."""
-    query = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in call.query.items()}
-    rest = call.path.split("/")[4:]
-    if OPERATIONS[call.operation].names_model:
-        rest = [_model_in(call)]
-    return [part for part in (call.json, query, [{"id": each} for each in rest]) if part]
+def _ids_in(call: Call, plan: _Plan) -> tuple[list[tuple[str, str]], list[Any]]:
+    """(place, id) of what the caller must own, and what else may hold ids: JSON, a query, the rest of the path."""
+    steps = call.path.split("/")
+    named: list[tuple[str, str]] = [("id", steps[plan.step])] if plan.step else []
+    parts: list[Any] = [{"id": steps[_BELOW]}] if len(steps) > _BELOW else []
+    if plan.has_file_below and parts:
+        named.append(("file_id", steps[_BELOW]))
+    if plan.names_model:
+        model = call.path[len("/models/") :]
+        parts.append({"id": model})
+        if is_tuned(model):
+            named.append(("model", model))
+    if call.query:
+        parts.append(
+            {name: list(text) if isinstance(text, (list, tuple)) else text for name, text in call.query.items()}
+        )
+        after = call.query.get("after")
+        if (plan.is_top_list or plan.lists_files_below) and after:
+            if not isinstance(after, str):
+                raise BadRequest("Name one position in 'after'.", param="after")
+            named.append(("after", after) if plan.is_top_list else ("after.file_id", after))
+    if call.json:
+        named += named_in(call.operation, call.json)
+        parts.append(call.json)
+    return named, parts
 
 
-def _kind_at(place: str, call: Call) -> str:
-    return OPERATIONS[call.operation].kind if place in ("id", "after") else _kind_in(place)
-
-
-def _kind_in(place: str) -> str:
+def _kind_in(place: str, kind: str) -> str:
+    """What kind of id is at a place; `kind` is that of the call's own objects."""
+    if place in ("id", "after"):
+        return kind or "file"
     name = place.rpartition(".")[2]
-    kind = next((kind for start, kind in _KIND_AT.items() if name.startswith(start)), "file")
+    if place.startswith("input[") and name in ("id", "approval_request_id"):
+        return "item"
     if ".container" in place and name.startswith("file_ids"):
-        kind = "file"
-    return "item" if name == "id" and place.startswith("input[") else kind
+        return "file"
+    return next((kind for start, kind in _KIND_AT.items() if name.startswith(start)), "file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,8 @@ _FINAL = frozenset({"completed", "failed", "expired", "cancelled", "succeeded"})
 _WITHOUT_RESULTS = frozenset({"failed"})
 MAX_NUMBER = 1 << 62
 _ENDS_UPLOAD = ("complete_upload", "cancel_upload")
-_ABOUT_ITEM = b"response.output_item."
+# What an event has that may tell of something new, after the first one: its type.
+_TELLS = re.compile(rb"response\.(?:output_item\.|completed|incomplete|failed)")
 _RESULTS = ("output_file_id", "error_file_id", "fine_tuned_model")
 #: what undoes an operation whose object could not be recorded; the id is of the object that it made
 UNDOES = {
@@ -60,8 +62,15 @@ class Recorder:
         `upload` is the number of the upload that made it. DuplicateId (502) if an id is another owner's. StoreError if
         it cannot be recorded; then what the operation has made is deleted or cancelled at the provider.
         """
-        made = self._made(call, answer)
-        self._check_made(call, made)
+        try:
+            made = self._made(call, answer)
+            self._check_made(call, made)
+        except InvalidAnswer:
+            if _made_by(call.operation):
+                _log.error(
+                    "%s: the provider has made an object for %s whose id cannot be used", call.operation, access.owner
+                )
+            raise
         if made:
             self._commit(call, made, access, side, own, upload)
 
@@ -87,17 +96,18 @@ class Recorder:
 
         def seen(block: bytes) -> None:
             nonlocal has_response
-            if has_response and _ABOUT_ITEM not in block:
+            if has_response and not _TELLS.search(block):
                 return
             for frame in block.split(b"\n\n"):
-                if has_response and _ABOUT_ITEM not in frame:
+                if has_response and not _TELLS.search(frame):
                     continue
                 event = _event(frame)
                 made = self._made_at(call, event.get("item"), MADE_BY_ITEM)
-                if isinstance(event.get("response"), dict) and not has_response:
-                    has_response = True
+                if isinstance(event.get("response"), dict):
                     made += self._made(call, event["response"])
-                    self._check_made(call, made)
+                    if not has_response:
+                        self._check_made(call, made)
+                    has_response = True
                 made = [each for each in made if each.id not in known]
                 if made:
                     known.update(each.id for each in made)
@@ -170,7 +180,7 @@ class Recorder:
             kind,
             now if created_at is None else created_at,
             is_open=call.operation not in _ENDS_UPLOAD and _is_open(kind, around, now),
-            ends_after=self._response_seconds if kind in _OF_RESPONSES else None,
+            ends_after=self._response_seconds if kind in ("response", "item") else None,
         )
         if kind == "upload":
             announced = (call.json or {}).get("bytes")
@@ -248,7 +258,7 @@ def _is_open(kind: str, answer: Json, now: int) -> bool:
     if kind not in ("batch", "job", "upload"):
         return False
     status = answer.get("status")
-    if status not in _FINAL:
+    if not isinstance(status, str) or status not in _FINAL:
         return True
     if kind == "upload" or status in _WITHOUT_RESULTS or any(answer.get(name) for name in _RESULTS):
         return False

@@ -15,7 +15,7 @@ from ..app import make_transports
 from ..calls import Answer, Call, Json, Made, Owned
 from ..config.load import Config
 from ..config.settings import is_name
-from ..errors import ConfigError, FilesproxyError, UpstreamAnswered
+from ..errors import ConfigError, FilesproxyError, UpstreamAnswered, UpstreamError
 from ..exchange.run import run as exchange
 from ..gateway.owned_lists import walked
 from ..gateway.ownership import another
@@ -50,9 +50,11 @@ class Account:
         return (row for row in self.ledger.every(self.name, owner) if row.kind == "file")
 
     def at_provider(self) -> dict[str, Json]:
-        """Id → file object of every file that the provider lists."""
-        call = Call("list_files", "GET", "/files", now=self._now)
-        return {file_id: json.loads(listed) for file_id, listed in walked(call, "file", {}, self.send).items()}
+        """Id → file object of every file that the provider lists. UpstreamError if there are too many."""
+        walk = walked(Call("list_files", "GET", "/files", now=self._now), "file", {}, self.send, self._now)
+        if not walk.is_whole:
+            raise UpstreamError("The provider's list is too long to walk.", code="upstream_answer_too_large")
+        return {file_id: json.loads(listed) for file_id, listed in walk.objects.items()}
 
     def delete(self, file_id: str) -> bool:
         """Delete a file at the provider and in the ledger. False if the provider does not have it."""

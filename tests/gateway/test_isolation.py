@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import pytest
 import webtest
-from fakes import form
+from fakes import FakeBody, form
 from shared_account import (
     LINE,
     START,
@@ -27,6 +27,7 @@ from shared_account import (
 )
 from stores import Clock
 
+from filesproxy.calls import Answer
 from filesproxy.errors import StoreError, StoreFull, UpstreamError
 from filesproxy.gateway.isolation import Isolation
 from filesproxy.gateway.recording import UNDOES
@@ -111,11 +112,14 @@ BODIES = {
 PERFORMED = [name for name in OPERATIONS if OPERATIONS[name].kind]
 
 
+STORED_FILE = "/vector_stores/:id/files/:id"  # whose second id is that of a file
+
+
 def kinds_of(operation):
     """The kinds of the objects that a request of this operation names."""
     route = OPERATIONS[operation]
     in_path = [route.kind] if ":id" in route.path else []
-    return in_path + ["file"] * ("{file}" in str(BODIES.get(operation)))
+    return in_path + ["file"] * ("{file}" in str(BODIES.get(operation)) or STORED_FILE in route.path)
 
 
 NAMING = [(name, kind) for name in (*PERFORMED, "create_chat_completion") for kind in dict.fromkeys(kinds_of(name))]
@@ -124,7 +128,8 @@ NAMING = [(name, kind) for name in (*PERFORMED, "create_chat_completion") for ki
 def perform(owner, operation, ids, **headers):
     """Ask for an operation about the objects with these ids, by kind. What is inside another is called `inside`."""
     route, body = OPERATIONS[operation], BODIES.get(operation)
-    path = route.path[len("/v1") :].replace(":id", ids.get(route.kind, ""), 1).replace(":id", "inside")
+    inside = ids.get("file", "") if STORED_FILE in route.path else "inside"
+    path = route.path[len("/v1") :].replace(":id", ids.get(route.kind, ""), 1).replace(":id", inside)
     if isinstance(body, dict):
         body = json.loads(json.dumps(body).replace("{file}", ids.get("file", "")))
     elif body is None and route.body == "json":
@@ -134,7 +139,8 @@ def perform(owner, operation, ids, **headers):
 
 def others_calls(upstream, own):
     """The calls but those that look at the caller's own unfinished batches and jobs."""
-    return [call for call in upstream.calls if call.file_id not in own.values() or call.method != "GET"]
+    looks = ("retrieve_batch", "retrieve_fine_tuning_job")
+    return [call for call in upstream.calls if call.file_id not in own.values() or call.operation not in looks]
 
 
 def test_every_operation_that_takes_a_body_has_one_here():
@@ -697,8 +703,6 @@ def test_items_and_containers_of_a_response_are_recorded(owners, upstream, rows)
     assert kinds[response] == ("response", "a") and kinds["ci_1"] == ("item", "a")
     assert kinds[container] == ("container", "a")
     assert [each.get(f"/containers/{container}").status_int for each in owners] == [200, 404]
-    items = a.get(f"/responses/{response}/input_items").json["data"]
-    assert rows()[items[0]["id"]].kind == "item"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -1447,3 +1451,109 @@ def test_id_of_another_owner_in_a_form_is_refused_whatever_the_provider_sends_of
     a, b = make_owners("a", "b", settings=settings, **claude)
     upstream.calls.clear()
     assert b.upload(purpose=a.upload().json["id"]).status_int == 404
+
+
+# What an attack found.
+
+
+def test_name_that_a_client_gave_to_an_item_is_nobodys_elsewhere(owners, upstream, rows):
+    a, b = owners
+    response = b.make("response")
+    words = ["batch", "m", "gpt-4o-mini"]
+    upstream.inputs[response] = [{"id": word, "type": "message", "role": "user"} for word in words]
+    assert b.get(f"/responses/{response}/input_items").status_int == 200
+    upstream.output = [{"id": word, "type": "message"} for word in words]
+    b.make("response")
+    upstream.output = []
+    assert a.upload().status_int == 200 and a.get("/files?purpose=batch").status_int == 200
+    assert a.post("/chat/completions", CHAT).status_int == 200
+    assert a.post("/containers", {"name": "gpt-4o-mini"}).status_int == 200
+
+
+def test_items_that_a_host_numbers_anew_for_each_response_are_no_duplicates(owners, upstream):
+    a, b = owners
+    upstream.output = [{"id": "msg_1", "type": "message"}]
+    assert [each.post("/responses", HELLO).status_int for each in owners] == [200, 200]
+    asked = {**HELLO, "input": [{"type": "item_reference", "id": "msg_1"}]}
+    assert [each.post("/responses", asked).status_int for each in owners] == [200, 404]
+
+
+@pytest.mark.parametrize("path", ["/vector_stores/{}/files/{}", "/vector_stores/{}/files/{}/content"])
+def test_file_in_a_vector_store_of_ones_own_must_be_ones_own_too(path, owners, upstream):
+    a, b = owners
+    store, foreign = b.make("vector_store"), a.file()
+    upstream.calls.clear()
+    answers = [b.get(path.format(store, each)) for each in (foreign, "x" * len(foreign))]
+    assert [each.status_int for each in answers] == [404] * 2 and upstream.calls == []
+    bodies = [each.text.replace(foreign, "ID").replace("x" * len(foreign), "ID") for each in answers]
+    assert bodies[0] == bodies[1]
+    assert b.get(path.format(store, b.file())).status_int == 200
+
+
+def test_position_among_the_files_of_a_vector_store_must_be_ones_own_file(owners, upstream):
+    a, b = owners
+    store, foreign, mine = b.make("vector_store"), a.file(), b.file()
+    upstream.calls.clear()
+    asked = [f"/vector_stores/{store}/files?after={each}" for each in (foreign, "file-that-is-missing", mine)]
+    assert [b.get(each).status_int for each in asked] == [404, 404, 200] and len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("status", [["x"], {"a": 1}, 5, None])
+def test_status_that_is_no_word_is_one_that_is_not_final(status, owners, upstream):
+    a, _ = owners
+    file_id = a.file()
+    upstream.instead["create_batch"] = lambda call: json_answer(
+        {"id": "batch_odd", "object": "batch", "status": status}
+    )
+    assert a.post("/batches", batch_of(file_id)).status_int == 200
+
+
+def test_conversation_does_not_end_with_the_responses_in_it(owners, upstream, tmp_path, clock):
+    a, _ = owners
+    upstream.instead["create_response"] = lambda call: json_answer(
+        {"id": "resp_1", "object": "response", "conversation": {"id": "conv_1"}, "output": []}
+    )
+    assert a.post("/responses", HELLO).status_int == 200
+    clock.runs(91 * DAY)
+    FolderLedger(str(tmp_path / "ledger")).prune(clock())
+    del upstream.instead["create_response"]
+    asked = [{**HELLO, "conversation": "conv_1"}, {**HELLO, "previous_response_id": "resp_1"}]
+    assert [a.post("/responses", each).status_int for each in asked] == [200, 404]
+
+
+def test_container_that_only_the_last_event_tells_of_is_its_owners(owners, upstream):
+    a, b = owners
+    container = upstream.make("container")["id"]
+    whole = {"id": "resp_1", "object": "response", "output": []}
+    last = {**whole, "output": [{"id": "ci_1", "type": "code_interpreter_call", "container_id": container}]}
+    events = [{"type": "response.created", "response": whole}, {"type": "response.completed", "response": last}]
+    text = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in events)
+    upstream.instead["create_response"] = lambda call: Answer(
+        200, {"content-type": "text/event-stream"}, body=FakeBody([text])
+    )
+    assert a.post("/responses", {**HELLO, "stream": True}).status_int == 200
+    assert [each.get(f"/containers/{container}").status_int for each in owners] == [200, 404]
+
+
+def test_old_model_that_nobody_owns_opens_for_a_key_that_may(make_owners, upstream):
+    old, new = make_owners(("old", {"foreign_ids": "yes"}), "new")
+    model = "ft:gpt-4o:acme::old"
+    upstream.objects[model] = {"id": model, "object": "model", "created": OLD}
+    assert [each.get(f"/models/{model}").status_int for each in (old, new)] == [200, 404]
+    assert [each.post("/embeddings", {"model": model, "input": "x"}).status_int for each in (old, new)] == [200, 404]
+
+
+@pytest.mark.parametrize("part", [
+    {"type": "input_file", "file_id": "x"},
+    {"type": "image_url", "image_url": "file-0123456789abcdef"},
+    {"type": "image_url", "image_url": {"url": " file-0123456789abcdef"}},
+    {"type": "document", "source": {"type": "file", "file_id": "x"}},
+    {"type": "container_upload", "file_id": "x"},
+])  # fmt: skip
+def test_key_for_chats_alone_cannot_name_a_file_in_a_way_of_its_own(part, make_client, upstream):
+    config = sections("a", ("chat", {"operations": "create_chat_completion"}))
+    client = make_client(config, default_provider="openai", transports={"https": upstream})
+    answer = Owner(client, "chat").post(
+        "/chat/completions", {**CHAT, "messages": [{"role": "user", "content": [part]}]}
+    )
+    assert (answer.status_int, upstream.calls) == (403, [])

@@ -11,7 +11,7 @@ from shared_account import START, Account, Owner, json_answer, ready_ledger, sec
 from sockets import WAIT, until
 from stores import Clock
 
-from filesproxy.errors import InvalidAnswer
+from filesproxy.errors import InvalidAnswer, UpstreamAnswered, UpstreamTimeout
 from filesproxy.gateway.isolation import Isolation
 from filesproxy.gateway.owned_lists import MAX_PAGES, Walk, Walks
 from filesproxy.transports.local.ledger import FolderLedger
@@ -275,11 +275,15 @@ def test_fifty_of_ten_thousand_files_are_listed_once_with_one_walk(owners, upstr
     upstream.calls.clear()
     found = pages(a, "/files", 20)
     assert [item_id for page in found for item_id in page] == mine[::-1]
-    assert upstream.operations == ["list_files"] * 100  # of a provider with short pages, for three pages of the list
-    assert b.ids() == [] and len(upstream.calls) == 100  # for all owners
+    walk = ["list_files"] * MAX_PAGES  # of a provider with short pages; what is older is retrieved, page by page
+    assert upstream.operations[:MAX_PAGES] == walk and "list_files" not in upstream.operations[MAX_PAGES:]
+    retrieved = [call.file_id for call in upstream.calls[MAX_PAGES:]]
+    assert set(retrieved) <= set(mine[:-10]) and len(retrieved) <= len(mine) + 3
+    upstream.calls.clear()
+    assert b.ids() == [] and upstream.calls == []  # one walk for all owners
     clock.runs(5.1)
     upstream.page = 10_000
-    assert a.ids() == mine[::-1] and len(upstream.calls) == 101
+    assert a.ids() == mine[::-1] and len(upstream.calls) == 1
 
 
 def test_file_that_was_uploaded_right_after_a_walk_is_in_the_next_list(owners, upstream):
@@ -397,17 +401,16 @@ def test_host_that_says_its_list_goes_on_but_repeats_it_is_a_fault(owners, files
     assert len(upstream.calls) < 5
 
 
-def test_list_without_end_is_a_fault(owners, upstream, clock):
-    owners[0].file()
+def test_list_without_end_is_walked_for_a_while_and_own_objects_are_retrieved(owners, upstream, clock):
+    mine = owners[0].file()
     numbers = iter(range(10**6))
     page = {"object": "list", "has_more": True}
     upstream.instead["list_files"] = lambda call: json_answer(
         {**page, "data": [{"id": f"file-{next(numbers)}", "object": "file", "bytes": 1, "status": "processed"}]}
     )
     upstream.calls.clear()
-    answer = owners[0].get("/files")
-    assert (answer.status_int, answer.json["error"]["code"]) == (502, "upstream_answer_too_large")
-    assert len(upstream.calls) == MAX_PAGES
+    assert owners[0].ids() == [mine]
+    assert upstream.operations == ["list_files"] * MAX_PAGES + ["retrieve_file"]
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500])
@@ -481,7 +484,7 @@ def test_walk_is_kept_for_five_seconds_unless_it_is_not_enough():
     walks = Walks(clock)
 
     def walk(is_enough=lambda kept: True):
-        return walks.walk("key", is_enough, lambda: made.append(clock()) or {})
+        return walks.walk("key", is_enough, lambda now: made.append(now) or Walk(now, {}))
 
     walk()
     clock.runs(4.9)
@@ -498,26 +501,28 @@ def test_walk_from_the_future_is_not_used():
     walks = Walks(clock)
     for now in (100.0, 50.0):
         clock.now = now
-        walks.walk("key", lambda kept: True, lambda: made.append(clock()) or {})
+        walks.walk("key", lambda kept: True, lambda now: made.append(now) or Walk(now, {}))
     assert made == [100.0, 50.0]
 
 
 def test_walk_that_fails_is_not_kept():
     walks = Walks(Clock(100.0))
 
-    def fail():
+    def fail(now):
         raise InvalidAnswer("no")
 
     with pytest.raises(InvalidAnswer):
         walks.walk("key", lambda kept: True, fail)
-    assert walks.walk("key", lambda kept: True, lambda: {"x": b"{}"}) == Walk(100.0, {"x": b"{}"})
+    assert walks.walk("key", lambda kept: True, lambda now: Walk(now, {"x": b"{}"})) == Walk(100.0, {"x": b"{}"})
 
 
 def test_walks_are_bounded_in_memory(monkeypatch):
     monkeypatch.setattr("filesproxy.gateway.owned_lists.MAX_KEPT_BYTES", 100)
     walks, made = Walks(Clock(100.0)), []
     for key, size in (("small", 60), ("large", 60), ("small", 60), ("large", 60), ("too large", 101)):
-        walks.walk(key, lambda kept: True, lambda key=key, size=size: made.append(key) or {"x": b"y" * size})
+        walks.walk(
+            key, lambda kept: True, lambda now, key=key, size=size: made.append(key) or Walk(now, {"x": b"y" * size})
+        )
     assert made == ["small", "large", "large", "too large"]
 
 
@@ -526,18 +531,23 @@ def test_each_row_that_a_list_shows_is_its_owners(owners, files, tmp_path):
     assert {rows[item_id] for item_id in owners[0].ids()} == {"a"}
 
 
-def test_whoever_waits_for_a_walk_that_fails_gets_its_failure_and_walks_no_more():
+REFUSED = UpstreamAnswered(503, {"message": "no", "type": "x", "param": None, "code": None}, {"retry-after": "1"})
+
+
+@pytest.mark.parametrize("failure", [InvalidAnswer("no"), REFUSED])
+def test_whoever_waits_for_a_walk_that_the_provider_fails_gets_its_failure_and_walks_no_more(failure):
     walks, began, go, made = Walks(Clock(100.0)), threading.Event(), threading.Event(), []
 
-    def fail():
+    def fail(now):
         made.append("walk")
         began.set()
         assert go.wait(WAIT)
-        raise InvalidAnswer("no")
+        raise failure
 
     def walk():
-        with pytest.raises(InvalidAnswer):
+        with pytest.raises(type(failure)) as caught:
             walks.walk("key", lambda kept: True, fail)
+        return caught.value
 
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(walk)
@@ -545,15 +555,53 @@ def test_whoever_waits_for_a_walk_that_fails_gets_its_failure_and_walks_no_more(
         others = [pool.submit(walk) for _ in range(3)]
         assert until(lambda: walks._turns["key"].count == 4)
         go.set()
-        for each in (first, *others):
-            each.result(WAIT)
+        errors = [each.result(WAIT) for each in (first, *others)]
     assert made == ["walk"] and walks._turns == {}
+    assert len({id(error.headers) for error in errors}) == 4
+    assert {(error.status, error.message, error.code) for error in errors} == {(failure.status, "no", failure.code)}
 
 
-def test_walk_through_a_list_without_end_is_refused(owners, upstream, monkeypatch):
-    monkeypatch.setattr("filesproxy.gateway.owned_lists.MAX_WALK_BYTES", 1000)
-    for _ in range(20):
-        upstream.make("file")
-    owners[0].file()
-    answer = owners[0].get("/files")
-    assert (answer.status_int, answer.json["error"]["code"]) == (502, "upstream_answer_too_large")
+def test_whoever_waits_for_a_walk_whose_own_time_was_over_walks_itself():
+    walks, began, go, made = Walks(Clock(100.0)), threading.Event(), threading.Event(), []
+
+    def late(now):
+        began.set()
+        assert go.wait(WAIT)
+        raise UpstreamTimeout("late")
+
+    def first():
+        with pytest.raises(UpstreamTimeout):
+            walks.walk("key", lambda kept: True, late)
+
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(first)
+        assert began.wait(WAIT)
+        other = pool.submit(walks.walk, "key", lambda kept: True, lambda now: made.append(now) or Walk(now, {}))
+        assert until(lambda: walks._turns["key"].count == 2)
+        go.set()
+        running.result(WAIT)
+        assert other.result(WAIT) == Walk(100.0, {})
+
+
+@pytest.mark.parametrize("limit", ["MAX_WALK_BYTES", "MAX_PAGES"])
+@pytest.mark.parametrize("kind", ["file", "vector_store"])
+def test_objects_beyond_what_can_be_walked_are_retrieved_as_far_as_the_page_needs_them(
+    limit, kind, owners, upstream, clock, monkeypatch
+):
+    a, b = owners
+    upstream.page = 10
+    mine = [a.make(kind) for _ in range(3)]
+    for _ in range(40):
+        upstream.make(kind)
+    mine.append(a.make(kind))
+    del upstream.objects[mine[1]]
+    clock.runs(10)
+    monkeypatch.setattr(f"filesproxy.gateway.owned_lists.{limit}", 1)
+    path = KINDS[kind]
+    upstream.calls.clear()
+    assert a.ids(f"{path}?limit=1") == [mine[3]]
+    retrieved = [call.file_id for call in upstream.calls if call.operation == f"retrieve_{kind}"]
+    assert mine[0] not in retrieved
+    assert [each for each in a.ids(f"{path}?limit=20") if each in mine] == [mine[3], mine[2], mine[0]]
+    assert a.ids(f"{path}?limit=1&after={mine[3]}") == [mine[2]]
+    assert b.ids(path) == []
