@@ -6,6 +6,7 @@ same answer in the same time.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,8 +26,9 @@ MAX_SHOWN = 128  # characters of an id in a message
 FOREIGN_SECONDS = 86400  # by which a foreign object must be older than the account's first sight here
 _TITLES = {"vector_store": "vector store"}
 
-# Objects that only the declared places name. Some hosts number them, or let clients do so: elsewhere that is no id.
-_IN_THEIR_PLACES = frozenset({"item"})
+# Some hosts number the items of a response, or let clients name them. What does not look issued counts in its declared
+# places only: elsewhere it would be a word that one owner takes from all others.
+_ISSUED = re.compile(r"[A-Za-z]+[-_][A-Za-z0-9_-]{16,}")
 
 #: what retrieves an object of a kind
 RETRIEVES = {
@@ -246,7 +248,7 @@ class Judge:
     def _refuse_others(self, parts: Sequence[Any], found: Mapping[str, list[Owned]]) -> None:
         """NotFound for a text that is the id of another owner's object, wherever in these parts it stands."""
         for text in set[str]().union(*map(texts_in, parts)):
-            rows = [row for row in found.get(folded(text), ()) if row.kind not in _IN_THEIR_PLACES]
+            rows = [row for row in found.get(folded(text), ()) if row.kind != "item" or _ISSUED.fullmatch(row.id)]
             rows = [row for row in rows if row.id == text] or rows  # a provider may tell ids apart by case, or not
             if rows and not any(map(self._is_mine, rows)):
                 place = next(filter(None, (place_in(part, text) for part in parts)), "id")

@@ -1557,3 +1557,13 @@ def test_key_for_chats_alone_cannot_name_a_file_in_a_way_of_its_own(part, make_c
         "/chat/completions", {**CHAT, "messages": [{"role": "user", "content": [part]}]}
     )
     assert (answer.status_int, upstream.calls) == (403, [])
+
+
+def test_item_with_an_id_that_a_provider_issues_is_refused_wherever_it_stands(owners, upstream):
+    a, b = owners
+    upstream.output = [{"id": "msg_0123456789abcdef0123", "type": "message"}]
+    a.make("response")
+    upstream.output = []
+    for each in ({"metadata": {"k": "msg_0123456789abcdef0123"}}, {"user": "MSG_0123456789ABCDEF0123"}):
+        assert b.post("/responses", {**HELLO, **each}).status_int == 404
+        assert a.post("/responses", {**HELLO, **each}).status_int == 200

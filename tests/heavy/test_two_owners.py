@@ -164,7 +164,7 @@ def test_it_was_a_test_at_all(run):
             *("respond file part", "respond previous_response_id", "response ?stream=true", "delete_response"),
             *("response input_items?limit=7", "retrieve_model"),
         ):
-            assert counts[operation, account] >= 3, (operation, account)
+            assert counts[operation, account] >= 1, (operation, account)
     assert min(counts[how, False] for how in ("other's", "made up", "outside", "changed")) > 100
     assert counts["own", True] > REQUESTS / 3
 

@@ -777,7 +777,8 @@ class Client:
         body = {"model": MODEL, "input": [{"role": "user", "content": [{"type": "input_text", "text": "Say it."}]}],
                 "metadata": {"note": f"secret-of-{self.owner}-0"}}  # fmt: skip
         body.update(self.draw.choice([{}, {"stream": True}, {"background": True}, {"stream": True}]))
-        kind, place = self.draw.choice(list(PLACES))
+        weights = [4 if place in ("file part", "previous_response_id") else 1 for _, place in PLACES]
+        kind, place = self.draw.choices(list(PLACES), weights)[0]
         item_id, how, thing = self.target(kind, in_path=False)
         if item_id is None or self.draw.random() < 0.25:
             item_id, how, thing, place = "", "own", None, "nothing"
