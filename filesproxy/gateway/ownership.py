@@ -61,8 +61,6 @@ class Access(NamedTuple):
 
 
 SideCall = Callable[[Call], Answer]  # performs another call to the same target, for the sake of a request
-
-
 _UNKNOWN: tuple[float, list[Owned]] = (0.0, [])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from ..calls import Allowance, Answer, Call, Ledger, Target, Upload
-from ..errors import ClientError, FilesproxyError, StoreError, UpstreamAnswered, UpstreamError
+from ..errors import DuplicateId, FilesproxyError, StoreError, UpstreamAnswered, UpstreamError
 from .auth import Caller
 from .expiry import ANCHOR, SECONDS
 from .recording import whole
@@ -69,8 +69,8 @@ class Uploads:
                 self._ledger.end_upload(number)
             return answer
         except FilesproxyError as error:
-            may_be_there = isinstance(error, UpstreamError) and not isinstance(error, UpstreamAnswered)
-            if isinstance(error, ClientError) or not (may_be_there and upload.is_begun):
+            may_be_there = upload.is_begun and isinstance(error, UpstreamError)
+            if not may_be_there or isinstance(error, (UpstreamAnswered, DuplicateId)):
                 with suppress(StoreError):
                     self._ledger.end_upload(number)
             raise

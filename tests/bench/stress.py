@@ -378,7 +378,7 @@ def doubled_answers(url, folder, count=2000):
         for team in TEAMS
     )
     config.write_text(
-        f"[provider:doubled]\nkind = openai\nbase_url = {url}/doubled/v1\ncredential = sk-stress\n{keys}\n"
+        f"[filesproxy]\nisolation = no\n[provider:doubled]\nkind = openai\nbase_url = {url}/doubled/v1\ncredential = sk-stress\n{keys}\n"
     )
     with running("gunicorn", folder / "doubled", FILESPROXY_CONFIG=config) as gateway:
 
@@ -563,7 +563,7 @@ def dripped_heads(gateway, count=530):
 
 def starving_callers(provider, folder):
     config = folder / "starve.ini"
-    sections = ["[filesproxy]", "[provider:good]", "kind = openai", f"base_url = {provider}/good/v1",
+    sections = ["[filesproxy]", "isolation = no", "[provider:good]", "kind = openai", f"base_url = {provider}/good/v1",
                 "credential = sk-stress"]  # fmt: skip
     for name, key in KEYS.items():
         sections += [f"[key:{name}]", f"sha256 = {hashlib.sha256(key.encode()).hexdigest()}", "providers = good"]

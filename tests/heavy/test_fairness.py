@@ -36,7 +36,7 @@ def provider():
 @contextlib.contextmanager
 def serving(kind, folder, provider, conf="gunicorn.conf.py", **settings):
     """A gateway with the keys `hog` and `team`, and one saved provider."""
-    lines = ["[filesproxy]", "default_provider = openai", f"max_json_in_flight = {FLIGHT}"]
+    lines = ["[filesproxy]", "isolation = no", "default_provider = openai", f"max_json_in_flight = {FLIGHT}"]
     lines += [f"{name} = {value}" for name, value in settings.items()]
     lines += ["[provider:openai]", f"base_url = {provider.base_url}", f"credential = {strict_openai.KEY}"]
     for name in ("hog", "team"):

@@ -375,7 +375,7 @@ def test_warnings_of_a_configuration_are_on_standard_error(fake, tmp_path):
     keys = "".join(f"[key:team-{n}]\nsha256 = {digest}\nproviders = saved\n" for n, digest in enumerate(hashes))
     saved = f"[provider:saved]\nkind = openai\nbase_url = {fake.base_url}\ncredential = {KEY}\n"
     path = tmp_path / "filesproxy.ini"
-    path.write_text(saved + keys, "utf-8")
+    path.write_text("[filesproxy]\nisolation = no\n" + saved + keys, "utf-8")
     with running("gunicorn", tmp_path / "run", FILESPROXY_CONFIG=path) as gateway:
         said = "The keys team-0, team-1 share the files of the saved provider saved."
         assert said in gateway.err()

@@ -31,6 +31,7 @@ MAX_JSON_BYTES = 200_000
 HELLO = [{"role": "user", "content": "Hello there, ünï 日本語"}]
 CONFIG = """
 [filesproxy]
+isolation = no
 folder = {folder}
 max_json_bytes = {max_json_bytes}
 {providers}[key:all]

@@ -377,7 +377,7 @@ PREFIXES = {"file": "file-", "upload": "upload_", "batch": "batch_", "job": "ftj
 #: how an id is not the caller's → the statuses that refuse it
 REFUSED = {"other's": (404,), "made up": (404,), "outside": (404,), "changed": (400, 404)}
 LISTED = ("file", "batch", "job")
-_VARYING = ("content-length", "date", "x-portkey-trace-id", "x-request-id")
+_VARYING = ("connection", "content-length", "date", "x-portkey-trace-id", "x-request-id")
 
 
 class Reply:
