@@ -378,7 +378,8 @@ def doubled_answers(url, folder, count=2000):
         for team in TEAMS
     )
     config.write_text(
-        f"[filesproxy]\nisolation = no\n[provider:doubled]\nkind = openai\nbase_url = {url}/doubled/v1\ncredential = sk-stress\n{keys}\n"
+        "[filesproxy]\nisolation = no\n"
+        f"[provider:doubled]\nkind = openai\nbase_url = {url}/doubled/v1\ncredential = sk-stress\n{keys}\n"
     )
     with running("gunicorn", folder / "doubled", FILESPROXY_CONFIG=config) as gateway:
 

@@ -9,10 +9,11 @@ import stat
 from contextlib import closing
 from functools import partial
 from hashlib import sha256
+from io import BytesIO
 
 import pytest
 import webtest
-from fakes import FakeBody, form
+from fakes import FakeBody, form, form_type
 from shared_account import (
     LINE,
     START,
@@ -1567,3 +1568,54 @@ def test_item_with_an_id_that_a_provider_issues_is_refused_wherever_it_stands(ow
     for each in ({"metadata": {"k": "msg_0123456789abcdef0123"}}, {"user": "MSG_0123456789ABCDEF0123"}):
         assert b.post("/responses", {**HELLO, **each}).status_int == 404
         assert a.post("/responses", {**HELLO, **each}).status_int == 200
+
+
+# What else can be asked.
+
+
+@pytest.mark.parametrize("failure", [500, 503, 429])
+def test_provider_that_cannot_say_how_old_an_object_is_opens_none(failure, make_owners, upstream):
+    [old] = make_owners(("old", {"foreign_ids": "yes"}))
+    upstream.objects["file-old"] = {"id": "file-old", "object": "file", "created_at": OLD}
+    upstream.instead["retrieve_file"] = lambda call: json_answer({"error": {"message": "no"}}, failure)
+    assert old.get("/files/file-old/content").status_int == failure
+    assert "retrieve_file_content" not in upstream.operations
+
+
+def test_upload_without_a_length_reserves_the_most_that_its_file_can_have(make_owners, upstream, tmp_path):
+    [a] = make_owners(("a", {"max_file_bytes": "700", "max_stored_bytes": "1000"}))
+    seen = []
+
+    def while_it_runs(call):
+        seen.extend(FolderLedger(str(tmp_path / "ledger")).uploads("openai"))
+        return upstream._answer(call, b"hello")
+
+    upstream.instead["upload_file"] = while_it_runs
+    body, kind = form(("purpose", "batch"), ("file", "a", "", b"hello")), form_type()
+    chunked = {"wsgi.input_terminated": True, "wsgi.input": BytesIO(body), "CONTENT_LENGTH": ""}
+    headers = {"x-portkey-api-key": "fp_a", "content-type": kind, "transfer-encoding": "chunked"}
+    request = webtest.TestRequest.blank(
+        "/v1/files", method="POST", headers=headers, environ={**a.client.extra_environ, **chunked}
+    )
+    answer = a.client.do_request(request, expect_errors=True)
+    assert (answer.status_int, [row[2] for row in seen]) == (200, [700])
+    assert FolderLedger(str(tmp_path / "ledger")).uploads("openai") == []
+
+
+def test_what_is_remembered_is_bounded(owners, monkeypatch):
+    monkeypatch.setattr("filesproxy.gateway.ownership.MAX_REMEMBERED", 3)
+    a, b = owners
+    mine = [a.file() for _ in range(5)]
+    for _ in range(2):
+        assert [each.get(f"/files/{item_id}").status_int for item_id in mine for each in owners] == [200, 404] * 5
+    assert b.get("/files/file-missing").status_int == 404
+
+
+def test_look_at_results_ends_after_a_while(owners, upstream, monkeypatch):
+    a, _ = owners
+    for _ in range(3):
+        a.make("batch")
+    monkeypatch.setattr("filesproxy.gateway.ownership.LOOK_SECONDS", -1)
+    monkeypatch.setattr("filesproxy.gateway.ownership.RESULTS_SECONDS", -1)
+    upstream.calls.clear()
+    assert a.get("/files/file-missing").status_int == 404 and upstream.calls == []
