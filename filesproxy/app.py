@@ -258,6 +258,10 @@ class Application:
         with self._opening:
             if self._isolated is None:
                 ledger = FolderLedger(self.config.shared.ledger)
+                if ledger.is_new:
+                    _log.warning(
+                        "A new ledger is in %s: nobody owns what is at providers yet.", self.config.shared.ledger
+                    )
                 self._isolated = Isolation(ledger, self.config.settings, self._kept_bytes)
             return self._isolated
 

@@ -313,12 +313,13 @@ class Owned(NamedTuple):
 class Allowance(NamedTuple):
     """What an upload may take: bytes that its owner may keep, and uploads a minute of its key; 0 is no limit.
 
-    `kept` are the bytes that the owner has in stores, of which the ledger knows nothing.
+    `kept` gives the bytes that the owner has in stores, of which the ledger knows nothing. It is asked while no other
+    upload can begin, so that one which is just being stored is counted here or there.
     """
 
     max_stored_bytes: int = 0
     max_uploads_per_minute: int = 0
-    kept: int = 0
+    kept: Callable[[], int] = lambda: 0
 
 
 class Ledger(Protocol):

@@ -183,7 +183,7 @@ PASSED_THROUGH = tuple(name for name, route in OPERATIONS.items() if route.is_pa
 
 _Made = tuple[tuple[str, str], ...]
 #: what an item of a response's output tells of: (place in the item, kind)
-MADE_BY_ITEM: _Made = (("id", "item"), ("container_id", "container"))
+MADE_BY_ITEM: _Made = (("id", "item"), ("container_id", "container"), ("environment.container_id", "container"))
 _BY_RESPONSE: _Made = (("id", "response"), ("conversation.id", "conversation"),
                        *((f"output[].{place}", kind) for place, kind in MADE_BY_ITEM))  # fmt: skip
 _BY_BATCH: _Made = (("id", "batch"), ("output_file_id", "file"), ("error_file_id", "file"))

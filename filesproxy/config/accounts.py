@@ -130,7 +130,7 @@ def _same_identity(source: Source, providers: Providers, accounts: Sequence[_Acc
                 if named[name] is not named[first]:
                     place = source.place(f"provider:{name}", "account")
                     alike = f"{name} and {first} have the same address and credential"
-                    yield f"{place}: {alike}: give both the same `account`."
+                    yield f"{place}: {alike}: write `account = {named[first].name}` in [provider:{name}]."
 
 
 def _identity(name: str, own: Mapping[str, Any], kind: Provider) -> Any:

@@ -225,7 +225,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_caller_requests", 0, _integer, "requests of one caller at a time in a worker; 0: half of what is free"
     ),
-    Setting("file_sha256", True, _yes, "keep the SHA-256 of files in `local`, for `files verify`: `yes`, `no`", *_BOTH),
+    Setting(
+        "file_sha256",
+        True,
+        _yes,
+        "compute the SHA-256 of uploads to `local`, or noted in the ledger: `yes`, `no`",
+        *_BOTH,
+    ),
     Setting("body_timeout", 15.0, _seconds, "seconds a body may keep us waiting; 1 KiB gives one back; then 408"),
     Setting("trusted_proxies", (), _proxies, "proxies whose X-Forwarded-For counts: addresses, networks, `unix:`"),
     Setting("via_name", "", _via_name, "name in `Via` by which this deployment detects loops; generated if empty"),

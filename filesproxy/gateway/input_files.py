@@ -12,7 +12,7 @@ from contextlib import closing
 
 from ..budget import Hold
 from ..calls import Call, Json, Ledger
-from ..errors import BadRequest, InvalidAnswer, NotFound, TooLarge
+from ..errors import BadRequest, InvalidAnswer, NotFound, RequestTimeout, TooLarge
 from ..operations import ROUTES
 from ..wire.json_fields import optional
 from ..wire.strict_json import Unreadable, cost, loads
@@ -20,6 +20,7 @@ from .known_fields import check_fields
 from .ownership import Access, Judge, SideCall, another
 
 MAX_BYTES = 200 << 20  # of an input file, OpenAI's limit for batches
+MAX_LINES = 100_000  # Azure's limit for batches, twice OpenAI's
 MAX_LINE_BYTES = 8 << 20
 #: operation → the fields that name its input files
 INPUTS = {"create_batch": ("input_file_id",), "create_fine_tuning_job": ("training_file", "validation_file")}
@@ -49,15 +50,21 @@ class InputFiles:
         TooLarge for a file or a line that is too long. The line that is being judged is counted in `hold`; `allowed`
         are the unknown fields and types of tools that the operator lets through.
         """
-        body = call.json or {}
+        body, started = call.json or {}, time.monotonic()
         for field in INPUTS.get(call.operation, ()):
             file_id = optional(body, field, str)
-            which = (access.account, access.owner, call.operation, file_id or "")
-            if not file_id or self._ledger.is_judged(*which):
+            if not file_id:
                 continue
-            meant = _JOB if call.operation != "create_batch" else _operation_at(body.get("endpoint"))
+            meant = _JOB if call.operation != "create_batch" else _operation_at(_endpoint(body))
+            which = (access.account, access.owner, f"{call.operation} {meant}", file_id)
+            if self._ledger.is_judged(*which):
+                continue
             found = _lines_at(another("retrieve_file_content", call, file_id), side, field)
             for number, line in enumerate(found, 1):
+                if number > MAX_LINES:
+                    raise TooLarge(f"The file in '{field}' has more than {MAX_LINES} lines.", param=field)
+                if call.timeout and time.monotonic() > started + call.timeout:
+                    raise RequestTimeout("Reading the input file took longer than x-portkey-request-timeout allows.")
                 hold.take(cost(line))
                 try:
                     _judge(line, call.operation == "create_batch", meant, judge, allowed)
@@ -91,18 +98,26 @@ def _judge(line: bytes, is_of_batch: bool, meant: str, judge: Judge, allowed: Se
         return
     url, body = value.get("url"), value.get("body")
     if not isinstance(body, dict):
-        raise BadRequest("It has no object 'body'.", param="body", code="invalid_input_file")
+        raise BadRequest("'body' must be an object.", param="body", code="invalid_input_file")
     if not isinstance(url, str) or not _URL.fullmatch(url):  # a spelling that the provider may know, and we do not
         raise BadRequest("'url' must be a path such as /v1/chat/completions.", param="url", code="invalid_input_file")
     for operation in dict.fromkeys((_operation_at(url) or meant, meant)):
         check_fields(operation, body, allowed)
         judge.texts(body, operation)
-    judge.texts({name: each for name, each in value.items() if name != "body"}, "")
+    judge.texts({**{name: each for name, each in value.items() if name != "body"}, "url": url.split("/")}, "")
 
 
-def _operation_at(path: object) -> str:
+def _endpoint(body: Json) -> str:
+    """Where a batch's requests go. BadRequest for a spelling that the provider may know, and we do not."""
+    endpoint = optional(body, "endpoint", str) or ""
+    if endpoint and not _URL.fullmatch(endpoint):
+        raise BadRequest("'endpoint' must be a path such as /v1/chat/completions.", param="endpoint")
+    return endpoint
+
+
+def _operation_at(path: str) -> str:
     """The operation at a path, with or without the version, as Azure has it; "" if it is none that is served here."""
-    return _BY_PATH.get(path.rstrip("/"), "") if isinstance(path, str) else ""
+    return _BY_PATH.get(path.rstrip("/"), "")
 
 
 def _object_in(line: bytes) -> Json:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..budget import Hold
 from ..calls import Answer, Call, Json, Ledger, Owned, Target
-from ..errors import Forbidden, UpstreamAnswered
+from ..errors import DuplicateId, Forbidden, UpstreamAnswered
 from ..operations import MADE_BY, OPERATIONS
 from .auth import Caller
 from .input_files import InputFiles
@@ -136,7 +137,8 @@ class Isolation:
         answer, shown = self._lists.answer(call, access, side)
         for value, row in shown:
             if row is not None:
-                self._recorder.record(call, {"data": [value]}, access, side, row)
+                with suppress(DuplicateId):  # which is logged; the others of the list are not at fault
+                    self._recorder.record(call, {"data": [value]}, access, side, row)
         return answer
 
     def _forget(self, call: Call, account: str) -> None:

@@ -130,6 +130,7 @@ def _in_response(body: Json) -> Iterator[tuple[str, str]]:
     options = body.get("prompt_cache_options")
     yield from ((at("prompt_cache_options", place), text) for place, text in ids_at(options, "comparison_response_id"))
     items = body.get("input")
+    repeated = {str(item.get("id")) for item in items if isinstance(item, dict)} if isinstance(items, list) else set()
     for number, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict):
             place = at("input", number)
@@ -137,7 +138,9 @@ def _in_response(body: Json) -> Iterator[tuple[str, str]]:
             is_reference = isinstance(kind, str) and normal(kind).lower() == "item_reference"
             inner = ("id", *_IN_ITEM) if is_reference or item.keys() <= {"id", "type", "status"} else _IN_ITEM
             for each in inner:
-                yield from ((at(place, name), text) for name, text in ids_at(item, each))
+                for name, text in ids_at(item, each):
+                    if not (each == "approval_request_id" and text in repeated):  # of an item that comes along
+                        yield at(place, name), text
             yield from _in_tools(item, place)
     prompt = body.get("prompt")
     variables = prompt.get("variables") if isinstance(prompt, dict) else None

@@ -144,11 +144,25 @@ class OwnedLists:
         if after := query.get("after"):
             ordered = self._after(ordered, after, access, newest_first)
         limit, purpose = int(query["limit"]), query.get("purpose")
-        values = ((_value(each, walk, call, kind, side), each.row) for each in ordered)
+        likely = (each for each in ordered if each.id in walk.objects or _may_be_for(each, purpose))
+        values = ((self._value(each, walk, call, kind, side), each.row) for each in likely)
         wanted = ((value, row) for value, row in values if value and purpose in (None, value.get("purpose")))
         shown = list(islice(wanted, limit))
         has_more = next(wanted, None) is not None
         return Answer(200, json=page([value for value, _ in shown], has_more)), shown
+
+    def _value(self, listed: _Listed, walk: Walk, call: Call, kind: str, side: SideCall) -> Json | None:
+        """The provider's object; None if it has been deleted without us."""
+        if listed.id in walk.objects:
+            return with_expiry(loads(walk.objects[listed.id]), listed.row)
+        try:  # the walk ended before it came to this one
+            return with_expiry(side(retrieval(kind, listed.id, call)).json, listed.row)
+        except UpstreamAnswered as error:
+            if error.status != 404:
+                raise
+            if listed.row:
+                self._ledger.delete(listed.row.account, listed.id, self._clock())
+            return None
 
     def _rows(self, access: Access, kind: str) -> list[Owned]:
         """The rows of all objects that the caller may list."""
@@ -199,16 +213,9 @@ class _Listed(NamedTuple):
         return self.row.owner if self.row else ""
 
 
-def _value(listed: _Listed, walk: Walk, call: Call, kind: str, side: SideCall) -> Json | None:
-    """The provider's object; None if it has been deleted without us."""
-    if listed.id in walk.objects:
-        return with_expiry(loads(walk.objects[listed.id]), listed.row)
-    try:  # the walk ended before it came to this one
-        return with_expiry(side(retrieval(kind, listed.id, call)).json, listed.row)
-    except UpstreamAnswered as error:
-        if error.status != 404:
-            raise
-        return None
+def _may_be_for(listed: _Listed, purpose: str | None) -> bool:
+    """Whether an object can have this purpose, by its row, so that it is worth retrieving."""
+    return purpose is None or listed.row is None or listed.row.purpose in ("", purpose)
 
 
 def _has_seen(walk: Walk, rows: list[Owned]) -> bool:
@@ -240,9 +247,9 @@ def _filters(call: Call) -> dict[str, str]:
         if name in _OWN_PARAMETERS or name == "api-version":  # which Azure's SDKs send with everything
             continue
         if not _FILTERS.get(call.operation, _NO_FILTER).fullmatch(name) or not isinstance(value, str):
-            shown = name if _SHOWABLE.fullmatch(name) else "A parameter"
-            message = f"'{shown}' is not supported in this list; 'after' is its cursor."
-            raise BadRequest(message, param=shown if shown == name else None)
+            shown = f"'{name}'" if _SHOWABLE.fullmatch(name) else "A parameter"
+            message = f"{shown} is not supported in this list, which takes limit, after and order."
+            raise BadRequest(message, param=name if _SHOWABLE.fullmatch(name) else None)
         filters[name] = value
     return filters
 

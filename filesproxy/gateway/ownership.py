@@ -7,6 +7,7 @@ same answer in the same time.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,13 +23,14 @@ MAX_REMEMBERED = 4096  # ids, at a few hundred bytes each
 RESULTS_SECONDS = 30.0  # between two looks at an owner's unfinished batches and jobs
 MAX_UNFINISHED = 20  # that are looked at
 LOOK_SECONDS = 5.0  # for a look, after which no further one is asked for
+MAX_LOOKING = 64  # owners whose batches and jobs are looked at side by side
 MAX_SHOWN = 128  # characters of an id in a message
 FOREIGN_SECONDS = 86400  # by which a foreign object must be older than the account's first sight here
 _TITLES = {"vector_store": "vector store"}
 
 # Some hosts number the items of a response, or let clients name them. What does not look issued counts in its declared
 # places only: elsewhere it would be a word that one owner takes from all others.
-_ISSUED = re.compile(r"[A-Za-z]+[-_][A-Za-z0-9_-]{16,}")
+_ISSUED = re.compile(r"(?=\w*[0-9])[a-z]{2,5}_\w*[A-Za-z0-9]{16,}", re.ASCII)
 
 #: what retrieves an object of a kind
 RETRIEVES = {
@@ -124,6 +126,7 @@ class Guard:
         self._owners = owners
         self._clock = clock
         self._looked: dict[tuple[str, str], float] = {}  # (account, owner) → when its batches and jobs were looked at
+        self._looking = [threading.Lock() for _ in range(MAX_LOOKING)]
 
     def judge(self, call: Call, access: Access, side: SideCall, record_results: Callable[[Owned], None]) -> Judge:
         """What judges one call. `record_results(row)` records what has come of an unfinished batch or job."""
@@ -147,19 +150,21 @@ class Guard:
 
     def look_at_results(self, access: Access, record_results: Callable[[Owned], None]) -> bool:
         """Whether what has come of the owner's batches and jobs was recorded: not if that was done lately."""
-        key, now = (access.account, access.owner), time.monotonic()
-        if now < self._looked.get(key, float("-inf")) + RESULTS_SECONDS:
-            return False
-        if len(self._looked) >= MAX_REMEMBERED:
-            self._looked.clear()
-        self._looked[key] = now
-        unfinished = self._ledger.unfinished(access.account, access.owner, MAX_UNFINISHED)
-        for row in unfinished:
-            if time.monotonic() > now + LOOK_SECONDS:
-                break
-            with suppress(FilesproxyError):  # the provider's trouble with one is not about this request
-                record_results(row)
-        return bool(unfinished)
+        key, came = (access.account, access.owner), time.monotonic()
+        with self._looking[hash(key) % len(self._looking)]:  # who comes during a look waits for what it finds
+            now, last = time.monotonic(), self._looked.get(key, float("-inf"))
+            if now < last + RESULTS_SECONDS:
+                return last > came
+            if len(self._looked) >= MAX_REMEMBERED:
+                self._looked.clear()
+            unfinished = self._ledger.unfinished(access.account, access.owner, MAX_UNFINISHED)
+            for row in unfinished:
+                if time.monotonic() > now + LOOK_SECONDS:
+                    break
+                with suppress(FilesproxyError):  # the provider's trouble with one is not about this request
+                    record_results(row)
+            self._looked[key] = time.monotonic()
+            return bool(unfinished)
 
 
 class Judge:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from ..calls import Allowance, Answer, Call, Ledger, Target, Upload
-from ..errors import DuplicateId, FilesproxyError, StoreError, UpstreamAnswered, UpstreamError
+from ..errors import BadRequest, DuplicateId, FilesproxyError, StoreError, UpstreamAnswered, UpstreamError
 from .auth import Caller
 from .expiry import ANCHOR, SECONDS
 from .recording import whole
@@ -50,6 +50,9 @@ class Uploads:
         """
         upload = call.upload
         if upload is None:  # in parts: its JSON says how large it will be
+            if _is_emulated(target) and (call.json or {}).get("expires_after"):
+                message = "Files that are uploaded in parts do not expire at this provider."
+                raise BadRequest(message, param="expires_after", code="no_expiry")
             number = self._begin(target, caller, whole((call.json or {}).get("bytes")) or 0)
             try:
                 return perform(call)  # which records the upload: from then on that counts, until it is complete
@@ -79,8 +82,7 @@ class Uploads:
         key = caller.key
         allowance = Allowance()
         if key:
-            kept = self._kept_bytes(caller) if key.max_stored_bytes else 0
-            allowance = Allowance(key.max_stored_bytes, key.max_uploads_per_minute, kept)
+            allowance = Allowance(key.max_stored_bytes, key.max_uploads_per_minute, lambda: self._kept_bytes(caller))
         return self._ledger.begin_upload(target.account, caller.owner, caller.name, size, allowance, self._clock())
 
     def _with_expiry(self, answer: Answer, upload: Upload, target: Target) -> Answer:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from ..app import make_transports
 from ..calls import Answer, Call, Json, Made, Owned
@@ -18,12 +20,12 @@ from ..config.settings import is_name
 from ..errors import ConfigError, FilesproxyError, UpstreamAnswered, UpstreamError
 from ..exchange.run import run as exchange
 from ..gateway.owned_lists import walked
-from ..gateway.ownership import another
-from ..gateway.recording import described, text, whole
+from ..gateway.ownership import Owners, another
+from ..gateway.recording import Recorder, described, text, whole
 from ..gateway.target import saved_target
 from ..operations import is_id
 from ..providers import PROVIDERS
-from ..transports.local.ledger import FolderLedger
+from ..transports.local.ledger import DAY, FolderLedger
 from . import lines
 
 _NEAR_SECONDS = 3600  # between the begin of an upload and the file that came of it, at most
@@ -36,7 +38,11 @@ class Account:
 
     def __init__(self, config: Config, provider: str) -> None:
         self.name = config.shared.accounts[provider]
+        if not os.path.exists(os.path.join(config.shared.ledger, FolderLedger.file)):  # a command makes none
+            raise ConfigError(f"there is no ledger in {config.shared.ledger}; the gateway makes it when it needs it.")
         self.ledger = FolderLedger(config.shared.ledger)
+        self.owners = {key.whose for key in config.keys}
+        self._recorder = Recorder(self.ledger, Owners(self.ledger), config.settings["response_days"] * DAY)
         self._target = saved_target(provider, config, PROVIDERS)
         self._transports = make_transports()
         self._now = time.time()
@@ -48,6 +54,13 @@ class Account:
     def files(self, owner: str | None = None) -> Iterator[Owned]:
         """What the ledger knows of files, deleted ones included."""
         return (row for row in self.ledger.every(self.name, owner) if row.kind == "file")
+
+    def record_results(self) -> None:
+        """Record what has come of all owners' batches and jobs, which may not have asked for it yet."""
+        for row in self.ledger.every(self.name):
+            if row.is_open and row.kind in ("batch", "job"):
+                with suppress(FilesproxyError):  # it stays as it is; its files are shown, with their purpose
+                    self._recorder.record_results(row, Call("list_files", "GET", "/files", now=self._now), self.send)
 
     def at_provider(self) -> dict[str, Json]:
         """Id → file object of every file that the provider lists. UpstreamError if there are too many."""
@@ -91,11 +104,10 @@ def list_files(account: Account, arguments: argparse.Namespace) -> int:
 
 def adopt(account: Account, arguments: argparse.Namespace) -> int:
     """Give all objects of one owner at an account to another."""
+    _check_owner(account, arguments.new)
     count = account.ledger.give(arguments.old, arguments.new, account.name)
-    print(
-        f"{count} object{'s' * (count != 1)} of {lines.printable(arguments.old) or 'nobody'} at {account.name} now "
-        f"belong to {arguments.new}; running gateways know it within a minute"
-    )
+    given = f"{count} object{'s' * (count != 1)} of {lines.printable(arguments.old) or 'nobody'} at {account.name}"
+    print(f"{given} given to {arguments.new}; running gateways know it within a minute")
     return 0
 
 
@@ -114,12 +126,15 @@ def sweep(account: Account, arguments: argparse.Namespace) -> int:
 
 def orphans(account: Account, arguments: argparse.Namespace) -> int:
     """Print the files at the provider that nobody owns; adopt or delete those of them that are named."""
+    if arguments.ids and not (arguments.to or arguments.delete):
+        raise ConfigError("say --to NAME or --delete for the files that are named.")
     unowned = _unowned(account)
     if not (arguments.to or arguments.delete):
         for file_id, file in unowned.items():
             created_at = whole(file.get("created_at")) or 0
             shown = lines.line(file_id, "", whole(file.get("bytes")), created_at, None, text(file.get("filename")))
-            print(shown + _maybe(account, created_at))
+            purpose = lines.printable(text(file.get("purpose")))
+            print(f"{shown}  {purpose}{_maybe(account, created_at)}")
         print(f"{lines.files(len(unowned))} at {account.name} that nobody owns")
         return 0
     if not arguments.ids:
@@ -132,17 +147,25 @@ def orphans(account: Account, arguments: argparse.Namespace) -> int:
         return _deleted(account, found) or bool(missing)
     if not is_name(arguments.to):
         raise ConfigError("--to must be a name of lower-case letters, digits, - and _.")
+    _check_owner(account, arguments.to)
     now = time.time()
     made = [
         described(Made(file_id, "file", whole(unowned[file_id].get("created_at")) or int(now)), unowned[file_id])
         for file_id in found
     ]
     account.ledger.record(account.name, arguments.to, "", made, now)
-    print(f"{lines.files(len(found))} now belong to {arguments.to}")
+    print(f"{lines.files(len(found))} given to {arguments.to}")
     return bool(missing)
 
 
+def _check_owner(account: Account, name: str) -> None:
+    """Say that nobody will see what is given to an owner that no key has: it may be misspelt."""
+    if name not in account.owners:
+        print(f"no gateway key has the owner {name}: nobody sees its objects until one has", file=sys.stderr)
+
+
 def _unowned(account: Account) -> dict[str, Json]:
+    account.record_results()
     found = account.at_provider()
     owned = {row.id for row in account.ledger.owners(account.name, list(found))}
     return {file_id: file for file_id, file in found.items() if file_id not in owned}
@@ -168,9 +191,10 @@ def _deleted(account: Account, ids: list[str], when: str = "") -> int:
             if account.delete(file_id):
                 count += 1
             else:
-                print(f"{file_id}: the provider does not have it")
+                print(f"{lines.printable(file_id)}: the provider does not have it")
+                failed += 1
         except FilesproxyError as error:
-            print(f"{file_id}: {error.message}", file=sys.stderr)
+            print(lines.printable(f"{file_id}: {error.message}"), file=sys.stderr)
             failed += 1
     print(f"{lines.files(count)} deleted at {account.name}{when}")
     return 1 if failed else 0

@@ -94,7 +94,7 @@ def _run_at(name: str, arguments: argparse.Namespace, config: Config) -> int:
     except ConfigError:
         raise
     except FilesproxyError as error:
-        print(f"filesproxy: {folder or name}: {error.message}", file=sys.stderr)
+        print(f"filesproxy: {folder or name}: {lines.printable(error.message)}", file=sys.stderr)
         return 1
 
 
@@ -120,11 +120,13 @@ def warnings(config: Config) -> list[str]:
                 found.append(f"{folder} has files from a time without gateway keys: {adopt}.")
     with suppress(StoreError):
         strangers = [name for name in maintenance.ledger_owners(config.shared.ledger) if name not in known]
-        if strangers:
-            adopt = "`files adopt` gives them to another owner"
-            found.append(
-                f"The ledger has objects of {' and '.join(strangers)}, but no gateway key has that owner: {adopt}."
-            )
+        for name in strangers:
+            helps = f"write `owner = {name}` in the section of its key, or `files adopt --from {name} --to NAME`"
+            found.append(f"The ledger has objects of {name}, but no gateway key has that owner: {helps}.")
+        lost = set(maintenance.ledger_accounts(config.shared.ledger)) - set(config.shared.accounts.values())
+        for name in sorted(lost):
+            helps = f"write `account = {name}` in the section that leads there"
+            found.append(f"The ledger has objects at the account {name}, which no section has: {helps}.")
     return found
 
 

@@ -9,7 +9,15 @@ def line(file_id: str, owner: str, size: int | None, created_at: int, expires_at
     """A file in one line: id, owner, bytes, time, age, expiry, name."""
     expiry = f"expires {moment(expires_at)}" if expires_at else "stays"
     known = "?" if size is None else str(size)
-    fields = (file_id, printable(owner) or "-", known, moment(created_at), age(created_at), expiry, printable(name))
+    fields = (
+        printable(file_id),
+        printable(owner) or "-",
+        known,
+        moment(created_at),
+        age(created_at),
+        expiry,
+        printable(name),
+    )
     return "  ".join(fields)
 
 

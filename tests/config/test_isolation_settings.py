@@ -260,13 +260,13 @@ SHARED = {
     "one each": {**key("retail", "x"), **key("bank", "y")},
     "chats": {**key("retail", "x"), **key("bank", "y", operations=CHAT)},
 }
-SAME = "y and x have the same address and credential: give both the same `account`."
+SAME = "y and x have the same address and credential: write `account = {}` in [provider:y]."
 
 
 @pytest.mark.parametrize("keys", SHARED.values(), ids=SHARED)
 @pytest.mark.parametrize("first,second", TWINS.values(), ids=TWINS)
 def test_two_names_of_one_identity_must_name_one_account(first, second, keys):
-    assert refused(both(first, second), keys, LEDGER) == f"[provider:y]: {SAME}"
+    assert refused(both(first, second), keys, LEDGER) == f"[provider:y]: {SAME.format('x')}"
     one = both({**first, "account": "acme"}, {**second, "account": "acme"})
     assert found(one, keys, LEDGER).accounts == {"x": "acme", "y": "acme"}
     assert found(both(first, {**second, "account": "x"}), keys, LEDGER).accounts == {"x": "x", "y": "x"}
@@ -274,19 +274,19 @@ def test_two_names_of_one_identity_must_name_one_account(first, second, keys):
 
 def test_accounts_of_one_identity_are_refused_without_a_ledger_too_and_then_need_one():
     keys = SHARED["one each"]
-    assert refused(both(OPENAI, OPENAI), keys) == f"[provider:y]: {SAME}"
+    assert refused(both(OPENAI, OPENAI), keys) == f"[provider:y]: {SAME.format('x')}"
     one = both({**OPENAI, "account": "acme"}, {**OPENAI, "account": "acme"})
     assert refused(one, keys).startswith("[provider:x]: the owners bank and retail ")
 
 
 def test_name_of_an_identity_that_nobody_uses_hides_no_other_two():
     providers = {"provider:unused": OPENAI, **both(OPENAI, OPENAI)}
-    assert "the same `account`" in refused(providers, SHARED["one each"], LEDGER)
+    assert "y and unused have the same address" in refused(providers, SHARED["one each"], LEDGER)
 
 
 def test_two_different_accounts_of_one_identity_are_refused():
     providers = both({**OPENAI, "account": "one"}, {**OPENAI, "account": "two"})
-    assert refused(providers, TWO, LEDGER) == f"[provider:y]: {SAME}"
+    assert refused(providers, TWO, LEDGER) == f"[provider:y]: {SAME.format('one')}"
 
 
 @pytest.mark.parametrize("keys", [key("retail"), {**key("a", "x", owner="retail"), **key("b", "y", owner="retail")}])
@@ -329,7 +329,7 @@ def certificates(tmp_path, monkeypatch):
 
 def test_client_certificate_is_a_credential_too(certificates):
     one, two = ({**VLLM, "base_url": "https://h.example/v1", "client_cert": path} for path in certificates)
-    assert refused(both(one, one), TWO, LEDGER) == f"[provider:y]: {SAME}"
+    assert refused(both(one, one), TWO, LEDGER) == f"[provider:y]: {SAME.format('x')}"
     assert found(both(one, two), TWO, LEDGER).accounts == {"x": "x", "y": "y"}
 
 

@@ -374,3 +374,33 @@ def test_example_of_a_job_must_not_name_what_is_anothers_anywhere(owners, upstre
     training = a.file(json.dumps({**EXAMPLE, "extra": {"k": [b.file()]}}).encode())
     assert a.post("/fine_tuning/jobs", {"model": "m", "training_file": training}).status_int == 404
     assert "create_fine_tuning_job" not in upstream.operations
+
+
+def test_verdict_is_of_the_endpoint_that_it_was_made_for(owners, upstream):
+    a, _ = owners
+    file_id = a.file(line({**chat(), "new_field": 1}))
+    answers = [
+        a.post("/batches", batch_of(file_id, endpoint=each)) for each in ("/v1/chat/completions", "/v1/responses")
+    ]
+    assert [each.status_int for each in answers] == [200, 400]
+
+
+@pytest.mark.parametrize("endpoint", ["responses", "/V1/responses", ["/v1/responses"], "/v1/responses?a=1"])
+def test_endpoint_in_an_unusual_spelling_is_refused(endpoint, owners, upstream):
+    answer = owners[0].post("/batches", batch_of(owners[0].file(), endpoint=endpoint))
+    assert (answer.status_int, answer.json["error"]["param"]) == (400, "endpoint")
+
+
+def test_input_has_so_many_lines_at_most(owners, upstream, monkeypatch):
+    monkeypatch.setattr("filesproxy.gateway.input_files.MAX_LINES", 3)
+    a, _ = owners
+    assert a.post("/batches", batch_of(a.file(LINE * 3))).status_int == 200
+    assert a.post("/batches", batch_of(a.file(LINE * 4))).status_int == 413
+
+
+def test_id_of_another_owner_in_the_path_of_a_line_is_refused(owners, upstream):
+    a, b = owners
+    upstream.new_id = lambda kind: f"{kind}_abcdef012345" if kind == "vector_store" else f"{kind}-1"
+    foreign = b.make("vector_store")
+    named = LINE.replace(b"/v1/chat/completions", f"/v1/vector_stores/{foreign}/search".encode())
+    assert a.post("/batches", batch_of(a.file(named))).status_int == 404

@@ -6,6 +6,8 @@ import json
 import re
 import sqlite3
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from hashlib import sha256
@@ -26,6 +28,7 @@ from shared_account import (
     sections,
     seen_of,
 )
+from sockets import WAIT
 from stores import Clock
 
 from filesproxy.calls import Answer
@@ -1619,3 +1622,81 @@ def test_look_at_results_ends_after_a_while(owners, upstream, monkeypatch):
     monkeypatch.setattr("filesproxy.gateway.ownership.RESULTS_SECONDS", -1)
     upstream.calls.clear()
     assert a.get("/files/file-missing").status_int == 404 and upstream.calls == []
+
+
+# What a second attack found.
+
+
+@pytest.mark.parametrize("word", ["gpt-4o-mini-2024-07-18", "text-embedding-3-large", "web_search_2025_08_26"])
+def test_name_of_a_model_or_tool_that_a_host_gave_to_an_item_is_nobodys(word, owners, upstream):
+    a, b = owners
+    upstream.output = [{"id": word, "type": "message"}]
+    b.make("response")
+    upstream.output = []
+    assert a.post("/chat/completions", {**CHAT, "model": word}).status_int == 200
+    assert a.post("/responses", {**HELLO, "user": word}).status_int == 200
+
+
+def test_container_of_a_hosted_shell_is_its_owners(owners, upstream):
+    a, b = owners
+    container = upstream.make("container")["id"]
+    environment = {"type": "container_reference", "container_id": container}
+    upstream.output = [{"id": "sh_1", "type": "shell_call", "environment": environment}]
+    a.make("response")
+    assert [each.get(f"/containers/{container}").status_int for each in owners] == [200, 404]
+    again = {**HELLO, "input": [{"type": "shell_call", "environment": environment}]}
+    assert [each.post("/responses", again).status_int for each in owners] == [200, 404]
+
+
+def test_approval_of_what_comes_along_needs_no_record(owners):
+    asked = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "x", "arguments": "{}", "server_label": "s"}
+    reply = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    stateless = {**HELLO, "store": False}
+    assert owners[0].post("/responses", {**stateless, "input": [asked, reply]}).status_int == 200
+    assert owners[0].post("/responses", {**stateless, "input": [reply]}).status_int == 404
+
+
+def test_who_comes_while_results_are_looked_at_waits_for_them(owners, upstream):
+    a, _ = owners
+    batch = a.make("batch")
+    result = upstream.finish_batch(batch)[0]
+    began, go = threading.Event(), threading.Event()
+
+    def slow(call):
+        del upstream.instead["retrieve_batch"]
+        began.set()
+        assert go.wait(WAIT)
+        return json_answer(upstream.objects[batch])
+
+    upstream.instead["retrieve_batch"] = slow
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(a.get, f"/files/{result}")
+        assert began.wait(WAIT)
+        second = pool.submit(a.get, f"/files/{result}")
+        go.set()
+        assert [each.result(WAIT).status_int for each in (first, second)] == [200, 200]
+
+
+def test_expiry_of_an_upload_in_parts_is_refused_where_nobody_would_honour_it(make_owners, upstream):
+    azure = {"kind": "azure-openai", "resource": "mine", "credential": "azure-key-1", "api_version": "2024-10-21"}
+    settings = {"default_provider": "azure", "transports": {"https": upstream}}
+    a, short = make_owners(
+        "a", ("short", {"max_expires_after": "3600"}), settings=settings, **{"provider:azure": azure}
+    )
+    body = BODIES["create_upload"]
+    upstream.calls.clear()
+    asked = {**body, "expires_after": {"anchor": "created_at", "seconds": 3600}}
+    for answer in (a.post("/uploads", asked), short.post("/uploads", body)):
+        assert (answer.status_int, answer.json["error"]["code"]) == (400, "no_expiry")
+    assert upstream.calls == [] and a.post("/uploads", body).status_int == 200
+
+
+def test_ledger_that_is_moved_away_is_an_error_and_nothing_is_sent(owners, upstream, tmp_path):
+    a, _ = owners
+    mine = a.file()
+    (tmp_path / "ledger").rename(tmp_path / "elsewhere")
+    upstream.calls.clear()
+    assert [a.upload().status_int, a.get("/files").status_int, a.delete(f"/files/{mine}").status_int] == [500] * 3
+    assert upstream.calls == []
+    (tmp_path / "elsewhere").rename(tmp_path / "ledger")
+    assert a.upload().status_int == 200

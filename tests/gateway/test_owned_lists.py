@@ -605,3 +605,21 @@ def test_objects_beyond_what_can_be_walked_are_retrieved_as_far_as_the_page_need
     assert [each for each in a.ids(f"{path}?limit=20") if each in mine] == [mine[3], mine[2], mine[0]]
     assert a.ids(f"{path}?limit=1&after={mine[3]}") == [mine[2]]
     assert b.ids(path) == []
+
+
+def test_only_what_can_be_in_the_page_is_retrieved_and_what_is_gone_is_learned(owners, upstream, clock, monkeypatch):
+    a, _ = owners
+    upstream.page = 10
+    old = [a.file(purpose=purpose) for purpose in ("vision", "batch", "batch", "batch")]
+    for _ in range(40):
+        upstream.make("file")
+    del upstream.objects[old[1]]
+    clock.runs(10)
+    monkeypatch.setattr("filesproxy.gateway.owned_lists.MAX_PAGES", 1)
+    upstream.calls.clear()
+    assert a.ids("/files?purpose=vision") == [old[0]]
+    assert [call.file_id for call in upstream.calls if call.operation == "retrieve_file"] == [old[0]]
+    for expected in (3, 2):
+        upstream.calls.clear()
+        assert a.ids("/files?purpose=batch") == [old[3], old[2]]
+        assert upstream.operations.count("retrieve_file") == expected

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from argparse import Namespace
 
 import pytest
 import webtest
 from configurations import hashed
 from fakes import form, form_type
+from shared_account import Account, Owner, sections
 from strict_openai import KEY, StrictOpenAI
 
 from filesproxy import create_app
@@ -101,7 +103,7 @@ def test_audit_says_who_uploaded_what_and_when_through_which_key(client, files, 
 def test_what_one_owner_has_is_given_to_another(client, files):
     made = upload(client, "retail")["id"]
     assert files("adopt", "--from", "retail", "--to", "treasury") == (
-        0, ["1 object of retail at openai now belong to treasury; running gateways know it within a minute"], "",
+        0, ["1 object of retail at openai given to treasury; running gateways know it within a minute"], "",
     )  # fmt: skip
     assert (listed(client, "retail"), listed(client, "treasury")) == ([], [made])
 
@@ -118,6 +120,7 @@ def test_file_is_deleted_at_the_provider_whoever_has_it(client, files, provider)
     status, shown, _ = files("delete", "--provider", "openai", made, "../models")
     assert status == 1
     assert shown == [f"{made}: the provider does not have it", "0 files deleted at openai"]
+    assert files("delete", "--provider", "openai", made)[0] == 1
 
 
 def test_sweep_deletes_at_the_provider_what_has_expired_by_the_ledger(client, files, provider, monkeypatch):
@@ -134,7 +137,7 @@ def test_files_that_nobody_owns_are_listed_adopted_and_deleted(client, files, pr
     status, shown, _ = files("orphans")
     assert (status, shown[-1]) == (0, "2 files at openai that nobody owns")
     assert {line.split("  ")[0] for line in shown[:-1]} == {one, two}
-    assert files("orphans", "--to", "treasury", one) == (0, ["1 file now belong to treasury"], "")
+    assert files("orphans", "--to", "treasury", one) == (0, ["1 file given to treasury"], "")
     assert files("orphans", "--delete", two) == (0, ["1 file deleted at openai"], "")
     assert listed(client, "treasury") == [one] and listed(client, "retail") == [mine]
     assert set(provider.files) == {mine, one}
@@ -150,7 +153,7 @@ def test_file_of_an_owner_is_no_orphan(client, files, provider):
 
 
 @pytest.mark.parametrize("words", [("--delete",), ("--to", "retail")])
-def test_orphans_are_changed_only_by_their_ids(words, files):
+def test_orphans_are_changed_only_by_their_ids(words, files, ledger):
     status, _, err = files("orphans", *words)
     assert status == 2 and "name the ids" in err
 
@@ -205,11 +208,11 @@ def test_saved_provider_is_named_once_for_each_account(config):
     {"created_at": 2**70, "bytes": -5, "filename": "\ud800", "purpose": 7, "expires_at": True},
     {"created_at": None, "bytes": 2**63, "filename": None},
 ])  # fmt: skip
-def test_orphan_of_which_the_provider_says_strange_things_is_adopted(strange, client, files, provider):
+def test_orphan_of_which_the_provider_says_strange_things_is_adopted(strange, files, provider, ledger):
     (orphan,) = provider.seed(1)
     provider.files[orphan][0].update(strange)
     assert files("orphans")[0] == 0
-    assert files("orphans", "--to", "retail", orphan) == (0, ["1 file now belong to retail"], "")
+    assert files("orphans", "--to", "retail", orphan) == (0, ["1 file given to retail"], "")
     assert files("list")[1][-1] == "1 file (0 bytes) at openai"
 
 
@@ -218,3 +221,55 @@ def test_folder_that_others_can_write_to_is_no_place_for_a_ledger(config, tmp_pa
     (tmp_path / "ledger").chmod(0o777)
     assert cli.main(("check", "--config", str(config))) == 1
     assert "The ledger's folder must belong to this user" in capsys.readouterr().err
+
+
+def test_orphans_named_without_saying_what_to_do_are_refused(files, ledger):
+    status, _, err = files("orphans", "file-1")
+    assert status == 2 and "say --to NAME or --delete" in err
+
+
+def test_command_makes_no_ledger(files, tmp_path):
+    for words in (("list",), ("orphans",), ("sweep",), ("adopt", "--from", "a", "--to", "b")):
+        status, shown, err = files(*words)
+        assert (status, shown) == (2, []) and f"there is no ledger in {tmp_path}/ledger" in err
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_owner_that_no_key_has_is_said(client, files, provider):
+    made = upload(client, "retail")["id"]
+    (orphan,) = provider.seed(1)
+    said = "no gateway key has the owner retial: nobody sees its objects until one has"
+    assert said in files("orphans", "--to", "retial", orphan)[2]
+    assert said in files("adopt", "--from", "retail", "--to", "retial")[2]
+    assert made not in listed(client, "retail")
+
+
+def test_check_names_accounts_in_the_ledger_that_no_section_has(client, config, capsys):
+    upload(client, "retail")
+    config.write_text(config.read_text().replace("[provider:openai]", "[provider:renamed]").replace(
+        "default_provider = openai", "default_provider = renamed"))  # fmt: skip
+    assert cli.main(("check", "--config", str(config))) == 0
+    assert "write `account = openai` in the section that leads there" in capsys.readouterr().out
+
+
+def test_results_of_a_batch_that_its_owner_has_not_asked_for_are_no_orphans(tmp_path, monkeypatch, capsys):
+    upstream = Account()
+    monkeypatch.setattr("filesproxy.serving.accounts.make_transports", lambda: {"https": upstream})
+    config = {"filesproxy": {"ledger": str(tmp_path / "ledger"), "default_provider": "openai"}, **sections("a", "b")}
+    a, b = (Owner(webtest.TestApp(create_app(config, transports={"https": upstream})), name) for name in "ab")
+    batch = a.make("batch")
+    results = upstream.finish_batch(batch)
+    account = accounts.Account(create_app(config).config, "openai")
+    accounts.orphans(account, Namespace(ids=[], to="", delete=False))
+    assert "0 files at openai that nobody owns" in capsys.readouterr().out
+    assert accounts.orphans(account, Namespace(ids=[results[0]], to="b", delete=False)) == 1
+    assert [each.get(f"/files/{results[0]}/content").status_int for each in (a, b)] == [200, 404]
+    assert a.get("/batches").status_int == 200
+
+
+def test_what_a_provider_says_cannot_steer_a_terminal(client, files, provider):
+    (orphan,) = provider.seed(1)
+    provider.files["file-\x1b[2J"] = provider.files.pop(orphan)
+    provider.files["file-\x1b[2J"][0]["id"] = "file-\x1b[2J"
+    upload(client, "retail")
+    assert "\x1b" not in "".join(files("orphans")[1])

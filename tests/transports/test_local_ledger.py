@@ -425,7 +425,9 @@ def test_quota_counts_the_files_of_an_owner_at_every_account_and_nothing_else(le
         begin(ledger, 1, max_stored_bytes=100)
     error = caught.value
     assert (error.status, error.code, error.param) == (413, "quota_exceeded", "file")
-    assert error.message == "The files of this owner may have 100 bytes together; 0 are left."
+    assert (
+        error.message == "The files of this owner may have 100 bytes together; 0 are left, and this upload may have 1."
+    )
     begin(ledger, 999, max_stored_bytes=0)
 
 
@@ -441,10 +443,10 @@ def test_quota_counts_no_file_that_was_deleted_or_has_expired(ledger):
 
 def test_quota_counts_what_is_in_stores(ledger):
     with pytest.raises(TooLarge, match="; 10 are left"):
-        begin(ledger, 11, max_stored_bytes=100, kept=90)
+        begin(ledger, 11, max_stored_bytes=100, kept=lambda: 90)
     with pytest.raises(TooLarge, match="; 0 are left"):
-        begin(ledger, 1, max_stored_bytes=100, kept=101)
-    begin(ledger, 10, max_stored_bytes=100, kept=90)
+        begin(ledger, 1, max_stored_bytes=100, kept=lambda: 101)
+    begin(ledger, 10, max_stored_bytes=100, kept=lambda: 90)
 
 
 def test_upload_reserves_its_bytes_until_its_file_is_recorded(ledger):
@@ -485,7 +487,7 @@ def test_key_may_begin_so_many_uploads_a_minute_and_learns_when_it_may_again(led
         begin(ledger, now=NOW + 30, max_uploads_per_minute=2)
     error = caught.value
     assert (error.status, error.code, error.headers) == (429, "too_many_uploads", {"retry-after": "30"})
-    assert error.message == "This gateway key may begin 2 uploads a minute."
+    assert error.message == "This gateway key may begin 2 uploads a minute; the next one in 30 s."
     begin(ledger, now=NOW + 30, key="other-till", max_uploads_per_minute=2)
     with pytest.raises(TooMany) as caught:
         begin(ledger, now=NOW + 59.9, max_uploads_per_minute=2)
@@ -766,3 +768,30 @@ def test_ledger_that_another_process_holds_for_too_long_is_an_error_and_records_
         other.execute("ROLLBACK")
     record(ledger, "retail", "file-1")
     assert owners(ledger, "file-1") == [("file-1", "retail")]
+
+
+def test_clock_that_was_put_back_locks_no_key_out(ledger):
+    for _ in range(2):
+        begin(ledger, 1, now=NOW + 3 * 86400, max_uploads_per_minute=2)
+    begin(ledger, 1, now=NOW, max_uploads_per_minute=2)
+    begin(ledger, 1, now=NOW, max_uploads_per_minute=2)
+    with pytest.raises(TooMany) as caught:
+        begin(ledger, 1, now=NOW, max_uploads_per_minute=2)
+    assert int(caught.value.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize("how", ["moved", "replaced", "deleted"])
+def test_ledger_that_is_not_where_it_was_is_an_error_and_not_a_second_one(how, ledger, folder):
+    record(ledger, "retail", "file-1")
+    path = folder / FILE
+    path.rename(folder / "elsewhere") if how != "deleted" else path.unlink()
+    if how == "replaced":
+        path.write_bytes((folder / "elsewhere").read_bytes())
+    for use in (lambda: owners(ledger, "file-1"), lambda: record(ledger, "retail", "file-2")):
+        with pytest.raises(StoreError, match="not where it was"):
+            use()
+
+
+def test_new_ledger_says_so_once(tmp_path):
+    assert FolderLedger(str(tmp_path / "new")).is_new
+    assert not FolderLedger(str(tmp_path / "new")).is_new

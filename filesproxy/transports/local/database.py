@@ -52,6 +52,7 @@ class Database:
         self._folder = folder
         self._path = os.path.join(folder, file or self.file)
         self._make_room = make_room
+        self.is_new = False  # whether it was made just now
         self.close = weakref.finalize(self, _close, self._idle, os.getpid())  # at the latest when the process ends
         version = self._version() or self._make(holds_files)
         if version > self.version:
@@ -106,6 +107,7 @@ class Database:
                     message = f"{self.name} needs a local disk: this one has no shared memory for sqlite's WAL."
                     raise StoreError(message)
                 database.executescript(f"BEGIN; {self.schema}; PRAGMA user_version = {self.version}; COMMIT;")
+        self.is_new = True
         return self.version
 
     def _update(self, database: sqlite3.Connection, may_grow: bool) -> None:

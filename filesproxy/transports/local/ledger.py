@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...calls import Allowance, Made, Owned
-from ...errors import DuplicateId, TooLarge, TooMany
+from ...errors import DuplicateId, StoreError, TooLarge, TooMany
 from .database import Database
-from .disk import check_folder, disk_errors
+from .disk import check_folder, disk_errors, status
 from .reserve import Reserve
 
 DAY = 86400
@@ -66,8 +66,20 @@ class FolderLedger(Database):
         with disk_errors(self.name):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         check_folder(folder, self.name)
+        self._identity: tuple[int, int] | None = None
         super().__init__(folder, make_room=Reserve(folder).release)  # of a store in the same folder
+        self._identity = self._look()
         self._prune_at = 0.0  # by time.monotonic
+
+    def _borrow(self) -> sqlite3.Connection:
+        """A connection. StoreError if the file is another one than at the start, or gone: rows would be lost."""
+        if self._identity and self._look() != self._identity:
+            raise StoreError("The ledger is not where it was: put it back and restart the gateway.")
+        return super()._borrow()
+
+    def _look(self) -> tuple[int, int] | None:
+        found = status(self._path)
+        return (found.st_dev, found.st_ino) if found else None
 
     def owners(self, account: str, ids: Sequence[str]) -> list[Owned]:
         """What is known of these ids."""
@@ -88,7 +100,7 @@ class FolderLedger(Database):
             if allowance.max_uploads_per_minute:
                 _check_rate(database, key, allowance.max_uploads_per_minute, int(now))
             if allowance.max_stored_bytes:
-                stored = _stored(database, owner, int(now)) + allowance.kept
+                stored = _stored(database, owner, int(now)) + allowance.kept()  # in this order: see `Allowance`
                 _check_stored(stored, size, allowance.max_stored_bytes)
             row = (account, owner, key, size, int(now))
             insert = "INSERT INTO uploads (account, owner, key, bytes, began_at, is_over) VALUES (?, ?, ?, ?, ?, 0)"
@@ -149,6 +161,12 @@ class FolderLedger(Database):
         """Everybody who has objects, by name."""
         with self._connection() as database:
             found = database.execute("SELECT DISTINCT owner FROM objects WHERE deleted_at IS NULL ORDER BY owner")
+            return [str(row[0]) for row in found]
+
+    def known_accounts(self) -> list[str]:
+        """Every account where somebody has objects, by name."""
+        with self._connection() as database:
+            found = database.execute("SELECT DISTINCT account FROM objects WHERE deleted_at IS NULL ORDER BY account")
             return [str(row[0]) for row in found]
 
     def since(self, account: str, now: float) -> int:
@@ -260,11 +278,14 @@ def _insert(
 
 
 def _check_rate(database: sqlite3.Connection, key: str, limit: int, now: int) -> None:
-    query = "SELECT began_at FROM uploads WHERE key = ? AND began_at > ? ORDER BY began_at DESC LIMIT 1 OFFSET ?"
-    earlier = database.execute(query, (key, now - _MINUTE, limit - 1)).fetchone()
+    # What began later than now was noted before the clock was put back.
+    where = "key = ? AND began_at > ? AND began_at <= ? ORDER BY began_at DESC LIMIT 1 OFFSET ?"
+    query = f"SELECT began_at FROM uploads WHERE {where}"
+    earlier = database.execute(query, (key, now - _MINUTE, now + 1, limit - 1)).fetchone()
     if earlier:
-        wait = {"retry-after": str(max(1, earlier[0] + _MINUTE - now))}
-        raise TooMany(f"This gateway key may begin {limit} uploads a minute.", headers=wait)
+        seconds = max(1, earlier[0] + _MINUTE - now)
+        message = f"This gateway key may begin {limit} uploads a minute; the next one in {seconds} s."
+        raise TooMany(message, headers={"retry-after": str(seconds)})
 
 
 def _stored(database: sqlite3.Connection, owner: str, now: int) -> int:
@@ -279,7 +300,8 @@ def _stored(database: sqlite3.Connection, owner: str, now: int) -> int:
 
 def _check_stored(stored: int, size: int, limit: int) -> None:
     if stored + size > limit:
-        message = f"The files of this owner may have {limit} bytes together; {max(0, limit - stored)} are left."
+        left = f"{max(0, limit - stored)} are left, and this upload may have {size}"
+        message = f"The files of this owner may have {limit} bytes together; {left}."
         raise TooLarge(message, param="file", code="quota_exceeded")
 
 

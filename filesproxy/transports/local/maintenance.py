@@ -85,6 +85,13 @@ def ledger_owners(folder: str) -> list[str]:
     return FolderLedger(folder).known_owners()
 
 
+def ledger_accounts(folder: str) -> list[str]:
+    """Every account where a ledger knows objects; none, if there is no ledger yet."""
+    if not folder or not os.path.exists(os.path.join(folder, FolderLedger.file)):
+        return []
+    return FolderLedger(folder).known_accounts()
+
+
 def _unmakeable(folder: str) -> str:
     """Why this folder could not be made; "" if it could. Only making one tells: root may, and in /proc it fails."""
     parent = _existing_parent(folder)
