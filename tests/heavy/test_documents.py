@@ -36,6 +36,7 @@ from strict_openai import KEY, StrictOpenAI
 
 import filesproxy
 from filesproxy import create_app
+from filesproxy.transports.local.ledger import FolderLedger
 
 GATEWAY_KEY = "fp_" + "readme" * 7
 SBIN = ":/usr/sbin:/sbin"  # where nginx may be without being on a user's PATH
@@ -588,6 +589,7 @@ def test_files_at_a_provider_are_looked_after_as_printed(tmp_path):
         text = text.replace("8b574c08b786e6eab86c0fb5893e348ea933724d67d9d2d9e12f6511c6b242b1", hashed("fp_retail"))
         (tmp_path / "filesproxy.ini").write_text(text)
         one, two = provider.seed(2)
+        FolderLedger(ledger)  # as a gateway makes it when it needs it
         shell = Shell(tmp_path, PYTHONPATH=str(ROOT), FILESPROXY_LEDGER=ledger, OPENAI_API_KEY=KEY)
 
         def printed(mark):
@@ -595,7 +597,7 @@ def test_files_at_a_provider_are_looked_after_as_printed(tmp_path):
             return shell.run(printed).splitlines()
 
         shown = printed("python3 -m filesproxy files orphans")
-        assert shown[2:] == ["2 files at openai that nobody owns", "1 file now belong to retail",
+        assert shown[2:] == ["2 files at openai that nobody owns", "1 file given to retail",
                              "1 file deleted at openai"]  # fmt: skip
         assert list(provider.files) == [one]
         os.environ["OPENAI_API_KEY"] = KEY
@@ -608,7 +610,7 @@ def test_files_at_a_provider_are_looked_after_as_printed(tmp_path):
         ]
         first, second, adopted, swept = printed("python3 -m filesproxy files list")
         assert [json.loads(line)["id"] for line in (first, second)] == [one, made]
-        assert adopted.startswith("2 objects of retail at openai now belong to retail-emea")
+        assert adopted.startswith("2 objects of retail at openai given to retail-emea")
         assert swept == "0 files deleted at openai after expiry"
         assert provider.problems == []
 
