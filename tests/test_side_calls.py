@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from fakes import FakeUpstream, hold_of, left, memory
@@ -20,7 +21,7 @@ LARGE = {"id": "batch_1", "text": "x" * 40_000}
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("filesproxy.exchange.side_calls.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("filesproxy.exchange.side_calls.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 
 from ..budget import Hold
@@ -59,27 +59,26 @@ class InputFiles:
             which = (access.account, access.owner, f"{call.operation} {meant}", file_id)
             if self._ledger.is_judged(*which):
                 continue
-            found = _lines_at(another("retrieve_file_content", call, file_id), side, field)
-            for number, line in enumerate(found, 1):
-                if number > MAX_LINES:
-                    raise TooLarge(f"The file in '{field}' has more than {MAX_LINES} lines.", param=field)
-                if call.timeout and time.monotonic() > started + call.timeout:
-                    raise RequestTimeout("Reading the input file took longer than x-portkey-request-timeout allows.")
-                hold.take(cost(line))
-                try:
-                    _judge(line, call.operation == "create_batch", meant, judge, allowed)
-                except (BadRequest, NotFound, TooLarge) as error:
-                    place = f", {error.param[:MAX_PLACE]}" if error.param else ""
-                    error.message = f"Line {number} of the file in '{field}'{place}: {error.message}"
-                    error.args, error.param = (error.message,), field
-                    raise
-                finally:
-                    hold.release()
+            with closing(_lines_at(another("retrieve_file_content", call, file_id), side, field)) as found:
+                for number, line in enumerate(found, 1):
+                    if call.timeout and time.monotonic() > started + call.timeout:
+                        message = "Reading the input file took longer than x-portkey-request-timeout allows."
+                        raise RequestTimeout(message)
+                    hold.take(cost(line))
+                    try:
+                        _judge(line, call.operation == "create_batch", meant, judge, allowed)
+                    except (BadRequest, NotFound, TooLarge) as error:
+                        place = f", {error.param[:MAX_PLACE]}" if error.param else ""
+                        error.message = f"Line {number} of the file in '{field}'{place}: {error.message}"
+                        error.args, error.param = (error.message,), field
+                        raise
+                    finally:
+                        hold.release()
             self._ledger.note_judged(*which, self._clock())
 
 
-def _lines_at(call: Call, side: SideCall, field: str) -> Iterator[bytes]:
-    """The lines of a file at the provider. The transfer lasts as long as one may."""
+def _lines_at(call: Call, side: SideCall, field: str) -> Generator[bytes, None, None]:
+    """The lines of a file at the provider. The transfer lasts as long as one may. TooLarge for too many of them."""
     body = side(call).body
     if body is None:
         raise InvalidAnswer("The provider gave a file without its content.")
@@ -87,7 +86,10 @@ def _lines_at(call: Call, side: SideCall, field: str) -> Iterator[bytes]:
     if call.watch:
         call.watch.transfer(lambda: counted.size)
     with closing(body):
-        yield from lines(counted, field)
+        for number, line in enumerate(lines(counted, field), 1):
+            if number > MAX_LINES:
+                raise TooLarge(f"The file in '{field}' has more than {MAX_LINES} lines.", param=field)
+            yield line
 
 
 def _judge(line: bytes, is_of_batch: bool, meant: str, judge: Judge, allowed: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 from fakes import FakeBody
@@ -404,3 +405,24 @@ def test_id_of_another_owner_in_the_path_of_a_line_is_refused(owners, upstream):
     foreign = b.make("vector_store")
     named = LINE.replace(b"/v1/chat/completions", f"/v1/vector_stores/{foreign}/search".encode())
     assert a.post("/batches", batch_of(a.file(named))).status_int == 404
+
+
+@pytest.mark.parametrize("content", [LINE + b"not JSON" + LINE * 3, LINE * 3])
+def test_input_file_is_closed_however_its_judging_ends(content, owners, upstream):
+    bodies = []
+
+    def answered(call):
+        bodies.append(FakeBody([content]))
+        return Answer(200, {"content-type": "text/plain"}, body=bodies[-1])
+
+    upstream.instead["retrieve_file_content"] = answered
+    owners[0].post("/batches", batch_of(owners[0].file()))
+    assert [body.closed for body in bodies] == [True]
+
+
+def test_judging_ends_when_the_time_of_the_client_is_over(owners, upstream, monkeypatch):
+    now = iter(range(0, 10**6, 5))
+    monkeypatch.setattr("filesproxy.gateway.input_files.time", SimpleNamespace(monotonic=lambda: next(now)))
+    a, _ = owners
+    answer = a.post("/batches", batch_of(a.file(LINE * 3)), x_portkey_request_timeout="8000")
+    assert answer.status_int == 408 and "create_batch" not in upstream.operations
