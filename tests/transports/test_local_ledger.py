@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from processes import Child
@@ -211,7 +212,7 @@ def test_deleted_response_ends_30_days_after_that(ledger):
 
 def test_recording_forgets_what_has_ended_at_first_and_then_once_an_hour(folder, ledger, monkeypatch):
     ticks = [5.0]
-    monkeypatch.setattr("time.monotonic", lambda: ticks[0])
+    monkeypatch.setattr("filesproxy.transports.local.ledger.time", SimpleNamespace(monotonic=lambda: ticks[0]))
     record(ledger, "retail", "resp_1", "resp_2", kind="response", ends_after=1)
     record(ledger, "retail", "file-1", now=NOW + 1)
     assert len(ledger.owners("acme", ["resp_1", "resp_2"])) == 2
