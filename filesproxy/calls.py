@@ -311,7 +311,7 @@ class Owned(NamedTuple):
 
 
 class Allowance(NamedTuple):
-    """What an upload may take: bytes that its owner may keep, and uploads a minute of its key; 0 is no limit.
+    """The limits of an upload: the bytes that its owner may keep, and its key's uploads a minute. 0 means no limit.
 
     `kept` gives the bytes that the owner has in stores, of which the ledger knows nothing. It is asked while no other
     upload can begin, so that one which is just being stored is counted here or there.
@@ -363,7 +363,7 @@ class Ledger(Protocol):
         """When the account came to this ledger."""
 
     def is_judged(self, account: str, owner: str, operation: str, file_id: str) -> bool:
-        """Whether a file was found to name no object of others, as the input of this operation."""
+        """Whether a file was found to name no object of others. `operation` is the one whose input it is."""
 
     def note_judged(self, account: str, owner: str, operation: str, file_id: str, now: float) -> None:
         """Remember that it was."""

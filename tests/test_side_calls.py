@@ -10,7 +10,7 @@ from fakes import FakeUpstream, hold_of, left, memory
 
 from filesproxy.calls import Call, Target
 from filesproxy.config.load import load
-from filesproxy.errors import UpstreamTimeout
+from filesproxy.errors import RequestTimeout, UpstreamTimeout
 from filesproxy.exchange.side_calls import SideCalls
 from filesproxy.providers import PROVIDERS
 
@@ -42,6 +42,31 @@ def test_all_calls_together_have_the_time_of_one(clock):
     with pytest.raises(UpstreamTimeout):
         side(CALL)
     assert [call.timeout for call in upstream.calls] == [10.0, 2.5]
+
+
+def test_time_that_the_client_did_not_limit_is_not_said_to_be_its_own(clock):
+    upstream = FakeUpstream()
+    upstream.answers({"id": "batch_1"})
+    side = made(upstream, memory())
+    side(CALL)
+    clock[0] += 100
+    side(CALL)
+    assert [call.timeout for call in upstream.calls] == [None, None]
+    assert [target.settings["answer_timeout"] for target in upstream.targets] == [120.0, 20.0]
+    clock[0] += 20
+    with pytest.raises(UpstreamTimeout) as caught:
+        side(CALL)
+    assert caught.value.status == 504
+
+
+def test_time_that_the_client_limited_is_a_408(clock):
+    upstream = FakeUpstream()
+    upstream.answers({"id": "batch_1"})
+    side = made(upstream, memory(), 5.0)
+    side(CALL)
+    clock[0] += 5
+    with pytest.raises(RequestTimeout):
+        side(CALL)
 
 
 def test_what_is_left_to_do_for_a_stream_has_time_of_its_own(clock):

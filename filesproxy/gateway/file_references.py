@@ -204,7 +204,7 @@ def _detail(reference: Reference) -> Json:
 
 
 def whole(reference: Reference, part: Json) -> tuple[Json, list[str]]:
-    """The part with what else the client's part had, and the names of what there is no place for.
+    """The new part with the client's other fields, and the names of those that have no place in it.
 
     BadRequest if one of the client's fields would be overwritten.
     """

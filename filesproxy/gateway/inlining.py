@@ -57,7 +57,7 @@ class Inlining:
     ) -> Call:
         """The call, with stand-ins where its JSON (changed in place) names kept files, and these files in `inlined`.
 
-        No kept id goes to a provider: NotFound if there is no such file for this caller, BadRequest where it cannot be
+        No kept id goes to a provider: NotFound if this caller has no such file, BadRequest where it cannot be
         used, Forbidden if it may not be used here, TooLarge if the files do not fit. `may_have_ids` is false if the
         JSON cannot hold a kept id, so that it need not be looked through.
         """

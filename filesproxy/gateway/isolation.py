@@ -181,9 +181,9 @@ def refuse_file_ids(call: Call) -> None:
         return
     named = [place for place, _ in named_in(call.operation, call.json) if place != "model"]
     named += [place_in(call.json, text) for text in texts_in(call.json) if _LIKE_AN_ID.fullmatch(text)]
-    for place in named:
+    if named:
         message = (
             "A chat with this gateway key cannot name files of this provider: other owners share it, and the gateway "
             "does not remember whose they are. Send the file's content instead, or ask the operator to set `ledger`."
         )
-        raise Forbidden(message, param=place)
+        raise Forbidden(message, param=named[0])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..calls import Json
-from ..errors import TooLarge
+from ..calls import Call, Json
+from ..errors import BadRequest, TooLarge
 from ..operations import OPERATIONS, ids_at
 from ..wire.json_fields import MAX_NAME_IN_PLACE, at, place_of
 
 MAX_ID = 256  # characters of an id that the ledger can have
 MAX_TEXTS = 50_000  # of a request or a line, which may be ids; together they take a few MiB
-_SPACE = re.compile(r"\s")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Words of the contract, which are no ids. They need not be looked up for every chat.
 _WORDS = frozenset({
     "", "assistant", "auto", "body", "content", "custom_id", "detail", "developer", "effort", "file",
@@ -38,6 +35,9 @@ _IN_TOOL = (
 )
 # Where an item of the input names objects.
 _IN_ITEM = ("container_id", "environment.container_id", "approval_request_id")
+# The beginnings of the last name in a place, and what kind of id is there; else it is a file's.
+_KIND_AT = {"previous_response": "response", "comparison_response": "response", "container": "container",
+            "vector_store": "vector_store", "model": "model", "conversation": "conversation"}  # fmt: skip
 _AUTO = "auto"  # in the place of a container's id: the provider makes one
 
 
@@ -95,10 +95,8 @@ def place_in(value: Any, text: str) -> str:
 
 
 def can_be_id(text: str) -> bool:
-    """Whether this can be an id: of up to MAX_ID characters, none of them a space, all of them Unicode."""
-    if not 0 < len(text) <= MAX_ID or _SPACE.search(text):
-        return False
-    return text.isascii() or not _SURROGATE.search(text)
+    """Whether this can be an id: of up to MAX_ID characters that can be printed, none of them a space."""
+    return 0 < len(text) <= MAX_ID and text.isprintable() and " " not in text
 
 
 def named_in(operation: str, body: Json) -> Iterator[tuple[str, str]]:
@@ -159,3 +157,71 @@ def _in_tools(holder: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]
                     if not (inner == "container" and text == _AUTO):
                         yield f"{here}.{name}", text
             yield from _in_tools(tool, here)
+
+
+class Plan(NamedTuple):
+    """Where a call of an operation has ids: which step of its path, counted from 1; 0 if none.
+
+    In a vector store, files have the ids that they have everywhere; they are `below` it.
+    """
+
+    kind: str
+    step: int
+    is_top_list: bool
+    names_model: bool
+    has_file_below: bool
+    lists_files_below: bool
+
+
+#: operation → where its calls have ids
+PLANS = {
+    name: Plan(
+        route.kind,
+        route.path.split("/").index(":id") - 1 if ":id" in route.path else 0,
+        route.is_top_list,
+        route.names_model,
+        route.path.startswith("/v1/vector_stores/:id/files/:id"),
+        name in ("list_vector_store_files", "list_vector_store_file_batch_files"),
+    )
+    for name, route in OPERATIONS.items()
+}
+_BELOW = 4  # the first step of a path that can have an id below another: /containers/ID/files/ID
+
+
+def ids_in(call: Call, plan: Plan) -> tuple[list[tuple[str, str]], list[Any]]:
+    """(place, id) of what the caller must own, and what else may hold ids: JSON, a query, the rest of the path."""
+    steps = call.path.split("/")
+    named: list[tuple[str, str]] = [("id", steps[plan.step])] if plan.step else []
+    parts: list[Any] = [{"id": steps[_BELOW]}] if len(steps) > _BELOW else []
+    if plan.has_file_below and parts:
+        named.append(("file_id", steps[_BELOW]))
+    if plan.names_model:
+        model = call.path[len("/models/") :]
+        parts.append({"id": model})
+        if is_tuned(model):
+            named.append(("model", model))
+    if call.query:
+        parts.append(
+            {name: list(text) if isinstance(text, (list, tuple)) else text for name, text in call.query.items()}
+        )
+        after = call.query.get("after")
+        if (plan.is_top_list or plan.lists_files_below) and after:
+            if not isinstance(after, str):
+                raise BadRequest("Name one position in 'after'.", param="after")
+            named.append(("after", after) if plan.is_top_list else ("after.file_id", after))
+    if call.json:
+        named += named_in(call.operation, call.json)
+        parts.append(call.json)
+    return named, parts
+
+
+def kind_in(place: str, kind: str) -> str:
+    """What kind of id is at a place; `kind` is that of the call's own objects."""
+    if place in ("id", "after"):
+        return kind or "file"
+    name = place.rpartition(".")[2]
+    if place.startswith("input[") and name in ("id", "approval_request_id"):
+        return "item"
+    if ".container" in place and name.startswith("file_ids"):
+        return "file"
+    return next((kind for start, kind in _KIND_AT.items() if name.startswith(start)), "file")

@@ -14,9 +14,21 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..calls import Answer, Call, Json, Ledger, Owned
-from ..errors import BadRequest, FilesproxyError, NotFound, UpstreamAnswered
+from ..errors import FilesproxyError, NotFound, UpstreamAnswered
 from ..operations import OPERATIONS, is_id
-from .object_ids import can_be_id, folded, is_tuned, named_in, normal, place_in, texts_in
+from .object_ids import (
+    PLANS,
+    Plan,
+    can_be_id,
+    folded,
+    ids_in,
+    is_tuned,
+    kind_in,
+    named_in,
+    normal,
+    place_in,
+    texts_in,
+)
 
 REMEMBERED_SECONDS = 60.0  # for which an owner is; so long may an adoption take to have its effect
 MAX_REMEMBERED = 4096  # ids, at a few hundred bytes each
@@ -39,9 +51,6 @@ RETRIEVES = {
                  "retrieve_container", "retrieve_vector_store")
 }  # fmt: skip
 RETRIEVES["model"] = "retrieve_model"
-# The beginnings of the last name in a place, and what kind of id is there; else it is a file's.
-_KIND_AT = {"previous_response": "response", "comparison_response": "response", "container": "container",
-            "vector_store": "vector_store", "model": "model", "conversation": "conversation"}  # fmt: skip
 
 
 class Access(NamedTuple):
@@ -194,15 +203,15 @@ class Judge:
 
         NotFound for an id that the caller may not use, wherever it is; foreign objects are allowed.
         """
-        plan = _PLANS[self._call.operation]
-        named, parts = _ids_in(self._call, plan)
+        plan = PLANS[self._call.operation]
+        named, parts = ids_in(self._call, plan)
         keys = self._keys(named, plan.kind)
         found = self._found(keys, parts)
         own = None
         for (place, item_id), key in zip(named, keys):
             row = self._own(place, item_id, key, found)
             if row is None and not self._is_foreign(plan, place, item_id, key in found):
-                raise no_such(item_id, _kind_in(place, plan.kind), place)
+                raise no_such(item_id, kind_in(place, plan.kind), place)
             if place == "id":
                 own = row
         if found and parts:
@@ -216,7 +225,7 @@ class Judge:
         found = self._found(keys, [value])
         for (place, item_id), key in zip(named, keys):
             if self._own(place, item_id, key, found) is None:
-                raise no_such(item_id, _kind_in(place, ""), place)
+                raise no_such(item_id, kind_in(place, ""), place)
         if found:
             self._refuse_others([value], found)
 
@@ -226,7 +235,7 @@ class Judge:
         for place, item_id in named:
             key = normal(item_id)
             if not can_be_id(key):
-                raise no_such(item_id, _kind_in(place, kind), place)
+                raise no_such(item_id, kind_in(place, kind), place)
             keys.append(folded(key))
         return keys
 
@@ -255,11 +264,11 @@ class Judge:
             rows = [row for row in rows if row.id == text] or rows  # a provider may tell ids apart by case, or not
             if rows and not any(map(self._is_mine, rows)):
                 place = next(filter(None, (place_in(part, text) for part in parts)), "id")
-                raise no_such(text, _kind_in(place, ""), place)
+                raise no_such(text, kind_in(place, ""), place)
 
-    def _is_foreign(self, plan: _Plan, place: str, item_id: str, is_owned: bool) -> bool:
+    def _is_foreign(self, plan: Plan, place: str, item_id: str, is_owned: bool) -> bool:
         """Whether nobody owns this object, and it was made before the gateway came, which the provider is asked."""
-        kind = _kind_in(place, plan.kind)
+        kind = kind_in(place, plan.kind)
         is_fit = is_tuned(item_id) if kind == "model" else is_id(item_id)
         if not self._access.opens_foreign or is_owned or kind not in RETRIEVES or not is_fit:
             return False
@@ -297,70 +306,3 @@ def no_such(item_id: str, kind: str, place: str) -> NotFound:
     title = _TITLES.get(kind, kind).capitalize()
     is_shown = is_id(item_id) or (is_tuned(item_id) and can_be_id(item_id) and len(item_id) <= MAX_SHOWN)
     return NotFound(f"No such {title} object{f': {item_id}' if is_shown else '.'}", param=place or "id")
-
-
-class _Plan(NamedTuple):
-    """Where a call of an operation has ids: which step of its path, counted from 1; 0 if none.
-
-    In a vector store, files have the ids that they have everywhere; they are `below` it.
-    """
-
-    kind: str
-    step: int
-    is_top_list: bool
-    names_model: bool
-    has_file_below: bool
-    lists_files_below: bool
-
-
-_PLANS = {
-    name: _Plan(
-        route.kind,
-        route.path.split("/").index(":id") - 1 if ":id" in route.path else 0,
-        route.is_top_list,
-        route.names_model,
-        route.path.startswith("/v1/vector_stores/:id/files/:id"),
-        name in ("list_vector_store_files", "list_vector_store_file_batch_files"),
-    )
-    for name, route in OPERATIONS.items()
-}
-_BELOW = 4  # the first step of a path that can have an id below another: /containers/ID/files/ID
-
-
-def _ids_in(call: Call, plan: _Plan) -> tuple[list[tuple[str, str]], list[Any]]:
-    """(place, id) of what the caller must own, and what else may hold ids: JSON, a query, the rest of the path."""
-    steps = call.path.split("/")
-    named: list[tuple[str, str]] = [("id", steps[plan.step])] if plan.step else []
-    parts: list[Any] = [{"id": steps[_BELOW]}] if len(steps) > _BELOW else []
-    if plan.has_file_below and parts:
-        named.append(("file_id", steps[_BELOW]))
-    if plan.names_model:
-        model = call.path[len("/models/") :]
-        parts.append({"id": model})
-        if is_tuned(model):
-            named.append(("model", model))
-    if call.query:
-        parts.append(
-            {name: list(text) if isinstance(text, (list, tuple)) else text for name, text in call.query.items()}
-        )
-        after = call.query.get("after")
-        if (plan.is_top_list or plan.lists_files_below) and after:
-            if not isinstance(after, str):
-                raise BadRequest("Name one position in 'after'.", param="after")
-            named.append(("after", after) if plan.is_top_list else ("after.file_id", after))
-    if call.json:
-        named += named_in(call.operation, call.json)
-        parts.append(call.json)
-    return named, parts
-
-
-def _kind_in(place: str, kind: str) -> str:
-    """What kind of id is at a place; `kind` is that of the call's own objects."""
-    if place in ("id", "after"):
-        return kind or "file"
-    name = place.rpartition(".")[2]
-    if place.startswith("input[") and name in ("id", "approval_request_id"):
-        return "item"
-    if ".container" in place and name.startswith("file_ids"):
-        return "file"
-    return next((kind for start, kind in _KIND_AT.items() if name.startswith(start)), "file")

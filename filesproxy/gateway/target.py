@@ -62,22 +62,10 @@ def resolve(
         if not named and caller.key and not caller.key.caller_credentials:
             raise Forbidden(_NO_DEFAULT_CREDENTIAL)
         secret, settings = _callers_own(provider, settings, head, caller, config.keys)
-    credentials = single_credential(secret)
     account = config.shared.accounts.get(name, "") if uses_saved else ""
-    return _addressed(
-        Target(
-            name,
-            provider,
-            settings["base_url"],
-            settings,
-            credentials,
-            uses_saved,
-            caller.owner,
-            credentials.now(),
-            view=_view(head, caller) if account else "",
-            account=account,
-        )
-    )
+    view = _view(head, caller) if account else ""
+    found = Target(name, provider, settings["base_url"], settings, is_saved=uses_saved, owner=caller.owner)
+    return _with_secret(secret, found._replace(view=view, account=account))
 
 
 def store_target(name: str, head: Head, caller: Caller, config: Config, providers: Mapping[str, Provider]) -> Target:
@@ -101,21 +89,15 @@ def _view(head: Head, caller: Caller) -> str | None:
 
 def saved_target(name: str, config: Config, providers: Mapping[str, Provider]) -> Target:
     """A saved provider as a target, for the operator's own commands."""
-    settings = config.providers[name]
-    credentials = single_credential(settings["credential"])
-    provider, account = providers[settings["kind"]], config.shared.accounts.get(name, "")
-    return _addressed(
-        Target(
-            name,
-            provider,
-            settings["base_url"],
-            settings,
-            credentials,
-            True,
-            secrets=credentials.now(),
-            account=account,
-        )
-    )
+    settings, account = config.providers[name], config.shared.accounts.get(name, "")
+    provider, url = providers[settings["kind"]], settings["base_url"]
+    return _with_secret(settings["credential"], Target(name, provider, url, settings, is_saved=True, account=account))
+
+
+def _with_secret(secret: Secret, target: Target) -> Target:
+    """The target with this credential, and with its address."""
+    credentials = single_credential(secret)
+    return _addressed(target._replace(credentials=credentials, secrets=credentials.now()))
 
 
 def _addressed(target: Target) -> Target:

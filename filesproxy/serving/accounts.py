@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from ..gateway.recording import Recorder, described, text, whole
 from ..gateway.target import saved_target
 from ..operations import is_id
 from ..providers import PROVIDERS
-from ..transports.local.ledger import DAY, FolderLedger
+from ..transports.local.ledger import DAY, existing
 from . import lines
 
 _NEAR_SECONDS = 3600  # between the begin of an upload and the file that came of it, at most
@@ -38,9 +37,10 @@ class Account:
 
     def __init__(self, config: Config, provider: str) -> None:
         self.name = config.shared.accounts[provider]
-        if not os.path.exists(os.path.join(config.shared.ledger, FolderLedger.file)):  # a command makes none
+        found = existing(config.shared.ledger)
+        if found is None:
             raise ConfigError(f"there is no ledger in {config.shared.ledger}; the gateway makes it when it needs it.")
-        self.ledger = FolderLedger(config.shared.ledger)
+        self.ledger = found
         self.owners = {key.whose for key in config.keys}
         self._recorder = Recorder(self.ledger, Owners(self.ledger), config.settings["response_days"] * DAY)
         self._target = saved_target(provider, config, PROVIDERS)

@@ -20,6 +20,7 @@ from ..config.settings import is_name
 from ..errors import ConfigError, FilesproxyError, StoreError
 from ..transports.local import maintenance
 from ..transports.local.backup import backup
+from ..transports.local.ledger import existing
 from ..transports.local.maintenance import Count
 from ..transports.local.transport import LocalTransport
 from . import accounts, lines
@@ -119,12 +120,12 @@ def warnings(config: Config) -> list[str]:
                 adopt = "`files adopt --from ''` gives them to an owner"
                 found.append(f"{folder} has files from a time without gateway keys: {adopt}.")
     with suppress(StoreError):
-        strangers = [name for name in maintenance.ledger_owners(config.shared.ledger) if name not in known]
-        for name in strangers:
+        ledger = existing(config.shared.ledger)
+        for name in [name for name in ledger.known_owners() if name not in known] if ledger else ():
             helps = f"write `owner = {name}` in the section of its key, or `files adopt --from {name} --to NAME`"
             found.append(f"The ledger has objects of {name}, but no gateway key has that owner: {helps}.")
-        lost = set(maintenance.ledger_accounts(config.shared.ledger)) - set(config.shared.accounts.values())
-        for name in sorted(lost):
+        accounts_of_sections = set(config.shared.accounts.values())
+        for name in [name for name in ledger.known_accounts() if name not in accounts_of_sections] if ledger else ():
             helps = f"write `account = {name}` in the section that leads there"
             found.append(f"The ledger has objects at the account {name}, which no section has: {helps}.")
     return found

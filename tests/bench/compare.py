@@ -83,13 +83,8 @@ server { listen 127.0.0.1:%(port)d; proxy_http_version 1.1; proxy_set_header Con
 """  # noqa: E501
 
 
-class Files:
-    """The upstream of files: uploads vanish in the kernel (MSG_TRUNC), downloads are a sparse file by sendfile."""
-
-    def __init__(self, size):
-        self.size = size
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        self._file.truncate(size)
+class Upstream:
+    """Serves each connection by a thread of its own; `answer(sock, stream, head)` answers one request."""
 
     def serve(self, listener):
         while True:
@@ -101,14 +96,26 @@ class Files:
         with sock, contextlib.suppress(OSError, ValueError):
             stream = Stream(sock)
             while head := stream.until(b"\r\n\r\n"):
-                if head.startswith(b"POST"):
-                    _swallow_body(stream, head)
-                    relay._send_json(sock, CLAUDES_FILE if b"\nx-api-key:" in head.lower() else FILE)
-                else:
-                    sock.sendall(relay._HEAD_OF_CONTENT % self.size)
-                    sent = 0
-                    while sent < self.size:
-                        sent += os.sendfile(sock.fileno(), self._file.fileno(), sent, self.size - sent)
+                self.answer(sock, stream, head)
+
+
+class Files(Upstream):
+    """The upstream of files: uploads vanish in the kernel (MSG_TRUNC), downloads are a sparse file by sendfile."""
+
+    def __init__(self, size):
+        self.size = size
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file.truncate(size)
+
+    def answer(self, sock, stream, head):
+        if head.startswith(b"POST"):
+            _swallow_body(stream, head)
+            relay._send_json(sock, CLAUDES_FILE if b"\nx-api-key:" in head.lower() else FILE)
+        else:
+            sock.sendall(relay._HEAD_OF_CONTENT % self.size)
+            sent = 0
+            while sent < self.size:
+                sent += os.sendfile(sock.fileno(), self._file.fileno(), sent, self.size - sent)
 
 
 class Stream:

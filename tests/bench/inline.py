@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from base64 import b64decode
 from http.client import HTTPConnection
@@ -34,7 +33,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "heavy")]
 
 import relay  # noqa: E402
-from compare import CHAT, FILE, PROXY, SMALL, Stream, ask, certificate, nginx, shown, together  # noqa: E402
+from compare import CHAT, FILE, PROXY, SMALL, Upstream, ask, certificate, nginx, shown, together  # noqa: E402
 from compare import _swallow_body as swallow_body  # noqa: E402
 from compare import _wait as wait_for  # noqa: E402
 from relay import BLOCK, HEAD, PATTERN_BLOCKS, ROOT, TAIL, Client, Watch, cpu_seconds, memory_mib  # noqa: E402
@@ -59,25 +58,16 @@ TEXTS = {
 # The provider, a process of its own: a request vanishes, or is written to a file if its path begins with /recorded/
 
 
-class Provider:
+class Provider(Upstream):
     def __init__(self, record):
         self.record = record
 
-    def serve(self, listener):
-        while True:
-            sock, _ = listener.accept()
-            threading.Thread(target=self._connection, args=(sock,), daemon=True).start()
-
-    def _connection(self, sock):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with sock, contextlib.suppress(OSError, ValueError):
-            stream = Stream(sock)
-            while head := stream.until(b"\r\n\r\n"):
-                if head.startswith(b"POST /recorded/"):
-                    self._write(sock, stream, head)
-                else:
-                    swallow_body(stream, head)
-                relay._send_json(sock, CHAT)
+    def answer(self, sock, stream, head):
+        if head.startswith(b"POST /recorded/"):
+            self._write(sock, stream, head)
+        else:
+            swallow_body(stream, head)
+        relay._send_json(sock, CHAT)
 
     def _write(self, sock, stream, head):
         left = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", head)[1])

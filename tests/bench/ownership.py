@@ -24,7 +24,6 @@ import socket
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import tracemalloc
 from hashlib import sha256
@@ -34,7 +33,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(
 
 import inline  # noqa: E402
 import relay  # noqa: E402
-from compare import CHAT, FILE, SMALL, Stream, ask, certificate, nginx, shown  # noqa: E402
+from compare import CHAT, FILE, SMALL, Upstream, ask, certificate, nginx, shown  # noqa: E402
 from compare import _swallow_body as swallow_body  # noqa: E402
 from inline import LONG, exact_cpu_seconds, with_head  # noqa: E402
 from relay import Client  # noqa: E402
@@ -63,7 +62,7 @@ LISTED = [f"file-{number:024d}" for number in range(AT_PROVIDER)]  # at the prov
 # The provider of uploads and lists, a process of its own
 
 
-class Provider:
+class Provider(Upstream):
     """Each upload gets an id of its own; the list is always the same."""
 
     def __init__(self):
@@ -71,22 +70,13 @@ class Provider:
         files = [{**FILE, "id": name, "created_at": number} for number, name in enumerate(LISTED)]
         self._list = {"object": "list", "data": files[::-1], "has_more": False}
 
-    def serve(self, listener):
-        while True:
-            sock, _ = listener.accept()
-            threading.Thread(target=self._connection, args=(sock,), daemon=True).start()
-
-    def _connection(self, sock):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with sock, contextlib.suppress(OSError, ValueError):
-            stream = Stream(sock)
-            while head := stream.until(b"\r\n\r\n"):
-                if head.startswith(b"POST"):
-                    swallow_body(stream, head)
-                    number = next(self._numbers)
-                    relay._send_json(sock, {**FILE, "id": f"file-up-{os.getpid()}-{number:016d}"})
-                else:
-                    relay._send_json(sock, self._list)
+    def answer(self, sock, stream, head):
+        if head.startswith(b"POST"):
+            swallow_body(stream, head)
+            number = next(self._numbers)
+            relay._send_json(sock, {**FILE, "id": f"file-up-{os.getpid()}-{number:016d}"})
+        else:
+            relay._send_json(sock, self._list)
 
 
 # The gateways

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from filesproxy.gateway.object_ids import MAX_ID, folded, is_tuned, named_in, normal, place_in, texts_in
+from filesproxy.gateway.object_ids import MAX_ID, can_be_id, folded, is_tuned, named_in, normal, place_in, texts_in
 from filesproxy.operations import OPERATIONS
 
 ODD = [None, True, 0, 1.5, "", "text", [], {}, [[]], [{}], [None], {"a": None}, {"": [{"": ""}]}, [[[["deep"]]]]]
@@ -210,3 +210,10 @@ def test_deep_json_needs_no_recursion():
     for _ in range(5000):
         value = [value]
     assert texts_in(value) == {"file-1"}
+
+
+@pytest.mark.parametrize(
+    "text", ["file-\x1b[2J", "file-1\nfake line of a log", "file-\0", "file-\u202e1", "file-\ud800"]
+)
+def test_what_cannot_be_printed_is_no_id(text):
+    assert not can_be_id(text) and can_be_id("file-é1")

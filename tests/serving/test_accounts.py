@@ -52,18 +52,13 @@ def ledger(tmp_path, client):
 
 
 @pytest.fixture
-def files(config, capsys):
-    """Runs a verb in this process: files(*words) → (status, lines of stdout, stderr)."""
+def files(config, files_command):
+    """Runs a verb by this configuration, and sees that it prints no credential."""
 
     def call(*words):
-        capsys.readouterr()
-        try:
-            status = cli.main(("files", *words))
-        except SystemExit as ended:
-            status = ended.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err and KEY not in out + err
-        return status, out.splitlines(), err
+        status, shown, err = files_command(*words)
+        assert KEY not in "".join(shown) + err
+        return status, shown, err
 
     return call
 

@@ -31,21 +31,10 @@ def opened(folder):
 
 
 @pytest.fixture
-def files(monkeypatch, capsys, folder):
-    """Runs a verb in this process: files(*words) → (status, lines of stdout, stderr)."""
+def files(monkeypatch, files_command, folder):
+    """Runs a verb on the store in `folder`."""
     monkeypatch.setenv("FILESPROXY_FOLDER", str(folder))
-
-    def call(*words):
-        capsys.readouterr()
-        try:
-            status = cli.main(("files", *words))
-        except SystemExit as ended:
-            status = ended.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out.splitlines(), err
-
-    return call
+    return files_command
 
 
 def test_list_shows_every_file_and_whose_it_is(files, folder, monkeypatch):

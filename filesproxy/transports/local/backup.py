@@ -15,7 +15,7 @@ from . import sidecars
 from .blobs import PLACES, Blobs
 from .disk import disk_errors, private, sync_folder
 from .index import FILE, Index
-from .ledger import FolderLedger
+from .ledger import existing
 from .maintenance import BATCH, Count, Say, blocks_of, opened, title
 
 
@@ -33,8 +33,8 @@ def backup(folder: str, target: str, say: Say) -> tuple[Count, bool]:
             os.makedirs(path, mode=0o700, exist_ok=True)
             os.chmod(path, stat.S_IRWXU)
     index.copy_to(os.path.join(target, FILE))
-    if os.path.exists(os.path.join(folder, FolderLedger.file)):
-        FolderLedger(folder).copy_to(os.path.join(target, FolderLedger.file))
+    if ledger := existing(folder):
+        ledger.copy_to(os.path.join(target, ledger.file))
     copy, copies = Index(target, holds_files=lambda: True), Blobs(target)
     gone: list[Json] = []
     kept = size = linked = 0

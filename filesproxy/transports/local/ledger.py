@@ -78,7 +78,8 @@ class FolderLedger(Database):
         return super()._borrow()
 
     def _look(self) -> tuple[int, int] | None:
-        found = status(self._path)
+        with disk_errors(self.name):
+            found = status(self._path)
         return (found.st_dev, found.st_ino) if found else None
 
     def owners(self, account: str, ids: Sequence[str]) -> list[Owned]:
@@ -239,6 +240,12 @@ class FolderLedger(Database):
     def _rows(self, query: str, *values: Any) -> list[Owned]:
         with self._connection() as database:
             return list(map(_owned, database.execute(query, values)))
+
+
+def existing(folder: str) -> FolderLedger | None:
+    """The ledger in this folder; None if there is none yet, which the gateway makes and nobody else."""
+    is_there = bool(folder) and os.path.exists(os.path.join(folder, FolderLedger.file))
+    return FolderLedger(folder) if is_there else None
 
 
 def _owned(row: sqlite3.Row) -> Owned:

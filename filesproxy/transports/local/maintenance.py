@@ -21,7 +21,7 @@ from .blobs import READ, Blobs
 from .database import LOG_SUFFIXES
 from .disk import FolderLock, check_folder, disk_errors, sync_folder
 from .index import FILE, Index
-from .ledger import FolderLedger
+from .ledger import FolderLedger, existing
 from .reserve import Reserve
 from .sweep import is_named
 from .transport import Store
@@ -54,42 +54,24 @@ class Verified(NamedTuple):
 
 def unusable(folder: str) -> str:
     """Why a gateway could not keep files in this folder; "" if it can. Leaves nothing behind, and makes no folder."""
-    try:
-        if not os.path.lexists(folder):
-            return _unmakeable(folder)
-        check_folder(folder)
-        _try_to_write(folder)
-        owners(folder)  # the index can be opened and read
-        return ""
-    except StoreError as error:
-        return f"{folder}: {error.message}{error.detail and f' ({error.detail})'}"
+    return _unusable(folder, "The local store", owners)  # for which the index is opened and read
 
 
 def unusable_for_ledger(folder: str) -> str:
     """Why a gateway could not keep its ledger in this folder; "" if it can. Makes no folder, and no ledger."""
+    return _unusable(folder, FolderLedger.name, existing)
+
+
+def _unusable(folder: str, name: str, read: Callable[[str], object]) -> str:
     try:
         if not os.path.lexists(folder):
             return _unmakeable(folder)
-        check_folder(folder, FolderLedger.name)
+        check_folder(folder, name)
         _try_to_write(folder)
-        ledger_owners(folder)
+        read(folder)
         return ""
     except StoreError as error:
         return f"{folder}: {error.message}{error.detail and f' ({error.detail})'}"
-
-
-def ledger_owners(folder: str) -> list[str]:
-    """Everybody of whom a ledger knows objects; nobody, if there is no ledger yet."""
-    if not folder or not os.path.exists(os.path.join(folder, FolderLedger.file)):
-        return []
-    return FolderLedger(folder).known_owners()
-
-
-def ledger_accounts(folder: str) -> list[str]:
-    """Every account where a ledger knows objects; none, if there is no ledger yet."""
-    if not folder or not os.path.exists(os.path.join(folder, FolderLedger.file)):
-        return []
-    return FolderLedger(folder).known_accounts()
 
 
 def _unmakeable(folder: str) -> str:
