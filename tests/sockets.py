@@ -319,8 +319,12 @@ def has_acknowledged(sock):
 
 
 def has_own_handlers(pid):
-    """Whether a process of gunicorn catches SIGABRT, as its workers do and their master does not."""
-    caught = re.search(r"(?m)^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text("ascii"))[1]
+    """Whether a process of gunicorn catches SIGABRT, as its workers do and their master and an ended worker do not."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+    except (FileNotFoundError, ProcessLookupError):  # reaped since its id was read
+        return False
+    caught = re.search(r"(?m)^SigCgt:\t([0-9a-f]+)$", status)[1]
     return bool(int(caught, 16) >> (signal.SIGABRT - 1) & 1)
 
 

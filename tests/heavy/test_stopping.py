@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pathological as bad
 import pytest
 from scene import CHUNKED_CUTS, CUTS, gateway_of, get, is_cut, main_sections, plain_headers
 from servers import KINDS
-from sockets import parsed, receive, request, until
+from sockets import has_own_handlers, parsed, receive, request, until
 
 DATA = bytes(range(250)) * 800
 
@@ -101,3 +103,9 @@ def test_killed_worker_is_an_error_and_no_short_success(framing, kind, scene, st
             assert is_cut(parsed(first + rest.raw, rest.end))
         if kind == "gunicorn":
             assert until(lambda: is_healthy(gateway))
+
+
+def test_a_worker_that_was_reaped_since_its_id_was_read_has_no_handlers_and_fails_no_test():
+    worker = subprocess.Popen([sys.executable, "-c", ""])
+    worker.wait()
+    assert not has_own_handlers(worker.pid)
